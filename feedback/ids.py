@@ -1,0 +1,47 @@
+"""Identifiers: UUIDv7, so that every id carries the moment it was made and sorts by it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import UTC, datetime
+
+from feedback.errors import BadFieldError
+
+_PREFIXES = ("chatcmpl-", "cmpl-")
+
+
+def new_id(now: datetime) -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) for `now`: 48 bits of Unix milliseconds, then 74 random bits."""
+    milliseconds = int(now.timestamp() * 1000)
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & ((1 << 48) - 1)) << 80
+    value |= 0x7 << 76
+    value |= ((random >> 62) & 0xFFF) << 64
+    value |= 0b10 << 62
+    value |= random & ((1 << 62) - 1)
+    return str(uuid.UUID(int=value))
+
+
+def parse_id(text: str, field: str = "inference_id") -> str:
+    """The bare id out of what a client holds: with or without vLLM's `chatcmpl-`/`cmpl-`.
+
+    Raises `BadFieldError` for anything that is not a UUIDv7.
+    """
+    bare = text
+    for prefix in _PREFIXES:
+        bare = bare.removeprefix(prefix)
+    try:
+        parsed = uuid.UUID(bare)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.version != 7 or str(parsed) != bare.lower():
+        raise BadFieldError(
+            field, f"{text[:60]!r} is not an inference id; send the value of x-starloop-inference-id"
+        )
+    return str(parsed)
+
+
+def time_of(identifier: str) -> datetime:
+    """The moment at which a UUIDv7 was made, in UTC, to the millisecond."""
+    return datetime.fromtimestamp((uuid.UUID(identifier).int >> 80) / 1000, UTC)

@@ -1,0 +1,163 @@
+"""Configuration: what can be set, with every default, as frozen records passed down by section.
+
+Loaded once by an entry point (`settings_file.load`); nothing else reads the environment. The comments in
+`deploy/starloop.toml` are checked against these fields by a test.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+Mode = Literal["report", "propose", "auto"]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One table of `starloop.toml`."""
+
+
+class Storage(Section, frozen=True):
+    directory: str = "starloop-data"
+    database: str = ""
+    """SQLAlchemy URL; empty means an SQLite file in the directory. `postgresql://…` is enough."""
+
+
+class Server(Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    workers: Positive = 1
+    body_limit: Positive = 4_000_000
+    """Bytes of the largest request body."""
+    feedback_token_days: Positive = 30
+    drain_seconds: Seconds = 30.0
+    """How long requests in flight may take to end after SIGTERM."""
+
+
+class Engine(Section, frozen=True):
+    base: str = "starter"
+    urls: list[str] = []
+    port: Port = 8100
+    host: str = "127.0.0.1"
+    arguments: list[str] = []
+    """Added to vLLM's command line as they stand."""
+    environment: dict[str, str] = {}
+    max_loras: Positive = 4
+    max_cpu_loras: Positive = 32
+    max_lora_rank: Positive = 16
+    start_seconds: Seconds = 600.0
+    request_seconds: Seconds = 600.0
+    """Longest wait for an answer's next byte."""
+
+
+class Model(Section, frozen=True):
+    name: Name
+    base: str = "starter"
+    mode: Mode = "propose"
+    schema: str = ""
+    """File with the JSON schema that answers must meet; the starter brings its own."""
+    examples: str = ""
+    """OpenAI chat JSONL of base examples, for replay and regression; the starter brings its own."""
+
+
+class Capture(Section, frozen=True):
+    sync: Literal["os", "disk"] = "os"
+    """`os` survives the death of any process, `disk` also a power cut."""
+
+
+class Triage(Section, frozen=True):
+    low_rating: Annotated[int, Meta(ge=1, le=4)] = 2
+
+
+class Dataset(Section, frozen=True):
+    minimum_new: Positive = 50
+    replay: Annotated[float, Meta(ge=0.0, le=20.0)] = 2.0
+    """Replayed old examples per new one."""
+    rater_share: Share = 0.02
+    rater_minimum: Positive = 5
+    """At most max(rater_minimum, rater_share × new examples) new examples come from one rater."""
+    evaluation_share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.1
+    """Share of prompt groups, and of users, kept for evaluation. Fixed once data exists: sides never change."""
+    validation_share: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
+    near_duplicate: Annotated[float, Meta(ge=0.5, le=1.0)] = 0.8
+
+
+class Training(Section, frozen=True):
+    rank: Positive = 16
+    alpha: Positive = 32
+    learning_rate: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """0 chooses by the base's size."""
+    epochs: Count = 0
+    """0 chooses by the base's size."""
+    batch: Positive = 16
+    max_tokens: Positive = 2048
+    seed: Count = 0
+    patience: Positive = 3
+    threads: Count = 0
+    """0 takes one less than the cores, at least one."""
+    timeout_seconds: Seconds = 86_400.0
+
+
+class Evaluation(Section, frozen=True):
+    concurrency: Positive = 16
+    max_tokens: Positive = 64
+    request_seconds: Seconds = 120.0
+    suite_limit: Positive = 2000
+    """Most cases taken from one suite."""
+
+
+class Promotion(Section, frozen=True):
+    margin: Share = 0.03
+    format_floor: Share = 0.95
+    latency: Share = 0.10
+    """Most that latency per token may grow, as a share of the champion's."""
+
+
+class Schedule(Section, frozen=True):
+    cron: str = "0 3 * * *"
+    """When cycles start by themselves (five fields, UTC); empty means only by hand."""
+    poll_seconds: Seconds = 1.0
+    lease_seconds: Seconds = 15.0
+
+
+class Settings(Section, frozen=True):
+    """The whole configuration."""
+
+    storage: Storage = Storage()
+    server: Server = Server()
+    engine: list[Engine] = field(default_factory=lambda: [Engine()])
+    model: list[Model] = field(default_factory=lambda: [Model(name="assistant")])
+    capture: Capture = Capture()
+    triage: Triage = Triage()
+    dataset: Dataset = Dataset()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    promotion: Promotion = Promotion()
+    schedule: Schedule = Schedule()
+
+    @property
+    def directory(self) -> Path:
+        """The data directory, absolute."""
+        return Path(self.storage.directory).expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        url = self.storage.database
+        if not url:
+            return f"sqlite:///{self.directory / 'starloop.sqlite'}"
+        for short in ("postgresql://", "postgres://"):
+            if url.startswith(short):
+                return "postgresql+psycopg://" + url.removeprefix(short)
+        return url
+
+    def model_named(self, name: str) -> Model | None:
+        """The `[[model]]` of that name."""
+        return next((model for model in self.model if model.name == name), None)

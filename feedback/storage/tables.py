@@ -1,0 +1,311 @@
+"""The tables. One class a table, in the order of a life: asked, said, selected, learned from, served.
+
+Times are Unix seconds in UTC (the wire shows ISO 8601). Ids are UUIDv7 text unless said otherwise. JSON documents
+that came from outside are kept as the text that came, so that nothing is lost in re-encoding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Index, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+
+class Inference(SQLModel, table=True):
+    """One logged call, also when it failed or the client went away."""
+
+    __tablename__ = "inference"
+    __table_args__ = (
+        Index("inference_model_version", "model", "version", "id"),
+        Index("inference_user", "user", "id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)
+    created: float = Field(index=True)
+    model: str
+    """Registered name that the client called."""
+    version: str
+    """Number of the version that answered (`1.2`), or `base`."""
+    purpose: str = "production"
+    user: str | None = None
+    conversation: str | None = None
+    key_id: str | None = None
+    streamed: bool = False
+    status: int
+    """HTTP status that the client got; 499 when it went away first."""
+    error: str | None = None
+    finish_reason: str | None = None
+    request: str | None = Field(default=None, sa_type=Text)
+    """Request body as JSON text; null with `store: false`."""
+    response: str | None = Field(default=None, sa_type=Text)
+    """Response as JSON text (a stream's is put together from its events); null with `store: false`."""
+    prompt: str | None = Field(default=None, sa_type=Text)
+    """Text of the last user message, for search and grouping."""
+    output: str | None = Field(default=None, sa_type=Text)
+    """Text of the first choice."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_ms: float
+    first_token_ms: float | None = None
+    metadata_: dict[str, Any] | None = Field(
+        default=None, sa_type=JSON, sa_column_kwargs={"name": "metadata"}
+    )
+    stored: bool = True
+    """False with `store: false`: only metadata was kept."""
+    content_hash: str = ""
+    """SHA-256 over the row's immutable content (`storage.hashing`); `db verify` recomputes it."""
+
+
+class Feedback(SQLModel, table=True):
+    """One signal about an inference. Append-only: a later one of the same rater takes `current` over."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index("feedback_inference", "inference_id", "rater"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    inference_id: str = Field(max_length=36)
+    """No foreign key: feedback may arrive before its inference does."""
+    created: float
+    rater: str
+    source: str = "user"
+    """`user`, or `reviewer` when the key that sent it has the review scope."""
+    rating: int | None = None
+    comment: str | None = Field(default=None, sa_type=Text)
+    correction: str | None = Field(default=None, sa_type=Text)
+    """The right answer's text (an assistant message is kept as its JSON)."""
+    choice: int = 0
+    tags: list[str] | None = Field(default=None, sa_type=JSON)
+    current: bool = True
+    content_hash: str = ""
+
+
+class PromptGroup(SQLModel, table=True):
+    """To which near-duplicate group a prompt belongs; written once, never changed (invariant 4)."""
+
+    __tablename__ = "prompt_group"
+
+    prompt_hash: str = Field(primary_key=True, max_length=64)
+    """SHA-256 of the normalised prompt."""
+    position: int = Field(index=True)
+    """Order in which prompts were seen; a group is keyed by its earliest member."""
+    group_key: str = Field(index=True, max_length=64)
+    """Prompt hash of the group's earliest member."""
+    unused: bool = False
+    """True when the prompt is near groups of different sides: it may stand on none."""
+    text: str = Field(sa_type=Text)
+    """Normalised prompt, from which signatures are computed again."""
+
+
+class Failure(SQLModel, table=True):
+    """A failure case: an inference selected by triage, with reasons."""
+
+    __tablename__ = "failure"
+
+    id: str = Field(primary_key=True, max_length=36)
+    inference_id: str = Field(unique=True, max_length=36)
+    model: str = Field(index=True)
+    created: float
+    reasons: list[dict[str, Any]] = Field(sa_type=JSON)
+    """`[{reason, confidence, evidence}]`."""
+    state: str = Field(default="quarantine", index=True)
+    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`."""
+    correction: str | None = Field(default=None, sa_type=Text)
+    resolved_by: str | None = None
+    resolved: float | None = None
+
+
+class Case(SQLModel, table=True):
+    """One evaluation case whose right answer a person made or confirmed. Feedback cannot reach it."""
+
+    __tablename__ = "evaluation_case"
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    suite: str
+    """`golden`: drawn at random from live prompts, blind to outcome. `regression`: imported with its answer."""
+    state: str = Field(default="drawn")
+    """`drawn` (waits for a person), `confirmed`, `dropped`."""
+    inference_id: str | None = Field(default=None, max_length=36)
+    prompt_hash: str = Field(index=True, max_length=64)
+    group_key: str = Field(max_length=64)
+    messages: list[dict[str, Any]] = Field(sa_type=JSON)
+    """The prompt, OpenAI chat form, without the answer."""
+    answer: str | None = Field(default=None, sa_type=Text)
+    slice: str | None = None
+    critical: bool = False
+    created: float
+    confirmed: float | None = None
+    confirmed_by: str | None = None
+
+
+class DatasetVersion(SQLModel, table=True):
+    """Frozen examples. The rows stand in `datasets/<id>/*.jsonl`, the manifest beside them."""
+
+    __tablename__ = "dataset_version"
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    parent_id: str | None = None
+    content_hash: str
+    created: float
+    note: str
+    manifest: dict[str, Any] = Field(sa_type=JSON)
+
+
+class Example(SQLModel, table=True):
+    """Where each row of a dataset version came from: the middle of the lineage."""
+
+    __tablename__ = "example"
+
+    dataset_id: str = Field(primary_key=True, max_length=36)
+    position: int = Field(primary_key=True)
+    content_hash: str = Field(index=True, max_length=64)
+    split: str
+    source: str
+    """`correction`, `reviewer`, `replay` (a well-rated answer) or `base` (imported)."""
+    new: bool
+    group_key: str = Field(max_length=64)
+    inference_id: str | None = Field(default=None, index=True, max_length=36)
+    feedback_id: str | None = Field(default=None, index=True, max_length=36)
+    rater: str | None = None
+
+
+class RegisteredModel(SQLModel, table=True):
+    """A name that clients call."""
+
+    __tablename__ = "model"
+
+    name: str = Field(primary_key=True)
+    base: str
+    created: float
+    champion: str | None = None
+    """Number of the version that serves; null is the base itself."""
+    previous: str | None = None
+    """Champion before the last move."""
+    moves: int = 0
+    """Counts moves of the champion, so that a move made on an old view is refused."""
+
+
+class ModelVersion(SQLModel, table=True):
+    """Base revision + adapter + lineage. A number is given once and never used again."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (UniqueConstraint("model", "number"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    number: str
+    state: str = "registered"
+    """`registered`, `promoted` (has been champion), `rejected`, `retired` (no longer served)."""
+    base: str
+    base_revision: str
+    dataset_id: str | None = None
+    cycle_id: str | None = Field(default=None, index=True)
+    adapter_hash: str
+    """SHA-256 over the adapter's files, as the manifest lists them."""
+    note: str
+    facts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    """Training facts: seconds, steps, losses, seed, parameters."""
+    created: float
+
+
+class Move(SQLModel, table=True):
+    """One move of a champion alias, with who decided and why (invariant 5)."""
+
+    __tablename__ = "champion_move"
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    kind: str
+    """`promotion` or `rollback`."""
+    from_version: str | None
+    to_version: str | None
+    reason: str
+    decided_by: str
+    """`gate` with the cycle's id, or the name of a person or key."""
+    cycle_id: str | None = None
+    created: float
+
+
+class Cycle(SQLModel, table=True):
+    """One run of the loop; `steps` is its persisted state machine."""
+
+    __tablename__ = "cycle"
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    mode: str
+    state: str = Field(default="queued", index=True)
+    """`queued`, `running`, `done`, `cancelled`, `failed`."""
+    step: str | None = None
+    """The step that is running or comes next."""
+    decision: str | None = None
+    """`promoted`, `rejected`, `inconclusive`, `skipped`, `proposed`, `reported`."""
+    reason: str | None = Field(default=None, sa_type=Text)
+    guards_off: list[str] = Field(default_factory=list, sa_type=JSON)
+    cancel_requested: bool = False
+    requested_by: str
+    dataset_id: str | None = None
+    version: str | None = None
+    steps: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    """`[{step, started, ended, outcome}]`: what each step did and why."""
+    result: dict[str, Any] | None = Field(default=None, sa_type=JSON)
+    """The gate's numbers."""
+    created: float
+    updated: float
+
+
+class EvaluationResult(SQLModel, table=True):
+    """One version's answer to one case: the evaluation cache."""
+
+    __tablename__ = "evaluation_result"
+
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    case_hash: str = Field(primary_key=True, max_length=64)
+    """SHA-256 of messages and decoding parameters."""
+    output: str = Field(sa_type=Text)
+    finish_reason: str | None = None
+    completion_tokens: int | None = None
+    latency_ms: float
+    created: float
+
+
+class SuiteLook(SQLModel, table=True):
+    """A decision read off a suite; each look is counted and shown."""
+
+    __tablename__ = "suite_look"
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    suite_hash: str
+    cycle_id: str
+    created: float
+
+
+class Key(SQLModel, table=True):
+    """An API key. Only its hash is kept."""
+
+    __tablename__ = "api_key"
+
+    id: str = Field(primary_key=True, max_length=36)
+    secret_hash: str = Field(unique=True, max_length=64)
+    scopes: list[str] = Field(sa_type=JSON)
+    owner: str
+    models: list[str] | None = Field(default=None, sa_type=JSON)
+    """Models that the key is for; null is all."""
+    internal: bool = False
+    """The loop's own key: it does not count as `a key was created`."""
+    created: float
+    revoked: float | None = None
+
+
+class Lease(SQLModel, table=True):
+    """Who leads: one loop at a time."""
+
+    __tablename__ = "lease"
+
+    name: str = Field(primary_key=True)
+    holder: str
+    expires: float

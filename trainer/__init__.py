@@ -1,0 +1,1 @@
+"""The loop: schedule, cycle, fine-tuning, evaluation and gate."""
