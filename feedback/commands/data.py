@@ -1,0 +1,179 @@
+"""`starloop data`: dataset versions, and the golden set that versions are judged by."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import secrets
+from datetime import UTC, datetime
+
+import click
+from rich.table import Table
+from sqlmodel import col, select
+
+from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.datasets.cases import confirm_case, draw_cases, list_cases
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.freeze import SPLITS, build_dataset, check_files, read_rows
+from feedback.errors import NotFoundError
+from feedback.ids import new_id
+from feedback.registry.models import ensure_models
+from feedback.settings import Settings
+from feedback.storage.database import Database, opened
+from feedback.storage.tables import Case, DatasetVersion
+
+
+@click.group(short_help="dataset versions and the golden set")
+def data() -> None:
+    """Datasets that versions are trained on, and cases that they are judged by."""
+
+
+@data.command("list", short_help="dataset versions, newest first")
+@click.option("--model", help="Only this model's.")
+@json_option
+@settings_option
+def list_(settings: Settings, model: str | None, as_json: bool) -> None:
+    """All dataset versions.
+
+    Example: starloop data list --model assistant
+    """
+    query = select(DatasetVersion).order_by(col(DatasetVersion.id).desc())
+    if model:
+        query = query.where(DatasetVersion.model == model)
+    with opened(settings) as database, database.reading() as session:
+        rows = list(session.exec(query))
+    items = [row.model_dump(exclude={"manifest"}) for row in rows]
+    table = listing("datasets", ["id", "model", "note"], [[row.id, row.model, row.note] for row in rows])
+    emit({"items": items, "next_cursor": None}, as_json, lambda: table)
+
+
+@data.command(short_help="one dataset version's manifest")
+@click.argument("dataset_id", metavar="ID")
+@json_option
+@settings_option
+def show(settings: Settings, dataset_id: str, as_json: bool) -> None:
+    """Where a dataset version came from and what it holds; says whether its files are still those that were frozen.
+
+    Example: starloop data show ID
+    """
+    with opened(settings) as database:
+        row = _dataset(database, dataset_id)
+    intact = check_files(settings.directory, row)
+    manifest = row.manifest | {"files_intact": intact}
+    emit(manifest, as_json, lambda: json.dumps(manifest, indent=2, ensure_ascii=False))
+    if not intact:
+        raise click.exceptions.Exit(1)
+
+
+@data.command(short_help="the rows as JSONL, on standard output")
+@click.argument("dataset_id", metavar="ID")
+@click.option("--split", type=click.Choice(SPLITS), help="Only this split.")
+@settings_option
+def export(settings: Settings, dataset_id: str, split: str | None) -> None:
+    """The rows in OpenAI's chat form.
+
+    Example: starloop data export ID > train.jsonl
+    """
+    with opened(settings) as database:
+        row = _dataset(database, dataset_id)
+    for name in [split] if split else SPLITS:
+        for line in read_rows(settings.directory, row.id, name):
+            answer = {"role": "assistant", "content": line["answer"]}
+            click.echo(json.dumps({"messages": [*line["messages"], answer]}, ensure_ascii=False))
+
+
+@data.command(short_help="curate and freeze a dataset version now")
+@click.option("--model", required=True)
+@click.option("--without-guard", "guards_off", multiple=True, type=click.Choice(["raters", "replay", "size"]))
+@json_option
+@settings_option
+def build(settings: Settings, model: str, guards_off: tuple[str, ...], as_json: bool) -> None:
+    """Freeze what a cycle would train on, without training.
+
+    Example: starloop data build --model assistant
+    """
+    now = datetime.now(UTC)
+    with opened(settings) as database:
+        with database.session() as session:
+            ensure_models(session, settings, now)
+            session.commit()
+        row = build_dataset(database, settings, model, new_id(now), guards_off, now)
+    emit(row.manifest, as_json, lambda: f"Dataset {row.id}: {row.note}.")
+
+
+@data.group(short_help="the golden set: draw, list, confirm")
+def golden() -> None:
+    """Live prompts, drawn at random, whose right answers people confirm. They decide every promotion."""
+
+
+@golden.command(short_help="draw cases for a person to answer")
+@click.option("--model", required=True)
+@click.option("--count", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@json_option
+@settings_option
+def draw(settings: Settings, model: str, count: int, as_json: bool) -> None:
+    """Draw prompts of live traffic, blind to how they were answered and rated.
+
+    Example: starloop data golden draw --model assistant --count 200
+    """
+    with opened(settings) as database, database.session() as session:
+        rows = draw_cases(session, model, count, settings, secrets.randbits(32), datetime.now(UTC))
+        session.commit()
+    emit({"items": [row.model_dump() for row in rows], "next_cursor": None}, as_json, lambda: _cases(rows))
+
+
+@golden.command("list", short_help="cases, newest first")
+@click.option("--model")
+@click.option("--state", type=click.Choice(["drawn", "confirmed", "dropped"]))
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--cursor", help="next_cursor of the page before.")
+@json_option
+@settings_option
+def list_golden(
+    settings: Settings, model: str | None, state: str | None, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """The golden set.
+
+    Example: starloop data golden list --model assistant --state drawn
+    """
+    with opened(settings) as database, database.reading() as session:
+        page = list_cases(session, model, "golden", state, limit, cursor)
+    items = [row.model_dump() for row in page.items]
+    emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _cases(page.items))
+
+
+@golden.command(short_help="give a case its right answer")
+@click.argument("case_id", metavar="ID")
+@click.option("--answer", required=True)
+@click.option("--by", default=getpass.getuser, show_default="you", help="Who answers for it.")
+@json_option
+@settings_option
+def confirm(settings: Settings, case_id: str, answer: str, by: str, as_json: bool) -> None:
+    """Confirm a drawn case.
+
+    Example: starloop data golden confirm ID --answer '{"intent": "refund", "urgency": "low"}'
+    """
+    with opened(settings) as database, database.session() as session:
+        case = session.get(Case, case_id)
+        configured = settings.model_named(case.model) if case else None
+        contract = TaskContract.from_settings(configured) if configured else TaskContract(None)
+        row = confirm_case(session, case_id, answer, by, datetime.now(UTC), contract)
+        session.commit()
+    emit(row.model_dump(), as_json, lambda: f"Case {row.id} is confirmed.")
+
+
+def _dataset(database: Database, dataset_id: str) -> DatasetVersion:
+    with database.reading() as session:
+        row = session.get(DatasetVersion, dataset_id)
+    if row is None:
+        raise NotFoundError(f"there is no dataset {dataset_id[:60]!r}; `starloop data list` shows them")
+    return row
+
+
+def _cases(rows: list[Case]) -> Table:
+    columns = ["id", "state", "prompt", "answer"]
+    return listing(
+        "golden set",
+        columns,
+        [[row.id, row.state, str(row.messages[-1].get("content"))[:60], row.answer] for row in rows],
+    )

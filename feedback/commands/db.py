@@ -1,0 +1,50 @@
+"""`starloop db`: the database's form and soundness."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.settings import Settings
+from feedback.storage.database import open_database, opened
+from feedback.storage.verify import verify as verify_record
+
+
+@click.group(short_help="upgrade the database, or prove that nothing is lost")
+def db() -> None:
+    """The database that holds the record."""
+
+
+@db.command(short_help="bring the tables to this release's form")
+@json_option
+@settings_option
+def upgrade(settings: Settings, as_json: bool) -> None:
+    """Run the migrations that are missing; every process does so at its start too.
+
+    Example: starloop db upgrade --config starloop.toml
+    """
+    database = open_database(settings)
+    try:
+        revision = database.upgrade()
+    finally:
+        database.close()
+    emit({"revision": revision}, as_json, lambda: f"The database is at revision {revision}.")
+
+
+@db.command(short_help="prove that journal and database agree")
+@json_option
+@settings_option
+def verify(settings: Settings, as_json: bool) -> None:
+    """Recompute every row's hash and look for rows that were acknowledged and are not there.
+
+    Exit status 1 when anything is missing, duplicated or corrupt. May run beside the server.
+
+    Example: starloop db verify --json
+    """
+    with opened(settings) as database:
+        found = verify_record(database, settings.directory)
+    names = found.__struct_fields__
+    emit(found, as_json, lambda: listing("record", names, [[getattr(found, name) for name in names]]))
+    sys.exit(0 if found.sound else 1)

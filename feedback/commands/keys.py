@@ -1,0 +1,117 @@
+"""`starloop keys`: who may call the server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+from rich.table import Table
+
+from feedback.access.keys import SCOPES, create_key, list_keys, revoke_key
+from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.errors import BadFieldError
+from feedback.settings import Settings
+from feedback.storage.database import opened
+from feedback.storage.tables import Key
+
+
+@click.group(short_help="create, list and revoke API keys")
+def keys() -> None:
+    """Keys of those who may call the server.
+
+    Until the first key is created, every scope is open to this machine and closed to all others.
+    """
+
+
+@keys.command(short_help="make a key; its secret is shown once")
+@click.option("--scopes", required=True, help=f"Comma-separated, of: {', '.join(SCOPES)}.")
+@click.option("--owner", default="", help="Whose key it is; shown in lists and decisions.")
+@click.option("--models", default="", help="Comma-separated models that it is for; all without it.")
+@json_option
+@settings_option
+def create(settings: Settings, scopes: str, owner: str, models: str, as_json: bool) -> None:
+    """Make a key and show its secret, which is kept nowhere.
+
+    Example: starloop keys create --scopes infer,feedback --owner web-shop
+    """
+    named = _names(models)
+    unknown = [name for name in named if settings.model_named(name) is None]
+    if unknown:
+        known = ", ".join(model.name for model in settings.model)
+        raise click.UsageError(f"models: no [[model]] is named {', '.join(unknown)}; there are {known}")
+    with opened(settings) as database, database.session() as session:
+        try:
+            key, secret = create_key(session, _names(scopes), owner, named or None, datetime.now(UTC))
+        except BadFieldError as error:
+            raise click.UsageError(str(error)) from error
+        session.commit()
+    emit(
+        _shown(key) | {"secret": secret},
+        as_json,
+        lambda: (
+            f"{secret}\n\nThis is key {key.id} for {', '.join(key.scopes)}. Keep the secret: it is not shown again."
+        ),
+    )
+
+
+@keys.command("list", short_help="keys, without their secrets")
+@json_option
+@settings_option
+def list_(settings: Settings, as_json: bool) -> None:
+    """All keys, revoked ones and the loop's own too.
+
+    Example: starloop keys list --json
+    """
+    with opened(settings) as database, database.reading() as session:
+        found = list_keys(session)
+    emit({"items": [_shown(key) for key in found], "next_cursor": None}, as_json, lambda: _table(found))
+
+
+@keys.command(short_help="close a key for good")
+@click.argument("key_id", metavar="ID")
+@json_option
+@settings_option
+def revoke(settings: Settings, key_id: str, as_json: bool) -> None:
+    """Close a key; requests with it are refused within a second.
+
+    Example: starloop keys revoke 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
+    """
+    with opened(settings) as database, database.session() as session:
+        key = revoke_key(session, key_id, datetime.now(UTC))
+        session.commit()
+    emit(_shown(key), as_json, lambda: f"Key {key.id} is revoked.")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _shown(key: Key) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "scopes": key.scopes,
+        "owner": key.owner,
+        "models": key.models,
+        "internal": key.internal,
+        "created": _moment(key.created),
+        "revoked": None if key.revoked is None else _moment(key.revoked),
+    }
+
+
+def _table(found: list[Key]) -> Table:
+    rows = [
+        [
+            key.id,
+            key.owner or None,
+            " ".join(key.scopes),
+            "all" if key.models is None else " ".join(key.models),
+            f"{_moment(key.created):%Y-%m-%d %H:%M}",
+            "open" if key.revoked is None else f"revoked {_moment(key.revoked):%Y-%m-%d %H:%M}",
+        ]
+        for key in found
+    ]
+    return listing("keys", ["id", "owner", "scopes", "models", "created (UTC)", "state"], rows)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,85 @@
+"""What all command groups share: the configuration they are given, and how they report."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from feedback.errors import SettingsError, StarloopError
+from feedback.settings_file import load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+
+
+class _Failed(click.ClickException):
+    """A domain error on its way to the terminal: its sentence on stderr, exit status 1."""
+
+
+class _Unusable(_Failed):
+    """Configuration that cannot be used is wrong usage: exit status 2."""
+
+    exit_code = 2
+
+
+def plain_errors(function: F) -> F:
+    """Show a `StarloopError` as its message (exit status 1; 2 for configuration), without a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except SettingsError as error:
+            raise _Unusable(str(error)) from error
+        except StarloopError as error:
+            raise _Failed(str(error)) from error
+
+    return wrapped  # type: ignore[return-value]
+
+
+def settings_option(function: F) -> F:
+    """Add `--config` and call the command with `settings: Settings` read from it and the environment."""
+
+    @click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="STARLOOP_CONFIG",
+        help="Configuration file; without it, starloop.toml in this directory if there is one.",
+    )
+    @functools.wraps(function)
+    @plain_errors
+    def wrapped(*arguments: Any, config: Path | None, **options: Any) -> Any:
+        if config is None and Path("starloop.toml").is_file():
+            config = Path("starloop.toml")
+        return function(*arguments, settings=load(config, os.environ), **options)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def emit(data: Any, as_json: bool, table: Callable[[], Table | str]) -> None:
+    """Print `data` as JSON, or for people the table or text that `table` makes."""
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+        return
+    shown = table()
+    if isinstance(shown, str):
+        click.echo(shown)
+    else:
+        Console().print(shown)
+
+
+def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A plain table; None shows as a dash."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    return table

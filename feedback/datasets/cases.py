@@ -1,0 +1,218 @@
+"""Evaluation cases: the golden set that people confirm, the regression suite, and the failure hold-out.
+
+Feedback cannot reach the first two: a case's answer comes from a person with the review scope, or with the base
+examples. All stand on the evaluation side, one for each prompt group.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from feedback.datasets.chat import Messages, base_examples, last_user_text, messages_of
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.evidence import place_base, read_evidence
+from feedback.datasets.groups import assign_groups, prompt_hash
+from feedback.datasets.splits import group_side, user_key, user_side
+from feedback.errors import BadFieldError, ConflictError, NotFoundError
+from feedback.ids import new_id
+from feedback.settings import Dataset, Settings
+from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.tables import Case, Inference
+
+_CHUNK = 200
+
+
+@dataclass(frozen=True)
+class EvalCase:
+    """One question with its right answer."""
+
+    id: str
+    messages: Messages
+    answer: str
+    slice: str | None = None
+    critical: bool = False
+
+
+def draw_cases(
+    session: Session, model: str, count: int, settings: Settings, rng_seed: int, now: datetime
+) -> list[Case]:
+    """Draw prompts of live traffic for people to answer: at random, blind to answers and ratings.
+
+    One of each prompt group, none drawn before; fewer than `count` where there are no more. The caller commits.
+    """
+    share = settings.dataset.evaluation_share
+    drawn = set(session.exec(select(Case.inference_id).where(Case.model == model)))
+    taken = set(session.exec(select(Case.group_key).where(Case.model == model)))
+    query = select(Inference.id, Inference.user, Inference.conversation).where(
+        Inference.model == model,
+        Inference.purpose == "production",
+        Inference.status == 200,
+        col(Inference.request).is_not(None),
+    )
+    possible = sorted(
+        identifier
+        for identifier, user, conversation in session.exec(query)
+        if identifier not in drawn
+        and user_side(user_key(user, conversation, identifier), share) == "evaluation"
+    )
+    random.Random(rng_seed).shuffle(possible)
+    found: list[Case] = []
+    for start in range(0, len(possible), _CHUNK):
+        for inference_id, messages, key, unused in _grouped(
+            session, possible[start : start + _CHUNK], settings
+        ):
+            if len(found) == count:
+                return found
+            if unused or key in taken or group_side(key, share) != "evaluation":
+                continue
+            taken.add(key)
+            case = Case(
+                id=new_id(now),
+                model=model,
+                suite="golden",
+                inference_id=inference_id,
+                prompt_hash=prompt_hash(last_user_text(messages)),
+                group_key=key,
+                messages=messages,
+                created=now.timestamp(),
+            )
+            session.add(case)
+            found.append(case)
+        session.flush()
+    return found
+
+
+def confirm_case(
+    session: Session, identifier: str, answer: str, by: str, now: datetime, contract: TaskContract
+) -> Case:
+    """Give a case its right answer, or a better one.
+
+    Raises `NotFoundError`, `ConflictError` for a dropped case, `BadFieldError` when the answer breaks the contract.
+    """
+    case = _get(session, identifier)
+    if case.state == "dropped":
+        raise ConflictError(f"case {case.id} was dropped; draw another")
+    if (problem := contract.problem(answer)) is not None:
+        raise BadFieldError("answer", problem)
+    case.state, case.answer, case.slice = "confirmed", answer.strip(), contract.slice_of(answer)
+    case.confirmed, case.confirmed_by = now.timestamp(), by
+    session.add(case)
+    session.flush()
+    return case
+
+
+def drop_case(session: Session, identifier: str) -> Case:
+    """Take a case out of its suite for good. Raises `NotFoundError`."""
+    case = _get(session, identifier)
+    case.state = "dropped"
+    session.add(case)
+    session.flush()
+    return case
+
+
+def list_cases(
+    session: Session, model: str | None, suite: str | None, state: str | None, limit: int, cursor: str | None
+) -> Page[Case]:
+    """Cases, newest first."""
+    query = select(Case)
+    for column, value in ((Case.model, model), (Case.suite, suite), (Case.state, state)):
+        if value is not None:
+            query = query.where(column == value)
+    if cursor is not None:
+        query = query.where(col(Case.id) < id_of_cursor(cursor))
+    found = list(session.exec(query.order_by(col(Case.id).desc()).limit(limit + 1)))
+    items = found[:limit]
+    return Page(items, items[-1].id if len(found) > limit else None)
+
+
+def import_base_examples(session: Session, settings: Settings, model: str, now: datetime) -> int:
+    """Make regression cases of the base examples on the evaluation side; returns how many are new. The caller commits."""
+    configured = settings.model_named(model)
+    if configured is None:
+        raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
+    contract = TaskContract.from_settings(configured)
+    query = select(Case.group_key).where(Case.model == model, Case.suite == "regression")
+    taken = set(session.exec(query))
+    added = 0
+    for row, key, side in place_base(session, base_examples(configured), settings.dataset):
+        if side != "evaluation" or key in taken:
+            continue
+        taken.add(key)
+        added += 1
+        session.add(
+            Case(
+                id=new_id(now),
+                model=model,
+                suite="regression",
+                state="confirmed",
+                prompt_hash=prompt_hash(row.prompt),
+                group_key=key,
+                messages=row.messages,
+                answer=row.answer,
+                slice=contract.slice_of(row.answer),
+                created=now.timestamp(),
+                confirmed=now.timestamp(),
+                confirmed_by="base examples",
+            )
+        )
+    session.flush()
+    return added
+
+
+def golden_cases(session: Session, model: str) -> list[EvalCase]:
+    """The confirmed golden set: it decides."""
+    return _confirmed(session, model, "golden")
+
+
+def regression_cases(session: Session, model: str) -> list[EvalCase]:
+    """Cases of old skill: they protect."""
+    return _confirmed(session, model, "regression")
+
+
+def holdout_cases(session: Session, model: str, settings: Dataset) -> list[EvalCase]:
+    """Failures on the evaluation side that a user or a reviewer corrected, as far as prompts are grouped: they inform."""
+    found: dict[str, EvalCase] = {}
+    for placed in read_evidence(session, model, settings, place=False):
+        said = placed.said
+        if placed.side != "evaluation" or said.resolution in ("accepted", "dismissed"):
+            continue
+        offered: list[Any] = [signal.correction for signal in said.signals if signal.correction]
+        answer = said.reviewed_answer or (offered[-1] if offered else None)
+        if answer and answer.strip() != said.output.strip() and said.group_key not in found:
+            found[said.group_key] = EvalCase(said.inference_id, said.messages, answer.strip())
+    return list(found.values())
+
+
+def _confirmed(session: Session, model: str, suite: str) -> list[EvalCase]:
+    query = select(Case).where(Case.model == model, Case.suite == suite, Case.state == "confirmed")
+    return [
+        EvalCase(case.id, case.messages, case.answer or "", case.slice, case.critical)
+        for case in session.exec(query.order_by(col(Case.id)))
+    ]
+
+
+def _grouped(
+    session: Session, identifiers: list[str], settings: Settings
+) -> list[tuple[str, Messages, str, bool]]:
+    """Id, messages, group and whether the prompt is unused, in the order of the ids; others than chats are left out."""
+    query = select(Inference.id, Inference.request).where(col(Inference.id).in_(identifiers))
+    asked = {identifier: messages_of(request) for identifier, request in session.exec(query)}
+    chats = [(i, m) for i in identifiers if (m := asked.get(i)) and last_user_text(m).strip()]
+    groups = assign_groups(session, [last_user_text(messages) for _, messages in chats], settings.dataset)
+    found = []
+    for identifier, messages in chats:
+        group = groups[prompt_hash(last_user_text(messages))]
+        found.append((identifier, messages, group.key, group.unused))
+    return found
+
+
+def _get(session: Session, identifier: str) -> Case:
+    case = session.get(Case, identifier)
+    if case is None:
+        raise NotFoundError(f"there is no case {identifier[:60]!r}; `starloop data golden list` shows them")
+    return case

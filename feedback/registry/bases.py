@@ -1,0 +1,105 @@
+"""Base models: from what the settings say to what the engine is started with.
+
+An engine loads only adapters whose `base_model_name_or_path` is its own `--model` to the letter. A base that is a
+directory is therefore named by a link inside the data directory, from which the engine runs: that name survives the
+data directory's moving, and it carries the weights' revision, so an adapter never meets other weights than its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from feedback import starter
+from feedback.errors import NotFoundError, StorageError
+
+STARTER = "starter"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+
+
+@dataclass(frozen=True)
+class Base:
+    """One base model."""
+
+    name: str
+    """As the settings name it: `starter`, a hub id or a directory."""
+    engine_model: str
+    """The engine's `--model`, and every adapter's `base_model_name_or_path`."""
+    path: str
+    """What the weights are loaded from outside the engine: an absolute directory, or the hub id."""
+    revision: str
+    """SHA-256 of configuration and weights; of a hub id, the id."""
+
+
+def resolve_base(base: str, directory: Path) -> Base:
+    """The base of that name, linked into the data directory where it is a directory itself.
+
+    Raises `NotFoundError` when it is neither the starter, a model's directory nor a hub id.
+    """
+    if base == STARTER:
+        path = starter.model_directory().resolve()
+    else:
+        path = Path(base).expanduser()
+        if not path.is_dir():
+            if _HUB_ID.fullmatch(base):
+                return Base(base, base, base, base)
+            raise NotFoundError(
+                f"base {base!r}: there is no such directory, and it is not a hub id (owner/name) either; "
+                "write 'starter', a directory with config.json and weights, or an id such as Qwen/Qwen3-0.6B"
+            )
+        path = path.resolve()
+    if not (path / "config.json").is_file():
+        raise NotFoundError(
+            f"base {base!r}: {path} holds no config.json, so it is no model in Hugging Face's form"
+        )
+    try:
+        links = directory / "bases"
+        links.mkdir(parents=True, exist_ok=True)
+        revision = _revision(path, links)
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", base if base == STARTER else path.name).strip("-.") or "base"
+        name = f"{slug}-{revision[:12]}"
+        _link(links / name, path)
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or directory}: the base {base!r} could not be read or linked ({error.strerror})"
+        ) from error
+    return Base(base, f"bases/{name}", str(path), revision)
+
+
+def _revision(path: Path, cache: Path) -> str:
+    """SHA-256 over configuration and weights, kept beside the links: weights of many gigabytes are read once."""
+    files = sorted({path / "config.json", *(file for kind in _WEIGHTS for file in path.glob(kind))})
+    stats = [(file.name, file.stat()) for file in files]
+    seen = "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+    kept = cache / f".revision-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    try:
+        revision, _, known = kept.read_text(encoding="utf-8").partition("\n")
+        if known == seen:
+            return revision
+    except (OSError, UnicodeDecodeError):
+        pass  # not read yet, or not readable: it is computed again
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    revision = digest.hexdigest()
+    _replace(kept, lambda partial: partial.write_text(f"{revision}\n{seen}", encoding="utf-8"))
+    return revision
+
+
+def _link(link: Path, target: Path) -> None:
+    """Let `link` lead to `target`, whatever it was before; no moment without it."""
+    if not (link.is_symlink() and link.readlink() == target):
+        _replace(link, lambda partial: partial.symlink_to(target))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name, then rename: processes that start at once do not see each other's half work."""
+    partial = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}")
+    write(partial)
+    partial.replace(path)

@@ -1,0 +1,174 @@
+"""Registered models and their champions. A champion moves only by a decision that is written down (invariant 5).
+
+Nothing here commits: the caller's transaction does, so that a move and what belongs to it stand or fall together.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, select
+
+from feedback.errors import BadFieldError, ConflictError, NotFoundError
+from feedback.ids import new_id
+from feedback.settings import Settings
+from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.tables import ModelVersion, Move, RegisteredModel
+
+MoveKind = Literal["promotion", "rollback"]
+SERVABLE = ("registered", "promoted", "rejected")
+"""States of versions that can be asked for by name; `rejected` too, so that a person can look at them."""
+
+
+def ensure_models(session: Session, settings: Settings, now: datetime) -> None:
+    """Register every `[[model]]`; several processes may do so at once.
+
+    A model that is given another base goes back to that base's own weights: adapters of the old one do not fit it.
+    """
+    insert = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert
+    for model in settings.model:
+        session.connection().execute(
+            insert(RegisteredModel)
+            .values(name=model.name, base=model.base, created=now.timestamp(), moves=0)
+            .on_conflict_do_nothing(index_elements=["name"])
+        )
+    for model in settings.model:
+        row = lock_model(session, model.name)
+        if row.base == model.base:
+            continue
+        if row.champion is not None:
+            reason = f"[[model]] {model.name}: base changed from {row.base!r} to {model.base!r}"
+            _move(session, row, None, "rollback", reason, "configuration", None, now)
+        row.base, row.previous = model.base, None
+        session.add(row)
+
+
+def get_model(session: Session, name: str) -> RegisteredModel:
+    """The model of that name. Raises `NotFoundError`."""
+    row = session.get(RegisteredModel, name)
+    if row is None:
+        raise _unknown(session, name)
+    return row
+
+
+def lock_model(session: Session, name: str) -> RegisteredModel:
+    """The model as it stands now, held against all other transactions that lock it until this one ends."""
+    row = session.get(RegisteredModel, name, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise _unknown(session, name)
+    return row
+
+
+def move_champion(
+    session: Session,
+    model: str,
+    to: str | None,
+    kind: MoveKind,
+    reason: str,
+    decided_by: str,
+    cycle_id: str | None,
+    now: datetime,
+) -> Move:
+    """Make version `to` (None: the base itself) the champion, and write down who decided and why.
+
+    Moves of one model take turns, so each starts from where the one before ended. A cycle that asks again for the
+    move that it just made is given that move. Raises `NotFoundError` for an unknown model or version, and
+    `ConflictError` where the version cannot serve, is champion already, or is not what a rollback leads to.
+    """
+    if not reason.strip():
+        raise BadFieldError("reason", "is empty; say why the champion moves")
+    if not decided_by.strip():
+        raise BadFieldError("decided_by", "is empty; a move is made by the gate or in somebody's name")
+    row = lock_model(session, model)
+    if to == row.champion:
+        made = _last_move(session, model)
+        if made is not None and cycle_id is not None and made.cycle_id == cycle_id:
+            return made
+        raise ConflictError(f"{model}@{to or 'base'} is the champion already; nothing was moved")
+    if kind == "rollback" and to != rollback_target(session, model):
+        raise ConflictError(
+            f"the champion of {model!r} moved in the meantime; look again and repeat the rollback"
+        )
+    if to is not None:
+        _check_servable(session, row, to)
+    return _move(session, row, to, kind, reason, decided_by, cycle_id, now)
+
+
+def rollback_target(session: Session, name: str) -> str | None:
+    """The version that a rollback leads to (None: the base): the champion before the last move.
+
+    A rollback is a move as well, so a second one undoes the first. Raises `ConflictError` when there was no move.
+    """
+    row = get_model(session, name)
+    if row.previous == row.champion:  # both null: never moved, or the base was changed since
+        raise ConflictError(f"the champion of {name!r} has not moved yet; there is nothing to roll back")
+    return row.previous
+
+
+def list_moves(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[Move]:
+    """Moves of one model's champion, or of all, newest first."""
+    query = select(Move)
+    if model is not None:
+        query = query.where(Move.model == model)
+    if cursor is not None:
+        query = query.where(col(Move.id) < id_of_cursor(cursor))
+    found = list(session.exec(query.order_by(col(Move.id).desc()).limit(limit + 1)))
+    items = found[:limit]
+    return Page(items, items[-1].id if len(found) > limit else None)
+
+
+def _check_servable(session: Session, row: RegisteredModel, number: str) -> None:
+    version = session.exec(
+        select(ModelVersion).where(ModelVersion.model == row.name, ModelVersion.number == number)
+    ).first()
+    if version is None:
+        raise NotFoundError(f"the model {row.name!r} has no version {number!r}")
+    if version.state not in SERVABLE:
+        raise ConflictError(f"{row.name}@{number} is {version.state} and cannot serve")
+    if version.base != row.base:
+        raise ConflictError(
+            f"{row.name}@{number} was trained on the base {version.base!r}, and the model now stands on {row.base!r}"
+        )
+    if version.state != "promoted":
+        version.state = "promoted"
+        session.add(version)
+
+
+def _move(
+    session: Session,
+    row: RegisteredModel,
+    to: str | None,
+    kind: MoveKind,
+    reason: str,
+    decided_by: str,
+    cycle_id: str | None,
+    now: datetime,
+) -> Move:
+    move = Move(
+        id=new_id(now),
+        model=row.name,
+        kind=kind,
+        from_version=row.champion,
+        to_version=to,
+        reason=reason,
+        decided_by=decided_by,
+        cycle_id=cycle_id,
+        created=now.timestamp(),
+    )
+    row.previous, row.champion = row.champion, to
+    row.moves += 1
+    session.add(row)
+    session.add(move)
+    return move
+
+
+def _last_move(session: Session, model: str) -> Move | None:
+    newest = select(Move).where(Move.model == model).order_by(col(Move.created).desc(), col(Move.id).desc())
+    return session.exec(newest.limit(1)).first()
+
+
+def _unknown(session: Session, name: str) -> NotFoundError:
+    known = ", ".join(session.exec(select(RegisteredModel.name).order_by(RegisteredModel.name))) or "none yet"
+    return NotFoundError(f"there is no model {name[:60]!r}; registered are: {known}")

@@ -1,0 +1,76 @@
+"""What the gateway must know to serve: models with their champions, and keys. Taken whole, then used without I/O."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from feedback.registry.models import SERVABLE
+from feedback.storage.tables import Key, ModelVersion, RegisteredModel
+
+
+class ModelRoute(Struct, frozen=True):
+    """One model as requests are routed to it."""
+
+    name: str
+    base: str
+    champion: str | None
+    """Number of the version that serves; None is the base itself."""
+    versions: frozenset[str]
+    """Numbers that may be asked for by name."""
+    moves: int
+    created: float
+
+
+class Grant(Struct, frozen=True):
+    """What one open key allows."""
+
+    id: str
+    owner: str
+    scopes: frozenset[str]
+    models: frozenset[str] | None
+    """Models the key is for; None is all."""
+
+
+class Snapshot(Struct, frozen=True):
+    """One moment of the registry."""
+
+    models: dict[str, ModelRoute]
+    keys: dict[str, Grant]
+    """By the secret's hash; revoked keys are not among them."""
+    any_key: bool
+    """A key was once created. Revoked ones count: revoking the last must not open the door to everyone."""
+
+
+def load_snapshot(session: Session) -> Snapshot:
+    """The registry as it stands, in three queries."""
+    servable: dict[tuple[str, str], set[str]] = {}
+    query = select(ModelVersion.model, ModelVersion.base, ModelVersion.number).where(
+        col(ModelVersion.state).in_(SERVABLE)
+    )
+    for model, base, number in session.exec(query):
+        servable.setdefault((model, base), set()).add(number)
+    models = {
+        row.name: ModelRoute(
+            name=row.name,
+            base=row.base,
+            champion=row.champion,
+            # an adapter of a base that the model had before does not fit the one it has now
+            versions=frozenset(servable.get((row.name, row.base), ())),
+            moves=row.moves,
+            created=row.created,
+        )
+        for row in session.exec(select(RegisteredModel))
+    }
+    keys = list(session.exec(select(Key)))
+    return Snapshot(
+        models=models,
+        keys={key.secret_hash: _grant(key) for key in keys if key.revoked is None},
+        any_key=any(not key.internal for key in keys),
+    )
+
+
+def _grant(key: Key) -> Grant:
+    return Grant(
+        key.id, key.owner, frozenset(key.scopes), None if key.models is None else frozenset(key.models)
+    )

@@ -1,0 +1,89 @@
+"""Finding inferences and what was said about them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from sqlalchemy import Text, cast, exists
+from sqlmodel import Session, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.tables import Failure, Feedback, Inference
+
+
+class InferenceFilter(Struct, frozen=True, kw_only=True):
+    """What a search asks for; fields that are None ask for nothing, the rest must all hold."""
+
+    model: str | None = None
+    version: str | None = None
+    rating_lte: int | None = None
+    """Some rater's current rating is this or lower."""
+    reason: str | None = None
+    """Triage found it, for this reason among others."""
+    user: str | None = None
+    key_id: str | None = None
+    """Made with this key: what a key with no more than the `infer` scope may see."""
+    purpose: str | None = None
+    metadata: dict[str, str] = {}
+    since: float | None = None
+    until: float | None = None
+    """Unix seconds, `since` inclusive and `until` exclusive."""
+    q: str | None = None
+    """Text that stands in the prompt or the output, in upper or lower case."""
+
+
+def get_inference(session: Session, identifier: str) -> Inference | None:
+    """The inference with this bare id."""
+    return session.get(Inference, identifier)
+
+
+def feedback_of(session: Session, inference_id: str) -> list[Feedback]:
+    """All feedback about an inference, history included, oldest first."""
+    query = select(Feedback).where(Feedback.inference_id == inference_id).order_by(col(Feedback.id))
+    return list(session.exec(query))
+
+
+def search(session: Session, wanted: InferenceFilter, limit: int, cursor: str | None) -> Page[Inference]:
+    """Inferences that meet the filter, newest first; `cursor` is a page's `next_cursor`.
+
+    Raises `BadFieldError` for a cursor that is not an id.
+    """
+    query = _narrowed(select(Inference), wanted)
+    if cursor is not None:
+        query = query.where(col(Inference.id) < id_of_cursor(cursor))
+    found = list(session.exec(query.order_by(col(Inference.id).desc()).limit(limit + 1)))
+    items = found[:limit]
+    return Page(items, items[-1].id if len(found) > limit else None)
+
+
+def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> SelectOfScalar[Inference]:
+    for name in ("model", "version", "user", "key_id", "purpose"):
+        value = getattr(wanted, name)
+        if value is not None:
+            query = query.where(getattr(Inference, name) == value)
+    if wanted.since is not None:
+        query = query.where(col(Inference.created) >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(col(Inference.created) < wanted.until)
+    if wanted.rating_lte is not None:
+        query = query.where(
+            exists().where(
+                col(Feedback.inference_id) == col(Inference.id),
+                col(Feedback.current),
+                col(Feedback.rating) <= wanted.rating_lte,
+            )
+        )
+    if wanted.reason is not None:
+        # The reasons are a JSON list; as text, a quotation mark inside any value is escaped, so only a key matches.
+        named = cast(Failure.reasons, Text).contains(f'"reason": "{wanted.reason}"', autoescape=True)
+        query = query.where(exists().where(col(Failure.inference_id) == col(Inference.id), named))
+    for key, value in wanted.metadata.items():
+        query = query.where(col(Inference.metadata_)[key].as_string() == value)
+    if wanted.q is not None:
+        query = query.where(
+            or_(
+                col(Inference.prompt).icontains(wanted.q, autoescape=True),
+                col(Inference.output).icontains(wanted.q, autoescape=True),
+            )
+        )
+    return query

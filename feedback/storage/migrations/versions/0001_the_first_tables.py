@@ -1,0 +1,249 @@
+"""The first tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision: str | None = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "api_key",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("secret_hash", sa.String(64), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("models", sa.JSON(), nullable=True),
+        sa.Column("internal", sa.Boolean(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("revoked", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("secret_hash"),
+    )
+    op.create_table(
+        "champion_move",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("from_version", sa.String(), nullable=True),
+        sa.Column("to_version", sa.String(), nullable=True),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("decided_by", sa.String(), nullable=False),
+        sa.Column("cycle_id", sa.String(), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_champion_move_model", "champion_move", ["model"], unique=False)
+    op.create_table(
+        "cycle",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("mode", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("step", sa.String(), nullable=True),
+        sa.Column("decision", sa.String(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("guards_off", sa.JSON(), nullable=False),
+        sa.Column("cancel_requested", sa.Boolean(), nullable=False),
+        sa.Column("requested_by", sa.String(), nullable=False),
+        sa.Column("dataset_id", sa.String(), nullable=True),
+        sa.Column("version", sa.String(), nullable=True),
+        sa.Column("steps", sa.JSON(), nullable=False),
+        sa.Column("result", sa.JSON(), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("updated", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_cycle_model", "cycle", ["model"], unique=False)
+    op.create_index("ix_cycle_state", "cycle", ["state"], unique=False)
+    op.create_table(
+        "dataset_version",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("parent_id", sa.String(), nullable=True),
+        sa.Column("content_hash", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("note", sa.String(), nullable=False),
+        sa.Column("manifest", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_dataset_version_model", "dataset_version", ["model"], unique=False)
+    op.create_table(
+        "evaluation_case",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("suite", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("inference_id", sa.String(36), nullable=True),
+        sa.Column("prompt_hash", sa.String(64), nullable=False),
+        sa.Column("group_key", sa.String(64), nullable=False),
+        sa.Column("messages", sa.JSON(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=True),
+        sa.Column("slice", sa.String(), nullable=True),
+        sa.Column("critical", sa.Boolean(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("confirmed", sa.Float(), nullable=True),
+        sa.Column("confirmed_by", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_evaluation_case_model", "evaluation_case", ["model"], unique=False)
+    op.create_index("ix_evaluation_case_prompt_hash", "evaluation_case", ["prompt_hash"], unique=False)
+    op.create_table(
+        "evaluation_result",
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("case_hash", sa.String(64), nullable=False),
+        sa.Column("output", sa.Text(), nullable=False),
+        sa.Column("finish_reason", sa.String(), nullable=True),
+        sa.Column("completion_tokens", sa.Integer(), nullable=True),
+        sa.Column("latency_ms", sa.Float(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("model", "version", "case_hash"),
+    )
+    op.create_table(
+        "example",
+        sa.Column("dataset_id", sa.String(36), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("content_hash", sa.String(64), nullable=False),
+        sa.Column("split", sa.String(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("new", sa.Boolean(), nullable=False),
+        sa.Column("group_key", sa.String(64), nullable=False),
+        sa.Column("inference_id", sa.String(36), nullable=True),
+        sa.Column("feedback_id", sa.String(36), nullable=True),
+        sa.Column("rater", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("dataset_id", "position"),
+    )
+    op.create_index("ix_example_content_hash", "example", ["content_hash"], unique=False)
+    op.create_index("ix_example_feedback_id", "example", ["feedback_id"], unique=False)
+    op.create_index("ix_example_inference_id", "example", ["inference_id"], unique=False)
+    op.create_table(
+        "failure",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("inference_id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("reasons", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("correction", sa.Text(), nullable=True),
+        sa.Column("resolved_by", sa.String(), nullable=True),
+        sa.Column("resolved", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("inference_id"),
+    )
+    op.create_index("ix_failure_model", "failure", ["model"], unique=False)
+    op.create_index("ix_failure_state", "failure", ["state"], unique=False)
+    op.create_table(
+        "feedback",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("inference_id", sa.String(36), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("rater", sa.String(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("rating", sa.Integer(), nullable=True),
+        sa.Column("comment", sa.Text(), nullable=True),
+        sa.Column("correction", sa.Text(), nullable=True),
+        sa.Column("choice", sa.Integer(), nullable=False),
+        sa.Column("tags", sa.JSON(), nullable=True),
+        sa.Column("current", sa.Boolean(), nullable=False),
+        sa.Column("content_hash", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("feedback_inference", "feedback", ["inference_id", "rater"], unique=False)
+    op.create_table(
+        "inference",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("purpose", sa.String(), nullable=False),
+        sa.Column("user", sa.String(), nullable=True),
+        sa.Column("conversation", sa.String(), nullable=True),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.Column("streamed", sa.Boolean(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("error", sa.String(), nullable=True),
+        sa.Column("finish_reason", sa.String(), nullable=True),
+        sa.Column("request", sa.Text(), nullable=True),
+        sa.Column("response", sa.Text(), nullable=True),
+        sa.Column("prompt", sa.Text(), nullable=True),
+        sa.Column("output", sa.Text(), nullable=True),
+        sa.Column("prompt_tokens", sa.Integer(), nullable=True),
+        sa.Column("completion_tokens", sa.Integer(), nullable=True),
+        sa.Column("latency_ms", sa.Float(), nullable=False),
+        sa.Column("first_token_ms", sa.Float(), nullable=True),
+        sa.Column("metadata", sa.JSON(), nullable=True),
+        sa.Column("stored", sa.Boolean(), nullable=False),
+        sa.Column("content_hash", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("inference_model_version", "inference", ["model", "version", "id"], unique=False)
+    op.create_index("inference_user", "inference", ["user", "id"], unique=False)
+    op.create_index("ix_inference_created", "inference", ["created"], unique=False)
+    op.create_table(
+        "lease",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("holder", sa.String(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "model",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("base", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("champion", sa.String(), nullable=True),
+        sa.Column("previous", sa.String(), nullable=True),
+        sa.Column("moves", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "model_version",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("number", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("base", sa.String(), nullable=False),
+        sa.Column("base_revision", sa.String(), nullable=False),
+        sa.Column("dataset_id", sa.String(), nullable=True),
+        sa.Column("cycle_id", sa.String(), nullable=True),
+        sa.Column("adapter_hash", sa.String(), nullable=False),
+        sa.Column("note", sa.String(), nullable=False),
+        sa.Column("facts", sa.JSON(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("model", "number"),
+    )
+    op.create_index("ix_model_version_cycle_id", "model_version", ["cycle_id"], unique=False)
+    op.create_index("ix_model_version_model", "model_version", ["model"], unique=False)
+    op.create_table(
+        "prompt_group",
+        sa.Column("prompt_hash", sa.String(64), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("group_key", sa.String(64), nullable=False),
+        sa.Column("unused", sa.Boolean(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("prompt_hash"),
+    )
+    op.create_index("ix_prompt_group_group_key", "prompt_group", ["group_key"], unique=False)
+    op.create_index("ix_prompt_group_position", "prompt_group", ["position"], unique=False)
+    op.create_table(
+        "record_count",
+        sa.Column("shard", sa.Integer(), nullable=False),
+        sa.Column("inferences", sa.BigInteger(), nullable=False),
+        sa.Column("feedback", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("shard"),
+    )
+    op.create_table(
+        "suite_look",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("suite_hash", sa.String(), nullable=False),
+        sa.Column("cycle_id", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)

@@ -1,0 +1,76 @@
+"""What stands in journals that live processes own, and does not reach the database."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sqlalchemy import Table, select
+
+from feedback.errors import StorageError
+from feedback.storage import journal_file
+from feedback.storage.aside import is_refused
+from feedback.storage.database import Database
+from feedback.storage.journal_file import Entry, JournalReader, UnreadableJournalError
+from feedback.storage.records import FeedbackRecord, InferenceRecord
+from feedback.storage.tables import Feedback, Inference
+
+_BATCH = 1000
+_TABLES: tuple[tuple[Table, type[InferenceRecord] | type[FeedbackRecord]], ...] = (
+    (Inference.__table__, InferenceRecord),  # type: ignore[attr-defined]
+    (Feedback.__table__, FeedbackRecord),  # type: ignore[attr-defined]
+)
+
+
+def await_drainers(database: Database, directory: Path, patience: float) -> tuple[int, int]:
+    """How many records have not come to the database once draining has stood still for `patience` seconds, and how
+    many files are damaged.
+
+    Records that the database refused, and damaged rows, are no matter of this: drainers keep them as files.
+    """
+    missing = unreadable = 0
+    for path in sorted((directory / journal_file.FOLDER).glob("*.sqlite")):
+        reader = JournalReader(path)
+        position = 0
+        try:
+            last = reader.last()  # what is written from now on is no matter of this check
+            while position < last and (entries := reader.read(position, _BATCH)):
+                position = entries[-1].seq
+                entries = [entry for entry in entries if not is_refused(directory, path.stem, entry.seq)]
+                absent = _wait(database, entries, patience)
+                if absent:
+                    patience = 0.0  # who has stood still for that long is not waited for again
+                missing += sum(not is_refused(directory, path.stem, entry.seq) for entry in absent)
+        except UnreadableJournalError:
+            unreadable += 1
+        except StorageError:
+            if path.exists():  # else its owner drained and deleted it meanwhile
+                raise
+        finally:
+            reader.close()
+    return missing, unreadable
+
+
+def _wait(database: Database, entries: list[Entry], patience: float) -> list[Entry]:
+    """The entries that are not in the database when none has come there for `patience` seconds."""
+    absent = _absent(database, entries)
+    moved = time.monotonic()
+    while absent and time.monotonic() - moved < patience:
+        time.sleep(0.1)
+        before = len(absent)
+        absent = _absent(database, absent)
+        if len(absent) < before:
+            moved = time.monotonic()
+    return absent
+
+
+def _absent(database: Database, entries: list[Entry]) -> list[Entry]:
+    records = [entry.record for entry in entries if entry.record is not None]
+    stored: set[str] = set()
+    with database.reading() as session:
+        for table, kind in _TABLES:
+            ids = [record.id for record in records if isinstance(record, kind)]
+            stored.update(
+                session.connection().execute(select(table.c.id).where(table.c.id.in_(ids))).scalars()
+            )
+    return [entry for entry in entries if entry.record is not None and entry.record.id not in stored]

@@ -1,0 +1,94 @@
+"""Bringing records into the database: idempotent, in batches, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+from sqlalchemy import CursorResult, Table, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session
+
+from feedback.storage.hashing import content_hash
+from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
+from feedback.storage.tables import Feedback, Inference, RecordCount
+
+SHARDS = 16
+_FEEDBACK_LOCK = 0x5742_0001
+
+_inference = cast(Table, Inference.__table__)  # type: ignore[attr-defined]
+_feedback = cast(Table, Feedback.__table__)  # type: ignore[attr-defined]
+_count = cast(Table, RecordCount.__table__)  # type: ignore[attr-defined]
+
+
+def store(session: Session, records: Sequence[Record], shard: int) -> int:
+    """Insert what is not there yet, in the session's transaction; how many rows were new.
+
+    A record that is there already changes nothing, whatever it holds: rows are immutable. Of the feedback of one
+    rater on one inference the newest id is `current`, in whatever order they come.
+    """
+    inferences = [record for record in records if isinstance(record, InferenceRecord)]
+    feedback = [record for record in records if isinstance(record, FeedbackRecord)]
+    new_inferences = _insert(session, _inference, [inference_row(record) for record in inferences])
+    new_feedback = 0
+    if feedback:
+        if session.get_bind().dialect.name == "postgresql":
+            # Two gateways that bring feedback of one rater at once must see each other's rows.
+            session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_FEEDBACK_LOCK})"))
+        new_feedback = _insert(session, _feedback, [feedback_row(record) for record in feedback])
+        if new_feedback:
+            _mark_current(session, {record.inference_id for record in feedback})
+    if new_inferences or new_feedback:
+        _add_to_count(session, shard, new_inferences, new_feedback)
+    return new_inferences + new_feedback
+
+
+def inference_row(record: InferenceRecord) -> dict[str, Any]:
+    """The row of table `inference` that a record becomes, keyed by column name."""
+    return {**msgspec.structs.asdict(record), "content_hash": content_hash(record)}
+
+
+def feedback_row(record: FeedbackRecord) -> dict[str, Any]:
+    """The row of table `feedback` that a record becomes; `current` is decided beside its rivals."""
+    return {**msgspec.structs.asdict(record), "current": False, "content_hash": content_hash(record)}
+
+
+def _insert(session: Session, table: Table, rows: list[dict[str, Any]]) -> int:
+    if not rows:
+        return 0
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["id"])
+    result = cast(
+        "CursorResult[Any]",
+        session.connection().execute(statement, rows, execution_options={"preserve_rowcount": True}),
+    )
+    return max(result.rowcount, 0)
+
+
+def _mark_current(session: Session, inference_ids: set[str]) -> None:
+    rival = _feedback.alias("rival")
+    newest = (
+        select(func.max(rival.c.id))
+        .where(rival.c.inference_id == _feedback.c.inference_id, rival.c.rater == _feedback.c.rater)
+        .scalar_subquery()
+    )
+    session.connection().execute(
+        update(_feedback)
+        .where(_feedback.c.inference_id.in_(sorted(inference_ids)))
+        .values(current=_feedback.c.id == newest)
+    )
+
+
+def _add_to_count(session: Session, shard: int, inferences: int, feedback: int) -> None:
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(_count).values(shard=shard, inferences=inferences, feedback=feedback)
+    session.connection().execute(
+        statement.on_conflict_do_update(
+            index_elements=["shard"],
+            set_={
+                "inferences": _count.c.inferences + statement.excluded.inferences,
+                "feedback": _count.c.feedback + statement.excluded.feedback,
+            },
+        )
+    )

@@ -1,0 +1,162 @@
+"""Proves that journal and database agree: nothing missing, nothing twice, nothing changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import JSON, Table, Text, cast, func, select, text
+from sqlalchemy.exc import DatabaseError
+from sqlmodel import Session
+
+from feedback.storage.adoption import adopt
+from feedback.storage.aside import count_aside
+from feedback.storage.database import Database
+from feedback.storage.hashing import content_hash
+from feedback.storage.records import FeedbackRecord, InferenceRecord
+from feedback.storage.tables import Feedback, Inference, RecordCount
+from feedback.storage.undrained import await_drainers
+
+_BATCH = 1000
+_TABLES: tuple[tuple[Table, type[InferenceRecord] | type[FeedbackRecord]], ...] = (
+    (Inference.__table__, InferenceRecord),  # type: ignore[attr-defined]
+    (Feedback.__table__, FeedbackRecord),  # type: ignore[attr-defined]
+)
+
+
+class Verification(Struct, frozen=True):
+    """What was counted; all is well when the last three are 0."""
+
+    inferences: int
+    feedback: int
+    missing: int
+    """Acknowledged once, and not in the database now."""
+    duplicated: int
+    """Ids that stand twice, and raters with two current feedbacks on one inference."""
+    corrupt: int
+    """Rows, in the database or a journal, that are not what was written."""
+
+    @property
+    def sound(self) -> bool:
+        return not (self.missing or self.duplicated or self.corrupt)
+
+
+def verify(database: Database, directory: Path, patience: float = 5.0) -> Verification:
+    """Recompute every hash and compare what the journals hold with what the database holds.
+
+    Journals that no process owns are brought to the database first, as any start would. Those of a running server are
+    waited for as long as they are being drained; what is not in the database when that has stood still for `patience`
+    seconds counts as missing.
+    """
+    for _ in adopt(database, directory):
+        pass
+    missing, corrupt = await_drainers(database, directory, patience)
+    missing += count_aside(directory, "refused")
+    corrupt += count_aside(directory, "damaged") + count_aside(directory, "unreadable")
+    with database.reading() as session, _lenient_text(session):
+        counts = [0, 0]
+        duplicated = 0
+        try:
+            corrupt += _integrity_problems(session)
+            for place, (table, _) in enumerate(_TABLES):
+                total, different = (
+                    session.connection()
+                    .execute(select(func.count(), func.count(table.c.id.distinct())).select_from(table))
+                    .one()
+                )
+                counts[place] = total
+                duplicated += total - different
+                corrupt += _changed_rows(session, table)
+            twice, stale = _current_feedback(session)
+            stored = (
+                session.connection()
+                .execute(
+                    select(
+                        func.coalesce(func.sum(RecordCount.inferences), 0),
+                        func.coalesce(func.sum(RecordCount.feedback), 0),
+                    )
+                )
+                .one()
+            )
+        except DatabaseError as error:
+            if "malformed" not in str(error.orig):
+                raise
+            return Verification(counts[0], counts[1], missing, duplicated, max(corrupt, 1))
+    missing += sum(max(0, int(ever) - now) for ever, now in zip(stored, counts, strict=True))
+    return Verification(counts[0], counts[1], missing, duplicated + twice, corrupt + stale)
+
+
+def _changed_rows(session: Session, table: Table) -> int:
+    """Rows whose hash is not that of their content."""
+    changed = 0
+    last = ""
+    columns = [cast(c, Text).label(c.name) if isinstance(c.type, JSON) else c for c in table.c]
+    while True:
+        rows = (
+            session.connection()
+            .execute(select(*columns).where(table.c.id > last).order_by(table.c.id).limit(_BATCH))
+            .mappings()
+            .all()
+        )
+        if not rows:
+            return changed
+        last = rows[-1]["id"]
+        changed += sum(not _is_as_written(table, dict(row)) for row in rows)
+
+
+def _is_as_written(table: Table, row: dict[str, Any]) -> bool:
+    written = row.pop("content_hash")
+    row.pop("current", None)
+    kind = next(record for one, record in _TABLES if one is table)
+    try:
+        for column in table.c:
+            if isinstance(column.type, JSON) and row[column.name] is not None:
+                row[column.name] = json.loads(row[column.name])
+        return content_hash(kind(**row)) == str(written)
+    except (ValueError, TypeError):  # no JSON, or no text any more
+        return False
+
+
+def _current_feedback(session: Session) -> tuple[int, int]:
+    """Of how many (inference, rater) pairs two feedbacks are current, and of how many the newest is not."""
+    table = _TABLES[1][0]
+    held = func.count().filter(table.c.current)
+    newest = func.max(table.c.id)
+    rows = session.connection().execute(
+        select(held, newest, func.max(table.c.id).filter(table.c.current))
+        .group_by(table.c.inference_id, table.c.rater)
+        .having((held != 1) | (newest != func.max(table.c.id).filter(table.c.current)))
+    )
+    twice = stale = 0
+    for count, _, _ in rows:
+        if count > 1:
+            twice += 1
+        else:
+            stale += 1
+    return twice, stale
+
+
+def _integrity_problems(session: Session) -> int:
+    """What SQLite finds wrong with its own file; PostgreSQL keeps checksums of its own."""
+    if session.get_bind().dialect.name != "sqlite":
+        return 0
+    found = session.connection().execute(text("PRAGMA integrity_check(100)")).scalars().all()
+    return 0 if found == ["ok"] else len(found)
+
+
+@contextmanager
+def _lenient_text(session: Session) -> Iterator[None]:
+    """Read text that is no longer UTF-8 with replacement marks, so that a damaged row is counted, not stumbled on."""
+    if session.get_bind().dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = session.connection().connection.driver_connection
+    driver.text_factory = lambda data: data.decode("utf-8", "replace")
+    try:
+        yield
+    finally:
+        driver.text_factory = str

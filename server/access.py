@@ -1,0 +1,95 @@
+"""Who is calling and what they may do: by key, or by standing at this machine while there are no keys yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from feedback.registry.snapshot import Snapshot
+
+from feedback.access.keys import SCOPES, hash_secret
+from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
+from server.loopback import is_local
+
+_BEARER = "bearer "
+_MAKE = "make one with `starloop keys create --scopes infer,feedback`, and send it as `Authorization: Bearer sl-…`"
+
+
+class Caller(NamedTuple):
+    """Who a request comes from."""
+
+    key_id: str | None
+    """None for who stands at this machine without a key."""
+    owner: str
+    scopes: frozenset[str]
+    models: frozenset[str] | None
+    """Models the key is for; None is all."""
+
+    def may(self, *scopes: str) -> bool:
+        """Whether one of the scopes is held; `admin` holds all."""
+        return "admin" in self.scopes or not self.scopes.isdisjoint(scopes)
+
+    def need(self, *scopes: str) -> None:
+        """Raises `NotAllowedError` unless one of the scopes is held."""
+        if not self.may(*scopes):
+            held = ", ".join(sorted(self.scopes))
+            raise NotAllowedError(
+                f"this needs a key with the scope {' or '.join(scopes)}; this one has: {held}"
+            )
+
+    def reaches(self, model: str) -> bool:
+        """Whether the key is for this model."""
+        return self.models is None or model in self.models
+
+    def need_model(self, model: str) -> None:
+        """Raises `NotAllowedError` unless the key is for this model."""
+        if not self.reaches(model):
+            raise NotAllowedError(
+                f"this key is not for the model {model!r}; it is for: {_listed(self.models)}"
+            )
+
+    def narrowed(self, model: str | None) -> str | None:
+        """The model to list things of, when `model` is asked for: None is all, which a key for some may not see.
+
+        Raises `NotAllowedError` for a model that the key is not for, `BadFieldError` when it must name one.
+        """
+        if model is not None:
+            self.need_model(model)
+            return model
+        if self.models is None:
+            return None
+        if len(self.models) == 1:
+            return next(iter(self.models))
+        raise BadFieldError("model", f"name one of those this key is for: {_listed(self.models)}")
+
+
+AT_THIS_MACHINE = Caller(None, "local", frozenset(SCOPES), None)
+
+
+def identify(peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Caller:
+    """The caller of a request. Raises `NoKeyError` when it has no key that is known and needs one."""
+    secret = bearer(headers)
+    if secret is not None:
+        grant = snapshot.keys.get(hash_secret(secret))
+        if grant is not None:
+            return Caller(grant.id, grant.owner, grant.scopes, grant.models)
+    if not snapshot.any_key:
+        if is_local(peer, headers):
+            return AT_THIS_MACHINE
+        raise NoKeyError(
+            "without keys only programs on this machine are answered, and this request came from elsewhere, through a "
+            f"proxy, or from a page of another site; {_MAKE}"
+        )
+    if secret is None:
+        raise NoKeyError(f"this needs an API key; {_MAKE}")
+    raise NoKeyError(f"this API key is not known, or was revoked; {_MAKE}")
+
+
+def bearer(headers: Mapping[bytes, bytes]) -> str | None:
+    """The secret in `Authorization: Bearer …`, or None."""
+    value = headers.get(b"authorization", b"").decode("latin-1")
+    return value[len(_BEARER) :].strip() or None if value[: len(_BEARER)].lower() == _BEARER else None
+
+
+def _listed(models: Iterable[str] | None) -> str:
+    return ", ".join(sorted(models or ())) or "none"

@@ -1,0 +1,68 @@
+"""The application, put together: settings in, ASGI application out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from feedback.settings import Settings
+from feedback.settings_file import load
+from server import errors, openapi
+from server.gateway import Clock, Gateway
+from server.request import GatewayRequest, admit
+from server.routes import (
+    cases,
+    completions,
+    cycles,
+    datasets,
+    failures,
+    feedback,
+    health,
+    inferences,
+    models,
+    pages,
+)
+
+_FAMILIES = (completions, models, feedback, inferences, failures, cases, datasets, cycles, health, pages)
+
+
+def create_app(settings: Settings, *, now: Clock = lambda: datetime.now(UTC)) -> Litestar:
+    """One worker's application. Nothing is opened before the server starts it."""
+    gateway = Gateway(settings, now)
+
+    @asynccontextmanager
+    async def life(_app: Litestar) -> AsyncIterator[None]:
+        await gateway.open()
+        try:
+            yield
+        finally:
+            await gateway.close()
+
+    def provide_gateway() -> Gateway:
+        return gateway
+
+    return Litestar(
+        [handler for family in _FAMILIES for handler in family.ROUTES],
+        before_request=admit,
+        dependencies={"gateway": Provide(provide_gateway, sync_to_thread=False)},
+        exception_handlers={Exception: errors.handle},
+        lifespan=[life],
+        logging_config=None,
+        openapi_config=openapi.configuration(),
+        request_class=GatewayRequest,
+        request_max_body_size=settings.server.body_limit,
+        state=State({"gateway": gateway}),
+    )
+
+
+def from_environment() -> Litestar:
+    """The application of a server process: `STARLOOP_CONFIG` names the file, `STARLOOP_<SECTION>__<KEY>` overrides it."""
+    path = os.environ.get("STARLOOP_CONFIG")
+    return create_app(load(Path(path) if path else None, os.environ))

@@ -1,0 +1,178 @@
+"""A completion request's body: decoded once, only where it must be understood, and spliced for the engine.
+
+What the gateway does not need to know stays the bytes that came, so whatever vLLM takes passes through unharmed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from feedback.errors import BadFieldError
+from server.decoding import decode_body, decode_field, text_of
+
+T = TypeVar("T")
+_NAME_LIMIT = 256
+_PAIRS, _KEY_LIMIT, _VALUE_LIMIT = 16, 64, 512
+
+
+class _Part(Struct):
+    text: str | None = None
+
+
+class _Message(Struct):
+    role: str
+    content: str | list[_Part | str] | None = None
+
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_string = msgspec.json.Decoder(str)
+_optional_string = msgspec.json.Decoder(str | None)
+_flag = msgspec.json.Decoder(bool | None)
+_messages = msgspec.json.Decoder(list[_Message])
+_completion_prompt = msgspec.json.Decoder(str | list[str | int | list[int]])
+_object = msgspec.json.Decoder(dict[str, Any] | None)
+_WITH_USAGE = Raw(b'{"include_usage":true}')
+
+
+class Body(NamedTuple):
+    """What one request asks for, as far as the gateway must know."""
+
+    text: str
+    """The body as it came."""
+    fields: dict[str, Raw]
+    model: str
+    stream: bool
+    shows_usage: bool
+    """The client asked for usage at the end of its stream."""
+    store: bool
+    user: str | None
+    metadata: dict[str, str] | None
+    prompt: str | None
+    """Text of the last user message."""
+    opening: str
+    """The conversation's beginning, through its first user message: equal in all requests that extend it."""
+
+    def forwarded(self, model: str) -> bytes:
+        """The body for the engine: its own name for the model, usage always counted, no priority over others."""
+        fields: dict[str, Any] = {**self.fields, "model": model}
+        fields.pop("priority", None)
+        if self.stream:
+            fields["stream_options"] = _with_usage(fields.get("stream_options"))
+        return msgspec.json.encode(fields)
+
+    def conversation(self, header: str | None) -> str | None:
+        """Which conversation this belongs to: as named, else by user and beginning, else unknown."""
+        named = header or (self.metadata or {}).get("conversation_id")
+        if named:
+            return _bounded(named, "x-starloop-conversation")
+        if self.user is None:
+            return None
+        seed = f"{self.user}\0{self.opening}".encode("utf-8", "replace")
+        return f"auto-{hashlib.sha256(seed).hexdigest()[:32]}"
+
+
+def read_chat(data: bytes) -> Body:
+    """Understand a body of `/v1/chat/completions`. Raises `BadInputError` saying what is wrong and where."""
+    return _read(data, chat=True)
+
+
+def read_completion(data: bytes) -> Body:
+    """Understand a body of `/v1/completions`. Raises `BadInputError` saying what is wrong and where."""
+    return _read(data, chat=False)
+
+
+def _read(data: bytes, chat: bool) -> Body:
+    text = text_of(data)
+    fields = decode_body(data, _fields)
+    prompt, opening = _chat_texts(fields) if chat else _completion_texts(fields)
+    options = _optional(fields, "stream_options", _object) or {}
+    metadata = _optional(fields, "metadata", _object)
+    user = _optional(fields, "user", _optional_string) or None
+    return Body(
+        text=text,
+        fields=fields,
+        model=_required(fields, "model", _string),
+        stream=_optional(fields, "stream", _flag) or False,
+        shows_usage=options.get("include_usage") is True,
+        store=_optional(fields, "store", _flag) is not False,
+        user=None if user is None else _bounded(user, "user"),
+        metadata=None if metadata is None else _small(metadata),
+        prompt=prompt,
+        opening=opening,
+    )
+
+
+def _chat_texts(fields: dict[str, Raw]) -> tuple[str | None, str]:
+    messages = _required(fields, "messages", _messages)
+    if not messages:
+        raise BadFieldError("messages", "is empty; send at least one message")
+    last: str | None = None
+    opening: list[str] = []
+    for message in messages:
+        if last is None:
+            opening.append(f"{message.role}\0{_text(message)}")
+        if message.role == "user":
+            last = _text(message)
+    return last, "\0".join(opening)
+
+
+def _completion_texts(fields: dict[str, Raw]) -> tuple[str | None, str]:
+    if "prompt" not in fields and "prompt_embeds" in fields:
+        return None, ""
+    prompt = _required(fields, "prompt", _completion_prompt)
+    if isinstance(prompt, list):
+        first = prompt[0] if prompt else None
+        prompt = first if isinstance(first, str) else ""
+    return prompt or None, prompt
+
+
+def _text(message: _Message) -> str:
+    content = message.content
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part if isinstance(part, str) else part.text or "" for part in content)
+
+
+def _with_usage(options: Raw | None) -> Raw:
+    if options is None:
+        return _WITH_USAGE
+    asked = _object.decode(options) or {}
+    if not asked.get("include_usage"):
+        asked.pop(
+            "continuous_usage_stats", None
+        )  # means nothing without usage, and would show what is not asked for
+    return Raw(msgspec.json.encode({**asked, "include_usage": True}))
+
+
+def _required(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]) -> T:
+    if name not in fields:
+        raise BadFieldError(name, "is required")
+    return decode_field(fields[name], name, decoder)
+
+
+def _optional(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]) -> T | None:
+    return decode_field(fields[name], name, decoder) if name in fields else None
+
+
+def _bounded(text: str, field: str) -> str:
+    if len(text) > _NAME_LIMIT:
+        raise BadFieldError(field, f"has {len(text)} characters; {_NAME_LIMIT} are the most")
+    return text
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, str]:
+    if len(metadata) > _PAIRS:
+        raise BadFieldError("metadata", f"has {len(metadata)} keys; {_PAIRS} are the most")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise BadFieldError(f"metadata.{key[:_KEY_LIMIT]}", "must be a string")
+        if len(key) > _KEY_LIMIT or len(value) > _VALUE_LIMIT:
+            raise BadFieldError(
+                f"metadata.{key[:_KEY_LIMIT]}",
+                f"is too long; keys have at most {_KEY_LIMIT} characters and values {_VALUE_LIMIT}",
+            )
+    return metadata

@@ -1,0 +1,1 @@
+"""Commands of the endpoint and of the processes on this machine."""

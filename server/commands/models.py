@@ -1,0 +1,229 @@
+"""`starloop models`: what is served, its versions, and moving the champion.
+
+Reading goes to the database. A move goes to the running gateway: it alone can warm an engine before traffic arrives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+import httpx
+from rich.table import Table
+from sqlmodel import col, select
+
+from feedback.access.keys import read_loop_key
+from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.errors import BadFieldError, BadInputError, UnavailableError
+from feedback.registry.lineage import lineage as lineage_of
+from feedback.registry.models import get_model, list_moves
+from feedback.registry.versions import list_versions
+from feedback.settings import Settings
+from feedback.storage.database import opened
+from feedback.storage.tables import ModelVersion, Move, RegisteredModel
+from server.processes.ports import url_of
+from server.routing import BASE
+from server.views import moment
+
+_MOVE_SECONDS = 180.0
+_MOVES = 100
+
+
+@click.group(short_help="what is served, its versions, promotion, rollback, lineage")
+def models() -> None:
+    """Models that clients call, and the versions of each."""
+
+
+@models.command("list", short_help="registered models and their champions")
+@json_option
+@settings_option
+def list_(settings: Settings, as_json: bool) -> None:
+    """Registered models, each with the version that serves it.
+
+    Example: starloop models list --json
+    """
+    with opened(settings) as database, database.reading() as session:
+        rows = session.exec(select(RegisteredModel).order_by(col(RegisteredModel.name))).all()
+        items = [_model(row) | {"versions": len(list_versions(session, row.name))} for row in rows]
+    columns = ["name", "base", "champion", "previous", "versions"]
+    emit(
+        {"items": items, "next_cursor": None},
+        as_json,
+        lambda: listing("models", columns, [[item[name] for name in columns] for item in items]),
+    )
+
+
+@models.command(short_help="one model's versions and moves")
+@click.argument("name", metavar="MODEL")
+@json_option
+@settings_option
+def show(settings: Settings, name: str, as_json: bool) -> None:
+    """A model's versions, and the last hundred moves of its champion with who decided and why.
+
+    Example: starloop models show assistant
+    """
+    with opened(settings) as database, database.reading() as session:
+        row = get_model(session, name)
+        versions = [_version(row, version) for version in list_versions(session, name)]
+        moves = [_move(move) for move in list_moves(session, name, _MOVES, None).items]
+    emit(
+        _model(row) | {"versions": versions, "moves": moves},
+        as_json,
+        lambda: _versions_table(name, versions),
+    )
+    if not as_json:
+        emit(None, False, lambda: _moves_table(moves))
+
+
+@models.command(short_help="make a version the champion")
+@click.argument("version", metavar="MODEL@VERSION")
+@click.option("--reason", required=True, help="Why; it is recorded with the move.")
+@json_option
+@settings_option
+def promote(settings: Settings, version: str, reason: str, as_json: bool) -> None:
+    """Send a model's traffic to a version, or to `base`; asks the running gateway, which warms the engines first.
+
+    Example: starloop models promote assistant@1.2 --reason "better on refunds"
+    """
+    name, number = _named(version)
+    moved = _call(settings, f"/v1/models/{quote(name)}/promote", {"version": number, "reason": reason})
+    emit(moved, as_json, lambda: _told(moved))
+
+
+@models.command(short_help="make the champion before this one the champion again")
+@click.argument("name", metavar="MODEL")
+@click.option("--reason", required=True, help="Why; it is recorded with the move.")
+@json_option
+@settings_option
+def rollback(settings: Settings, name: str, reason: str, as_json: bool) -> None:
+    """Undo the last move of a model's champion; asks the running gateway.
+
+    Example: starloop models rollback assistant --reason "refunds got worse"
+    """
+    moved = _call(settings, f"/v1/models/{quote(name)}/rollback", {"reason": reason})
+    emit(moved, as_json, lambda: _told(moved))
+
+
+@models.command(short_help="from a version to what users said")
+@click.argument("version", metavar="MODEL@VERSION")
+@json_option
+@settings_option
+def lineage(settings: Settings, version: str, as_json: bool) -> None:
+    """Where a version comes from: its cycle, dataset, examples, feedback and inferences.
+
+    Example: starloop models lineage assistant@1.2 --json
+    """
+    name, number = _named(version)
+    with opened(settings) as database, database.reading() as session:
+        found = lineage_of(session, name, number)
+    emit(found, as_json, lambda: click.style(f"{name}@{number}", bold=True) + "\n" + _outline(found))
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, _, number = text.partition("@")
+    if not name or not number:
+        raise BadFieldError("MODEL@VERSION", f"{text!r} names no version; write for example assistant@1.2")
+    return name, number
+
+
+def _call(settings: Settings, path: str, body: dict[str, str]) -> dict[str, Any]:
+    """Ask the gateway on this machine, with the key that the loop uses."""
+    address = url_of(settings.server.host, settings.server.port)
+    key = read_loop_key(settings.directory)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        # No proxy of the environment stands between this machine and itself.
+        with httpx.Client(base_url=address, timeout=_MOVE_SECONDS, trust_env=False) as client:
+            answer = client.post(path, json=body, headers=headers)
+    except httpx.TransportError as error:
+        raise UnavailableError(
+            f"the gateway at {address} does not answer ({error}); start it with `starloop up`, "
+            "or give the configuration that it runs with"
+        ) from None
+    if answer.status_code != 200:
+        raise BadInputError(_problem(answer))
+    moved: dict[str, Any] = answer.json()
+    return moved
+
+
+def _problem(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.url} answered with status {answer.status_code}; is it Starloop that listens there?"
+
+
+def _model(row: RegisteredModel) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "base": row.base,
+        "champion": row.champion or BASE,
+        "previous": row.previous,
+        "created": moment(row.created),
+    }
+
+
+def _version(row: RegisteredModel, version: ModelVersion) -> dict[str, Any]:
+    return {
+        "number": version.number,
+        "name": f"{row.name}@{version.number}",
+        "state": version.state,
+        "champion": version.number == row.champion,
+        "dataset_id": version.dataset_id,
+        "cycle_id": version.cycle_id,
+        "note": version.note,
+        "created": moment(version.created),
+    }
+
+
+def _move(move: Move) -> dict[str, Any]:
+    return {
+        "id": move.id,
+        "kind": move.kind,
+        "from": move.from_version or BASE,
+        "to": move.to_version or BASE,
+        "reason": move.reason,
+        "decided_by": move.decided_by,
+        "cycle_id": move.cycle_id,
+        "created": moment(move.created),
+    }
+
+
+def _versions_table(name: str, versions: list[dict[str, Any]]) -> Table:
+    rows = [
+        [one["number"], "champion" if one["champion"] else one["state"], _minute(one), one["note"]]
+        for one in versions
+    ]
+    return listing(f"versions of {name}", ["version", "state", "created (UTC)", "note"], rows)
+
+
+def _moves_table(moves: list[dict[str, Any]]) -> Table:
+    rows = [
+        [_minute(one), one["kind"], one["from"], one["to"], one["decided_by"], one["reason"]] for one in moves
+    ]
+    return listing("moves of its champion", ["when (UTC)", "kind", "from", "to", "by", "reason"], rows)
+
+
+def _minute(one: dict[str, Any]) -> str:
+    return f"{one['created']:%Y-%m-%d %H:%M}"
+
+
+def _told(moved: dict[str, Any]) -> str:
+    return f"{moved['model']}: {moved['version']} serves now ({moved['previous']} did before)."
+
+
+def _outline(found: Any, depth: int = 1) -> str:
+    """Nested data as indented lines; a list shows how long it is and its first three."""
+    pad = "  " * depth
+    if isinstance(found, dict):
+        return "\n".join(
+            f"{pad}{name}:\n{_outline(value, depth + 1)}"
+            if isinstance(value, dict | list) and value
+            else f"{pad}{name}: {value}"
+            for name, value in found.items()
+        )
+    if isinstance(found, list):
+        lines = [_outline(value, depth) for value in found[:3]]
+        return "\n".join(lines if len(found) <= 3 else [*lines, f"{pad}… {len(found)} in all"])
+    return f"{pad}{found}"

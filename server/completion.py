@@ -1,0 +1,200 @@
+"""The life of one completion request, from the chosen route to the record in the journal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from time import perf_counter
+
+from litestar.types import Receive, Scope, Send
+
+from feedback.errors import StarloopError, StorageError, UnavailableError
+from feedback.ids import new_id
+from feedback.storage.records import InferenceRecord
+from server.access import Caller
+from server.answers import Facts, has_error_object, read_answer, read_error
+from server.body import Body
+from server.client_watch import ClientGoneError, ClientWatch
+from server.connections import BrokenAnswerError, Connection
+from server.errors import Failure, error_object, tell
+from server.events import DONE, Events, error_event
+from server.gateway import Gateway
+from server.replicas import Replica
+from server.routing import Route
+
+CLIENT_GONE = 499
+_Headers = list[tuple[bytes, bytes]]
+
+
+class Completion:
+    """One inference on its way. An ASGI application that answers exactly one request."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        path: str,
+        body: Body,
+        route: Route,
+        caller: Caller,
+        purpose: str,
+        conversation: str | None,
+        now: datetime,
+    ) -> None:
+        self._gateway = gateway
+        self._path = path
+        self._body = body
+        self._route = route
+        self._caller = caller
+        self._purpose = purpose
+        self._conversation = conversation
+        self._started = perf_counter()
+        self._created = now
+        self._asked = ""
+        self._first_byte: float | None = None
+        self.id = new_id(now)
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        watch = ClientWatch(receive)
+        engines = self._gateway.engines
+        try:
+            async with engines.ask(self._route.base, self._request, watch.over) as (connection, replica):
+                if connection.status == 200 and self._body.stream:
+                    await self._stream(connection, replica.patience, watch, send)
+                    return
+                content = await connection.read_all(replica.patience)
+                watch.stop()
+                status, kind = connection.status, connection.content_type
+            if status == 200:
+                facts = read_answer(content, self._asked)
+                await self._answer(send, status, kind, content, facts, None)
+            else:
+                await self._refuse(send, status, content)
+        except ClientGoneError as error:
+            await self._abandon(error)
+        except UnavailableError as error:
+            await self._fail(send, tell(error))
+        finally:
+            watch.stop()
+
+    def _request(self, replica: Replica) -> bytes:
+        self._asked = self._route.adapter or replica.base_id
+        return replica.connections.request("POST", self._path, self._body.forwarded(self._asked), self.id)
+
+    # -- plain answers
+
+    async def _answer(
+        self, send: Send, status: int, kind: str, content: bytes, facts: Facts, error: str | None
+    ) -> None:
+        """Capture, then send: the header says whether the first worked."""
+        captured = await self._captured(status, facts, content.decode("utf-8", "replace"), error)
+        headers = self._headers(kind, captured)
+        headers.append((b"content-length", str(len(content)).encode("ascii")))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+
+    async def _refuse(self, send: Send, status: int, content: bytes) -> None:
+        """The engine said no. What is wrong with the request is told as it came; the engine's own trouble is ours."""
+        message = read_error(content) or f"the engine answered with status {status}"
+        if status == 404:
+            unavailable = UnavailableError(f"the engine cannot load {self._asked!r} ({message})", 2)
+            await self._fail(send, tell(unavailable))
+        elif status in (401, 403) or status < 400 or status >= 500:
+            await self._fail(
+                send, tell(BrokenAnswerError(f"the engine failed with status {status}: {message}"))
+            )
+        else:
+            told = content if has_error_object(content) else error_object(message, "invalid_request_error")
+            await self._answer(send, status, "application/json", told, Facts(), message)
+
+    async def _fail(self, send: Send, failure: Failure) -> None:
+        """Answer with an error of ours; the inference is recorded all the same."""
+        captured = await self._captured(failure.status, Facts(), failure.content.decode(), failure.message)
+        headers = self._headers("application/json", captured)
+        headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
+        headers.append((b"content-length", str(len(failure.content)).encode("ascii")))
+        await send({"type": "http.response.start", "status": failure.status, "headers": headers})
+        await send({"type": "http.response.body", "body": failure.content, "more_body": False})
+
+    async def _abandon(self, error: ClientGoneError) -> None:
+        """Nobody is there to be answered; what happened is recorded."""
+        await self._captured(CLIENT_GONE, Facts(), None, str(error))
+
+    # -- streams
+
+    async def _stream(self, connection: Connection, patience: float, watch: ClientWatch, send: Send) -> None:
+        """Pass events on as they come; `[DONE]` waits until the record stands."""
+        events = Events(self._body.shows_usage, self._asked)
+        promised = self._gateway.capture.problem is None
+        headers = self._headers(connection.content_type, promised)
+        headers.append((b"cache-control", b"no-store"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        failure: StarloopError | None = None
+        status = 200
+        try:
+            while data := await connection.read(patience):
+                passed = events.feed(data)
+                if self._first_byte is None:
+                    self._first_byte = perf_counter()
+                if passed:
+                    await send({"type": "http.response.body", "body": passed, "more_body": True})
+            if not events.done:
+                failure = BrokenAnswerError("the engine ended its stream before the answer was complete")
+        except ClientGoneError as error:
+            failure, status = error, CLIENT_GONE
+        except UnavailableError as error:
+            failure = error
+        watch.stop()
+        text, facts, failed = events.assemble()
+        message = str(failure) if failure else failed
+        captured = await self._captured(status, facts, text, message)
+        if status == CLIENT_GONE:
+            return
+        if failure is None and promised and not captured:
+            failure = StorageError("this answer could not be captured; its text above is complete")
+        last = DONE + b"\n\n" if failure is None else error_event(tell(failure).content)
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    # -- what is told and kept
+
+    def _headers(self, kind: str, captured: bool) -> _Headers:
+        token = self._gateway.tokens.issue(self.id, self._body.user, self._created)
+        return [
+            (b"content-type", kind.encode("latin-1")),
+            (b"x-starloop-inference-id", self.id.encode("ascii")),
+            (b"x-starloop-version", self._route.name.encode("ascii")),
+            (b"x-starloop-feedback-token", token.encode("ascii")),
+            (b"x-starloop-captured", b"true" if captured else b"false"),
+        ]
+
+    async def _captured(self, status: int, facts: Facts, response: str | None, error: str | None) -> bool:
+        """Write the record; False when that was not possible."""
+        body, kept = self._body, self._body.store
+        first = self._first_byte
+        record = InferenceRecord(
+            id=self.id,
+            created=self._created.timestamp(),
+            model=self._route.model,
+            version=self._route.version,
+            purpose=self._purpose,
+            user=body.user if kept else None,
+            conversation=self._conversation if kept else None,
+            key_id=self._caller.key_id,
+            streamed=body.stream,
+            status=status,
+            error=error if kept or error is None else f"status {status}",
+            finish_reason=facts.finish_reason,
+            request=body.text if kept else None,
+            response=response if kept else None,
+            prompt=body.prompt if kept else None,
+            output=facts.output if kept else None,
+            prompt_tokens=facts.prompt_tokens,
+            completion_tokens=facts.completion_tokens,
+            latency_ms=(perf_counter() - self._started) * 1000,
+            first_token_ms=None if first is None else (first - self._started) * 1000,
+            metadata=dict(body.metadata) if kept and body.metadata else None,
+            stored=kept,
+        )
+        try:
+            await self._gateway.capture.inference(record)
+        except StorageError:
+            return False
+        return True

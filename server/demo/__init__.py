@@ -1,0 +1,1 @@
+"""`starloop demo`: simulated users with known ground truth, who know Starloop only through HTTP."""

@@ -1,0 +1,100 @@
+"""The OpenAPI document: made from the handlers, and by hand for the two routes whose bodies pass through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from litestar import MediaType, Response, Router
+from litestar.exceptions import NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
+
+from server.errors import answer_to
+
+PATH = "/schema"
+
+
+@dataclass
+class ChatOperation(Operation):
+    """A body of which the gateway reads some fields and passes all on."""
+
+    def __post_init__(self) -> None:
+        message = Schema(
+            type=OpenAPIType.OBJECT,
+            properties={"role": Schema(type=OpenAPIType.STRING), "content": Schema()},
+            required=["role"],
+        )
+        _pass_through(self, "messages", Schema(type=OpenAPIType.ARRAY, items=message, min_items=1))
+
+
+@dataclass
+class CompletionOperation(Operation):
+    """A body of which the gateway reads some fields and passes all on."""
+
+    def __post_init__(self) -> None:
+        _pass_through(self, "prompt", Schema(type=[OpenAPIType.STRING, OpenAPIType.ARRAY]))
+
+
+def configuration() -> OpenAPIConfig:
+    """Served as JSON from `/schema`, by this process alone: no page, no foreign host."""
+    bearer = SecurityScheme(type="http", scheme="bearer", description="An API key: `starloop keys create`")
+    return OpenAPIConfig(
+        title="Starloop",
+        version=version("starloop"),
+        description="An OpenAI-compatible endpoint that keeps what was asked, answered and said about it.",
+        openapi_router=Router(PATH, route_handlers=[], include_in_schema=False, after_request=_in_our_words),
+        render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
+        use_handler_docstrings=True,
+        components=Components(security_schemes={"key": bearer}),
+        security=[{"key": []}, {}],
+    )
+
+
+async def _in_our_words(response: Response[Any]) -> Response[Any]:
+    """Litestar answers other addresses under `/schema` with a page of its own."""
+    return answer_to(NotFoundException()) if response.status_code == 404 else response
+
+
+def _pass_through(operation: Operation, content: str, schema: Schema) -> None:
+    text, flag = Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.BOOLEAN)
+    fields = {
+        "model": Schema(type=OpenAPIType.STRING, description="`name`, `name@version` or `name@base`"),
+        content: schema,
+        "stream": flag,
+        "store": Schema(type=OpenAPIType.BOOLEAN, description="false keeps nothing but metadata"),
+        "user": text,
+        "metadata": Schema(type=OpenAPIType.OBJECT, additional_properties=text),
+        "stream_options": Schema(type=OpenAPIType.OBJECT, properties={"include_usage": flag}),
+    }
+    body = Schema(
+        type=OpenAPIType.OBJECT,
+        properties=dict(fields),
+        required=["model", content],
+        additional_properties=True,
+        description="What OpenAI's API and vLLM take; fields that are not listed here pass through.",
+    )
+    operation.request_body = RequestBody(
+        content={"application/json": OpenAPIMediaType(schema=body)}, required=True
+    )
+    answer = Schema(type=OpenAPIType.OBJECT, additional_properties=True)
+    operation.responses = {
+        "200": OpenAPIResponse(
+            description="The engine's answer as it came, or its events",
+            content={
+                "application/json": OpenAPIMediaType(schema=answer),
+                "text/event-stream": OpenAPIMediaType(schema=text),
+            },
+        )
+    }

@@ -1,0 +1,178 @@
+"""The engines: which replica serves which base, which of them is well, and which has the least to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from feedback import settings
+from feedback.errors import UnavailableError
+from server.connections import BrokenAnswerError, Connection, Connections, UnreachableError
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0
+_PATIENCE = 5.0
+# A busy engine may answer late; only silence that lasts makes it unwell. A refused connection does at once.
+_MISSES = 3
+
+
+class _Card(msgspec.Struct):
+    id: str
+    parent: str | None = None
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card]
+
+
+class Replica:
+    """One engine process at one address."""
+
+    def __init__(self, url: str, patience: float) -> None:
+        self.connections = Connections(url)
+        self.patience = patience
+        self.healthy = False
+        self.problem = "it was not asked yet"
+        self.base_id = ""
+        """What the engine calls its base model."""
+        self.outstanding = 0
+        self._misses = 0
+
+    async def look(self) -> None:
+        """Ask whether it is well, and what its base is called."""
+        try:
+            health = await self._get("/health")
+            if health[0] != 200:
+                raise UnreachableError(f"the engine at {self.connections.url} says that it is not well")
+            if not self.healthy:
+                self.base_id = _base_id((await self._get("/v1/models"))[1], self.connections.url)
+        except UnavailableError as error:
+            self._misses += 1
+            if isinstance(error, UnreachableError) or self._misses >= _MISSES or not self.healthy:
+                self.fall(str(error))
+            return
+        self._misses = 0
+        if not self.healthy:
+            _log.info("engine at %s serves %s", self.connections.url, self.base_id)
+            self.healthy, self.problem = True, ""
+
+    def fall(self, problem: str) -> None:
+        """Take it out of service until it is well again."""
+        if self.healthy:
+            _log.warning("%s", problem)
+        self.healthy, self.problem = False, problem
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        connection = await self.connections.take()
+        try:
+            await connection.send(self.connections.request("GET", path), _PATIENCE)
+            return connection.status, await connection.read_all(_PATIENCE)
+        finally:
+            self.connections.give_back(connection)
+
+
+class Engines:
+    """All replicas of all bases."""
+
+    def __init__(self, engines: Sequence[settings.Engine]) -> None:
+        self._bases = {
+            engine.base: [
+                Replica(url, engine.request_seconds)
+                for url in engine.urls or [f"http://{engine.host}:{engine.port}"]
+            ]
+            for engine in engines
+        }
+        self._polling: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Look once at every replica, then go on looking. Comes back also when none is there."""
+        replicas = [replica for replicas in self._bases.values() for replica in replicas]
+        looks = [asyncio.create_task(replica.look()) for replica in replicas]
+        await asyncio.wait(looks, timeout=1.0)
+        self._polling = [asyncio.create_task(_poll(replica)) for replica in replicas]
+
+    async def stop(self) -> None:
+        """Stop looking, and close idle connections."""
+        for task in self._polling:
+            task.cancel()
+        await asyncio.gather(*self._polling, return_exceptions=True)
+        for replicas in self._bases.values():
+            for replica in replicas:
+                replica.connections.close()
+
+    def of(self, base: str) -> list[Replica]:
+        """The replicas that serve a base."""
+        return self._bases.get(base, [])
+
+    def missing(self) -> dict[str, str]:
+        """Bases that no replica serves now, with the reason."""
+        return {
+            base: "; ".join(replica.problem for replica in replicas)
+            for base, replicas in self._bases.items()
+            if not any(replica.healthy for replica in replicas)
+        }
+
+    def pick(self, base: str, avoid: Sequence[Replica] = ()) -> Replica:
+        """The healthy replica with the fewest requests under way. Raises `UnavailableError` when there is none."""
+        well = [replica for replica in self.of(base) if replica.healthy and replica not in avoid]
+        if not well:
+            problems = "; ".join(replica.problem for replica in self.of(base)) or "no [[engine]] serves it"
+            raise UnavailableError(f"the engine for {base!r} is away ({problems}); try again shortly", 2)
+        return min(well, key=lambda replica: replica.outstanding)
+
+    @asynccontextmanager
+    async def ask(
+        self, base: str, request: Callable[[Replica], bytes], opened: Callable[[Connection], None]
+    ) -> AsyncIterator[tuple[Connection, Replica]]:
+        """Send a request to the least busy replica; the connection, with the answer's head read.
+
+        `request` writes it for a replica, `opened` is told of each connection before anything is sent over it. Goes to
+        another replica only when nothing reached the first one.
+        """
+        avoid: list[Replica] = []
+        fresh = False
+        while True:
+            replica = self.pick(base, avoid)
+            try:
+                connection = await replica.connections.take(fresh)
+            except UnreachableError as error:
+                replica.fall(str(error))
+                avoid.append(replica)
+                continue
+            replica.outstanding += 1
+            try:
+                opened(connection)
+                try:
+                    await connection.send(request(replica), replica.patience)
+                except BrokenAnswerError:
+                    if connection.reused and connection.untouched and not fresh:
+                        fresh = True  # closed by the engine while it was idle: nobody read the request
+                        continue
+                    raise
+                yield connection, replica
+                return
+            finally:
+                replica.outstanding -= 1
+                replica.connections.give_back(connection)
+
+
+async def _poll(replica: Replica) -> None:
+    while True:
+        await asyncio.sleep(_POLL_SECONDS if replica.healthy else _POLL_SECONDS / 2)
+        await replica.look()
+
+
+def _base_id(body: bytes, url: str) -> str:
+    """The name of the model that is nobody's adapter, as `/v1/models` lists it."""
+    try:
+        cards = msgspec.json.decode(body, type=_Cards).data
+    except msgspec.DecodeError as error:
+        raise BrokenAnswerError(f"{url}/v1/models is not what vLLM answers ({error})") from None
+    for card in cards:
+        if card.parent is None:
+            return card.id
+    raise BrokenAnswerError(f"{url}/v1/models names no base model")

@@ -1,0 +1,92 @@
+"""`/v1/cases…`: the suites that versions are judged by. People make them; feedback cannot reach them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Literal
+
+from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
+from feedback.datasets.contract import TaskContract
+from litestar import get, post
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+
+from feedback.errors import NotFoundError
+from feedback.storage.tables import Case
+from server.gateway import Gateway
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.views import CaseView, Listed, listed, view
+from server.wire import Confirm, Draw
+
+_REVIEW = {SCOPES: ("review",)}
+CaseState = Literal["drawn", "confirmed", "dropped"]
+
+
+@get("/v1/cases", opt=_REVIEW, sync_to_thread=True)
+def cases(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str | None] = None,
+    suite: FromQuery[Literal["golden", "regression"] | None] = None,
+    # under this name, as `state` alone is a word that Litestar keeps for itself
+    case_state: Annotated[CaseState | None, QueryParameter(name="state")] = None,
+    limit: Limit = 50,
+    cursor: FromQuery[str | None] = None,
+) -> Listed[CaseView]:
+    """Evaluation cases, newest first."""
+    wanted = request.user.narrowed(model)
+    with gateway.database.reading() as session:
+        return listed(list_cases(session, wanted, suite, case_state, limit, cursor), _shown)
+
+
+@post("/v1/cases/draw", opt=_REVIEW, sync_to_thread=True)
+def draw(data: JSONBody[Draw], request: GatewayRequest, gateway: Parts) -> Listed[CaseView]:
+    """Draw prompts at random from live traffic, blind to how they were answered, for a person to judge."""
+    request.user.need_model(data.model)
+    with gateway.database.session() as session:
+        seed = secrets.randbits(32)
+        drawn = draw_cases(session, data.model, data.count, gateway.settings, seed, gateway.now())
+        session.commit()
+        return Listed([_shown(case) for case in drawn])
+
+
+@post("/v1/cases/{case_id:str}/confirm", status_code=200, opt=_REVIEW, sync_to_thread=True)
+def confirm(
+    case_id: FromPath[str], data: JSONBody[Confirm], request: GatewayRequest, gateway: Parts
+) -> CaseView:
+    """Give a drawn case its right answer."""
+    wanted = identifier(case_id, "a case")
+    with gateway.database.session() as session:
+        contract = _contract(gateway, _model_of(session.get(Case, wanted), wanted))
+        case = confirm_case(session, wanted, data.answer, request.user.owner, gateway.now(), contract)
+        request.user.need_model(case.model)
+        session.commit()
+        return _shown(case)
+
+
+@post("/v1/cases/{case_id:str}/drop", status_code=200, opt=_REVIEW, sync_to_thread=True)
+def drop(case_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CaseView:
+    """Take a case out of its suite: it cannot be judged, or should not be."""
+    wanted = identifier(case_id, "a case")
+    with gateway.database.session() as session:
+        case = drop_case(session, wanted)
+        request.user.need_model(case.model)
+        session.commit()
+        return _shown(case)
+
+
+def _contract(gateway: Gateway, name: str) -> TaskContract:
+    model = gateway.settings.model_named(name)
+    return TaskContract(None) if model is None else TaskContract.from_settings(model)
+
+
+def _model_of(case: Case | None, identifier: str) -> str:
+    if case is None:
+        raise NotFoundError(f"there is no case {identifier}; GET /v1/cases lists those there are")
+    return case.model
+
+
+def _shown(case: Case) -> CaseView:
+    return view(CaseView, case)
+
+
+ROUTES = [cases, draw, confirm, drop]

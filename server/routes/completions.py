@@ -1,0 +1,45 @@
+"""`/v1/chat/completions` and `/v1/completions`: the routes that answer."""
+
+from __future__ import annotations
+
+from litestar import post
+from litestar.types import ASGIApp
+
+from feedback.errors import BadFieldError
+from server.body import Body, read_chat, read_completion
+from server.completion import Completion
+from server.gateway import Gateway
+from server.openapi import ChatOperation, CompletionOperation
+from server.request import SCOPES, GatewayRequest, Parts
+from server.routing import choose
+
+_PURPOSES = ("production", "evaluation", "replay")
+_INFER = {SCOPES: ("infer",)}
+
+
+@post("/v1/chat/completions", status_code=200, opt=_INFER, operation_class=ChatOperation)
+async def chat_completion(request: GatewayRequest, gateway: Parts) -> ASGIApp:
+    """Answer a conversation. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
+    return _begin(request, gateway, "/v1/chat/completions", read_chat(await request.body()))
+
+
+@post("/v1/completions", status_code=200, opt=_INFER, operation_class=CompletionOperation)
+async def completion(request: GatewayRequest, gateway: Parts) -> ASGIApp:
+    """Continue a text. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
+    return _begin(request, gateway, "/v1/completions", read_completion(await request.body()))
+
+
+def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> ASGIApp:
+    caller = request.user
+    purpose = request.headers.get("x-starloop-purpose", "production")
+    if purpose not in _PURPOSES:
+        raise BadFieldError("x-starloop-purpose", f"{purpose[:40]!r} is none of {', '.join(_PURPOSES)}")
+    if purpose != "production":
+        caller.need("admin")
+    route = choose(body.model, gateway.live.current)
+    caller.need_model(route.model)
+    conversation = body.conversation(request.headers.get("x-starloop-conversation"))
+    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now())
+
+
+ROUTES = [chat_completion, completion]

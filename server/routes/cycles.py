@@ -1,0 +1,69 @@
+"""`/v1/cycles…`: runs of the loop. Asking for one only writes a row; the loop takes it from there."""
+
+from __future__ import annotations
+
+from litestar import get, post
+from litestar.params import FromPath, FromQuery, JSONBody
+
+from feedback.registry.cycles import cancel_cycle, get_cycle, list_cycles, request_cycle
+from feedback.registry.models import get_model
+from feedback.storage.tables import Cycle
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.views import CycleView, Listed, listed, view
+from server.wire import NewCycle
+
+_TRAIN = {SCOPES: ("train",)}
+
+
+@get("/v1/cycles", opt=_TRAIN, sync_to_thread=True)
+def cycles(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str | None] = None,
+    limit: Limit = 50,
+    cursor: FromQuery[str | None] = None,
+) -> Listed[CycleView]:
+    """Cycles, newest first."""
+    wanted = request.user.narrowed(model)
+    with gateway.database.reading() as session:
+        return listed(list_cycles(session, wanted, limit, cursor), _shown)
+
+
+@post("/v1/cycles", opt=_TRAIN, status_code=202, sync_to_thread=True)
+def start(data: JSONBody[NewCycle], request: GatewayRequest, gateway: Parts) -> CycleView:
+    """Ask for a cycle. 409 while one of that model is queued or running."""
+    caller = request.user
+    caller.need_model(data.model)
+    with gateway.database.session() as session:
+        get_model(session, data.model)
+        configured = gateway.settings.model_named(data.model)
+        mode = data.mode or (configured.mode if configured else "propose")
+        cycle = request_cycle(session, data.model, mode, list(data.guards_off), caller.owner, gateway.now())
+        session.commit()
+        return _shown(cycle)
+
+
+@get("/v1/cycles/{cycle_id:str}", opt=_TRAIN, sync_to_thread=True)
+def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CycleView:
+    """One cycle: what each step did, the decision and its reason."""
+    with gateway.database.reading() as session:
+        row = get_cycle(session, identifier(cycle_id, "a cycle"))
+        request.user.need_model(row.model)
+        return _shown(row)
+
+
+@post("/v1/cycles/{cycle_id:str}/cancel", opt=_TRAIN, status_code=200, sync_to_thread=True)
+def cancel(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CycleView:
+    """Ask a cycle to end at its next safe point."""
+    with gateway.database.session() as session:
+        row = cancel_cycle(session, identifier(cycle_id, "a cycle"), gateway.now())
+        request.user.need_model(row.model)
+        session.commit()
+        return _shown(row)
+
+
+def _shown(row: Cycle) -> CycleView:
+    return view(CycleView, row)
+
+
+ROUTES = [cycles, start, cycle, cancel]

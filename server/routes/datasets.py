@@ -1,0 +1,92 @@
+"""`/v1/datasets…`: frozen dataset versions, their manifests and their rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from feedback.datasets.freeze import read_rows
+from litestar import get
+from litestar.params import FromPath, FromQuery
+from litestar.response import Stream
+from sqlmodel import Session, col, select
+
+from feedback.errors import NotFoundError
+from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.tables import DatasetVersion
+from server.access import Caller
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.views import DatasetView, Listed, listed, view
+
+_READ = {SCOPES: ("review", "train")}
+
+
+@get("/v1/datasets", opt=_READ, sync_to_thread=True)
+def datasets(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str | None] = None,
+    limit: Limit = 50,
+    cursor: FromQuery[str | None] = None,
+) -> Listed[DatasetView]:
+    """Dataset versions, newest first."""
+    wanted = request.user.narrowed(model)
+    with gateway.database.reading() as session:
+        return listed(_page(session, wanted, limit, cursor), lambda row: view(DatasetView, row))
+
+
+@get("/v1/datasets/{dataset_id:str}", opt=_READ, sync_to_thread=True)
+def dataset(dataset_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> DatasetView:
+    """One dataset version with its manifest."""
+    with gateway.database.reading() as session:
+        return view(DatasetView, _row(session, dataset_id, request.user))
+
+
+@get("/v1/datasets/{dataset_id:str}/export", opt=_READ, sync_to_thread=True)
+def export(
+    dataset_id: FromPath[str],
+    request: GatewayRequest,
+    gateway: Parts,
+    format: FromQuery[Literal["chat", "rows"]] = "chat",  # the contract's word
+    split: FromQuery[Literal["train", "validation"] | None] = None,
+) -> Stream:
+    """The rows as JSONL: `chat` is OpenAI's fine-tuning form, `rows` all that is known of each."""
+    with gateway.database.reading() as session:
+        row = _row(session, dataset_id, request.user)
+    splits = [split] if split else ["train", "validation"]
+    lines = (
+        msgspec.json.encode(_chat(one) if format == "chat" else one) + b"\n"
+        for name in splits
+        for one in read_rows(gateway.settings.directory, row.id, name)
+    )
+    return Stream(lines, media_type="application/jsonl", headers=_attached(row, format))
+
+
+def _page(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[DatasetVersion]:
+    query = select(DatasetVersion)
+    if model is not None:
+        query = query.where(DatasetVersion.model == model)
+    if cursor is not None:
+        query = query.where(col(DatasetVersion.id) < id_of_cursor(cursor))
+    found = list(session.exec(query.order_by(col(DatasetVersion.id).desc()).limit(limit + 1)))
+    items = found[:limit]
+    return Page(items, items[-1].id if len(found) > limit else None)
+
+
+def _row(session: Session, dataset_id: str, caller: Caller) -> DatasetVersion:
+    row = session.get(DatasetVersion, identifier(dataset_id, "a dataset"))
+    if row is None or not caller.reaches(row.model):
+        raise NotFoundError(f"there is no dataset {dataset_id[:60]}; GET /v1/datasets lists those there are")
+    return row
+
+
+def _chat(row: dict[str, Any]) -> dict[str, Any]:
+    answer = {"role": "assistant", "content": row["answer"]}
+    return {"messages": [*row["messages"], answer]}
+
+
+def _attached(row: DatasetVersion, form: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{row.model}-{row.id}-{form}.jsonl"'}
+
+
+ROUTES = [datasets, dataset, export]

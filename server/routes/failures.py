@@ -1,0 +1,51 @@
+"""`/v1/failures…`: what triage found, and what a reviewer makes of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from feedback.datasets.failures import list_failures, resolve_failure
+from litestar import get, post
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.routes.feedback import correction_text
+from server.views import FailureView, Listed, listed, view
+from server.wire import Resolve
+
+_REVIEW = {SCOPES: ("review",)}
+FailureState = Literal["quarantine", "corrected", "accepted", "dismissed"]
+
+
+@get("/v1/failures", opt=_REVIEW, sync_to_thread=True)
+def failures(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str | None] = None,
+    # under this name, as `state` alone is a word that Litestar keeps for itself
+    case_state: Annotated[FailureState | None, QueryParameter(name="state")] = None,
+    limit: Limit = 50,
+    cursor: FromQuery[str | None] = None,
+) -> Listed[FailureView]:
+    """Failure cases, newest first."""
+    wanted = request.user.narrowed(model)
+    with gateway.database.reading() as session:
+        page = list_failures(session, wanted, case_state, limit, cursor)
+        return listed(page, lambda row: view(FailureView, row))
+
+
+@post("/v1/failures/{failure_id:str}/resolve", status_code=200, opt=_REVIEW, sync_to_thread=True)
+def resolve(
+    failure_id: FromPath[str], data: JSONBody[Resolve], request: GatewayRequest, gateway: Parts
+) -> FailureView:
+    """Correct a failure case, accept its answer as right, or dismiss it."""
+    wanted = identifier(failure_id, "a failure case")
+    correction = correction_text(data.correction)
+    with gateway.database.session() as session:
+        row = resolve_failure(session, wanted, data.action, correction, request.user.owner, gateway.now())
+        request.user.need_model(row.model)
+        session.commit()
+        return view(FailureView, row)
+
+
+ROUTES = [failures, resolve]

@@ -1,0 +1,105 @@
+"""`/v1/models…`: what can be called, its versions, and moving the champion."""
+
+from __future__ import annotations
+
+from litestar import get, post
+from litestar.params import FromPath, JSONBody
+from sqlmodel import Session
+
+from feedback.registry.models import get_model
+from feedback.registry.snapshot import Snapshot
+from feedback.registry.versions import list_versions
+from feedback.storage.tables import ModelVersion, RegisteredModel
+from server.access import Caller
+from server.promotion import Moved, promote, roll_back
+from server.request import SCOPES, GatewayRequest, Parts
+from server.routing import BASE, UnknownModelError
+from server.views import ModelCard, ModelList, MovedView, VersionsView, VersionView, view
+from server.wire import Promote, Rollback
+
+_READ = {SCOPES: ("infer", "review", "train")}
+_ADMIN = {SCOPES: ("admin",)}
+
+
+@get("/v1/models", opt=_READ)
+async def models(request: GatewayRequest, gateway: Parts) -> ModelList:
+    """The registered models that the key is for, in OpenAI's form."""
+    snapshot = gateway.live.current
+    names = sorted(name for name in snapshot.models if request.user.reaches(name))
+    return ModelList(object="list", data=[_card(name, snapshot) for name in names])
+
+
+@get("/v1/models/{name:str}", opt=_READ)
+async def model(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> ModelCard:
+    """One registered model, in OpenAI's form."""
+    snapshot = gateway.live.current
+    if name not in snapshot.models or not request.user.reaches(name):
+        raise UnknownModelError(f"there is no model {name[:60]!r}; GET /v1/models lists those there are")
+    return _card(name, snapshot)
+
+
+@get("/v1/models/{name:str}/versions", opt=_READ, sync_to_thread=True)
+def versions(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> VersionsView:
+    """All versions of a model, newest first, rejected and retired ones too."""
+    request.user.need_model(name)
+    with gateway.database.reading() as session:
+        return _versions(session, name)
+
+
+@post("/v1/models/{name:str}/promote", status_code=200, opt=_ADMIN)
+async def promote_version(
+    name: FromPath[str], data: JSONBody[Promote], request: GatewayRequest, gateway: Parts
+) -> MovedView:
+    """Make a version the champion: its files are checked, every engine is warmed, then all traffic goes to it."""
+    request.user.need_model(name)
+    number = data.version.removeprefix(f"{name}@")
+    decided_by = _decided_by(request.user, data.cycle_id)
+    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id))
+
+
+@post("/v1/models/{name:str}/rollback", status_code=200, opt=_ADMIN)
+async def roll_back_model(
+    name: FromPath[str], data: JSONBody[Rollback], request: GatewayRequest, gateway: Parts
+) -> MovedView:
+    """Make the champion before this one the champion again."""
+    request.user.need_model(name)
+    return _shown(await roll_back(gateway, name, data.reason, request.user.owner))
+
+
+def _decided_by(caller: Caller, cycle_id: str | None) -> str:
+    """The loop acts on the gate's word; anyone else decides in their own name."""
+    return "gate" if caller.owner == "loop" and cycle_id is not None else caller.owner
+
+
+def _shown(moved: Moved) -> MovedView:
+    return MovedView(model=moved.model, version=moved.version, previous=moved.previous, move_id=moved.move_id)
+
+
+def _card(name: str, snapshot: Snapshot) -> ModelCard:
+    route = snapshot.models[name]
+    return ModelCard(
+        id=name,
+        object="model",
+        created=int(route.created),
+        owned_by="starloop",
+        base=route.base,
+        version=route.champion or BASE,
+    )
+
+
+def _versions(session: Session, name: str) -> VersionsView:
+    row = get_model(session, name)
+    items = [_version(row, version) for version in list_versions(session, name)]
+    return VersionsView(model=name, champion=row.champion or BASE, items=items)
+
+
+def _version(row: RegisteredModel, version: ModelVersion) -> VersionView:
+    return view(
+        VersionView,
+        version,
+        name=f"{version.model}@{version.number}",
+        champion=version.number == row.champion,
+    )
+
+
+ROUTES = [models, model, versions, promote_version, roll_back_model]

@@ -1,0 +1,80 @@
+"""`/`: the page to start from. Made here, with its own style and script, and nothing from any other host."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from litestar import Response, get
+from litestar.params import FromPath
+
+from feedback.errors import NoKeyError, NotFoundError, UnavailableError
+from feedback.storage.inferences import InferenceFilter, search
+from server.gateway import Gateway
+from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of
+from server.routes.inferences import with_ratings
+from server.views import InferenceLine
+
+_RECENT = 20
+_OPEN = {SCOPES: OPEN}
+_GUARDED = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_templates = Environment(
+    loader=PackageLoader("server", "pages/templates"), autoescape=True, undefined=StrictUndefined
+)
+_static = {
+    file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+    for file in files("server").joinpath("pages/static").iterdir()
+}
+
+
+@get("/", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def chat(request: GatewayRequest, gateway: Parts) -> Response[str]:
+    """Talk to the served model, see which version answered, rate and correct it."""
+    lock: str | None = None
+    recent: list[InferenceLine] = []
+    trouble: str | None = None
+    names: list[str] = []
+    try:
+        caller_of(
+            request
+        )  # a browser's first request has no key: this is somebody at this machine, or nobody yet
+        names = sorted(gateway.live.current.models)
+        recent = _recent(gateway)
+    except NoKeyError as error:
+        lock = str(error)
+    except UnavailableError as error:
+        trouble = str(error)
+    return _page("chat.html", lock=lock, trouble=trouble, models=names, recent=recent)
+
+
+@get("/static/{name:str}", opt=_OPEN, include_in_schema=False)
+async def static(name: FromPath[str]) -> Response[bytes]:
+    """The page's own style and script."""
+    if name not in _static:
+        raise NotFoundError("there is no such file")
+    content, kind = _static[name]
+    return Response(content, media_type=kind, headers={**_GUARDED, "cache-control": "no-cache"})
+
+
+def _page(template: str, **facts: Any) -> Response[str]:
+    text = _templates.get_template(template).render(**facts)
+    return Response(text, media_type="text/html", headers=_GUARDED)
+
+
+def _recent(gateway: Gateway) -> list[InferenceLine]:
+    with gateway.database.reading() as session:
+        page = search(session, InferenceFilter(purpose="production"), _RECENT, None)
+        return with_ratings(session, page.items, None).items
+
+
+ROUTES = [chat, static]

@@ -1,0 +1,67 @@
+"""Which version answers: plain functions over a snapshot of the registry. Only names that stand in it go further."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from feedback.errors import NotFoundError
+from feedback.registry.adapters import adapter_name
+from feedback.registry.snapshot import ModelRoute, Snapshot
+
+BASE = "base"
+
+
+class UnknownModelError(NotFoundError):
+    """No registered model, or no servable version of it, has that name."""
+
+
+class Route(NamedTuple):
+    """Where one request goes."""
+
+    model: str
+    version: str
+    """Number of the version, or `base`."""
+    base: str
+    """The base as the settings name it: it says which engine serves it."""
+
+    @property
+    def name(self) -> str:
+        """What the client is told: `assistant@1.2` or `assistant@base`."""
+        return f"{self.model}@{self.version}"
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter to ask the engine for; None for the base itself."""
+        return None if self.version == BASE else adapter_name(self.model, self.version)
+
+
+def choose(requested: str, snapshot: Snapshot) -> Route:
+    """The route for what a client wrote under `model`: a registered name, `name@version` or `name@base`.
+
+    Raises `UnknownModelError`.
+    """
+    name, pinned, version = requested.partition("@")
+    model = snapshot.models.get(name)
+    if model is None:
+        known = ", ".join(sorted(snapshot.models)) or "none yet"
+        raise UnknownModelError(f"there is no model {_short(name)}; registered are: {known}")
+    if not pinned:
+        return Route(name, model.champion or BASE, model.base)
+    return Route(name, _servable(model, version), model.base)
+
+
+def _servable(model: ModelRoute, version: str) -> str:
+    if version == BASE or version in model.versions:
+        return version
+    known = ", ".join([BASE, *sorted(model.versions, key=_order)])
+    raise UnknownModelError(
+        f"the model {model.name!r} serves no version {_short(version)}; it serves: {known}"
+    )
+
+
+def _order(number: str) -> tuple[int, ...]:
+    return tuple(map(int, number.split(".")))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "…")

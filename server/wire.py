@@ -1,0 +1,77 @@
+"""What clients send to Starloop's own routes. A field that is not known is an error, so a typing slip never goes unseen."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from feedback.settings import Mode
+
+Rating = Annotated[int, Meta(ge=1, le=5)]
+Line = Annotated[str, Meta(min_length=1, max_length=1000)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Version = Annotated[str, Meta(min_length=1, max_length=100)]
+Text = Annotated[str, Meta(max_length=1_000_000)]
+Tag = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Wire(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A request body."""
+
+
+class AssistantMessage(Wire):
+    """The right answer in the form in which the model should have given it."""
+
+    role: Literal["assistant"]
+    content: Text | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    name: str | None = None
+    refusal: str | None = None
+
+
+class NewFeedback(Wire):
+    """At least one of rating, comment, correction and tags."""
+
+    inference_id: str
+    rating: Rating | None = None
+    comment: Text | None = None
+    correction: Text | AssistantMessage | None = None
+    tags: Annotated[list[Tag], Meta(max_length=32)] | None = None
+    rater: Name | None = None
+    choice: Annotated[int, Meta(ge=0, le=1000)] = 0
+    feedback_token: Annotated[str, Meta(max_length=4000)] | None = None
+
+
+class Promote(Wire):
+    version: Version
+    reason: Line
+    cycle_id: Name | None = None
+
+
+class Rollback(Wire):
+    reason: Line
+
+
+class Resolve(Wire):
+    """What is to become of a failure case."""
+
+    action: Literal["correct", "accept", "dismiss"]
+    correction: Text | AssistantMessage | None = None
+
+
+class Draw(Wire):
+    """How many cases of the golden set to draw from live prompts."""
+
+    model: Name
+    count: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class Confirm(Wire):
+    answer: Annotated[str, Meta(min_length=1, max_length=1_000_000)]
+
+
+class NewCycle(Wire):
+    model: Name
+    mode: Mode | None = None
+    guards_off: list[Literal["raters", "replay", "size"]] = []

@@ -1,0 +1,137 @@
+"""`starloop keys` and `starloop db`: what they print and with which status they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import text
+
+from feedback.access.keys import hash_secret, list_keys
+from feedback.commands.db import db
+from feedback.commands.keys import keys
+from feedback.storage.database import Database
+from feedback.storage.journal import Journal
+from tests.feedback.records import NOW, inference
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "starloop.toml"
+    path.write_text(f'[storage]\ndirectory = "{tmp_path / "data"}"\n', encoding="utf-8")
+    return path
+
+
+def _run(group: click.Group, *arguments: str, config: Path) -> Result:
+    return CliRunner().invoke(group, [*arguments, "--config", str(config)], catch_exceptions=False)
+
+
+def _database(config: Path) -> Database:
+    return Database(f"sqlite:///{config.parent / 'data' / 'starloop.sqlite'}")
+
+
+def test_a_new_key_is_shown_once(config: Path) -> None:
+    made = _run(keys, "create", "--scopes", "infer, feedback", "--owner", "shop", "--json", config=config)
+    assert made.exit_code == 0
+    shown = json.loads(made.stdout)
+    assert shown["scopes"] == ["infer", "feedback"] and shown["owner"] == "shop" and shown["models"] is None
+    database = _database(config)
+    with database.reading() as session:
+        assert [key.secret_hash for key in list_keys(session)] == [hash_secret(shown["secret"])]
+    database.close()
+    listed = _run(keys, "list", "--json", config=config)
+    assert shown["secret"] not in listed.stdout
+    assert [key["id"] for key in json.loads(listed.stdout)["items"]] == [shown["id"]]
+    assert json.loads(listed.stdout)["next_cursor"] is None
+
+
+def test_a_key_is_shown_and_listed_for_people_too(config: Path) -> None:
+    made = _run(keys, "create", "--scopes", "admin", "--models", "assistant", config=config)
+    assert made.stdout.startswith("sl-") and "not shown again" in made.stdout
+    listed = _run(keys, "list", config=config)
+    assert "admin" in listed.stdout and "assistant" in listed.stdout and "open" in listed.stdout
+
+
+def test_a_revoked_key_is_shown_as_revoked(config: Path) -> None:
+    made = json.loads(_run(keys, "create", "--scopes", "infer", "--json", config=config).stdout)
+    revoked = _run(keys, "revoke", made["id"], "--json", config=config)
+    assert revoked.exit_code == 0
+    assert json.loads(revoked.stdout)["revoked"] is not None
+
+
+def test_a_key_that_there_is_not_ends_with_a_sentence_and_status_1(config: Path) -> None:
+    result = _run(keys, "revoke", "none", config=config)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: there is no key 'none'")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--scopes", "root"], ["--scopes", "infer", "--models", "nosuch"], []], ids=str
+)
+def test_a_wrong_option_is_wrong_usage(arguments: list[str], config: Path) -> None:
+    assert _run(keys, "create", *arguments, config=config).exit_code == 2
+
+
+def test_configuration_that_cannot_be_used_is_wrong_usage(config: Path) -> None:
+    config.write_text("[storage]\ndirektory = 'x'\n", encoding="utf-8")
+    result = _run(db, "verify", config=config)
+    assert result.exit_code == 2
+    assert "did you mean 'directory'" in result.stderr
+
+
+def test_the_configuration_in_this_directory_is_found(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.parent)
+    result = CliRunner().invoke(db, ["upgrade", "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert (config.parent / "data" / "starloop.sqlite").exists()
+
+
+def test_upgrading_says_the_revision(config: Path) -> None:
+    result = _run(db, "upgrade", "--json", config=config)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"revision": "0001"}
+    assert "0001" in _run(db, "upgrade", config=config).stdout
+
+
+def test_a_sound_record_verifies_with_status_0(config: Path) -> None:
+    _left_behind(config)
+    result = _run(db, "verify", "--json", config=config)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {
+        "inferences": 2,
+        "feedback": 0,
+        "missing": 0,
+        "duplicated": 0,
+        "corrupt": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("statement", "count"),
+    [("UPDATE inference SET output = 'x'", {"corrupt": 2}), ("DELETE FROM inference", {"missing": 2})],
+)
+def test_an_unsound_record_verifies_with_status_1(
+    statement: str, count: dict[str, int], config: Path
+) -> None:
+    _left_behind(config)
+    assert _run(db, "verify", config=config).exit_code == 0
+    database = _database(config)
+    with database.session() as session:
+        session.connection().execute(text(statement))
+        session.commit()
+    database.close()
+    result = _run(db, "verify", "--json", config=config)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout).items() >= count.items()
+    assert str(next(iter(count))) in _run(db, "verify", config=config).stdout
+
+
+def _left_behind(config: Path) -> None:
+    """Two records in a journal whose process is gone."""
+    journal = Journal.open(config.parent / "data", "os", NOW)
+    journal.append([inference(0), inference(1)])
+    journal.close()

@@ -1,0 +1,44 @@
+"""A supervisor over one fake engine, as a process of its own: `fake_up.py DIRECTORY PORT [options of the engine]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from server.processes.child import Child, Launch, Terms
+from server.processes.claim import Claim
+from server.processes.family import myself
+from server.processes.probe import answers
+from server.processes.record import end_left_over
+from server.supervisor import Post, Supervisor
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> int:
+    directory, port = Path(sys.argv[1]), int(sys.argv[2])
+    claim = Claim(directory, "up")
+    for name in end_left_over(directory / "run", grace=1):
+        say(f"{name}: ended; a former run had left it behind")
+    engine = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
+    child = Child(
+        "engine-fake",
+        Launch([*engine, "--port", str(port), *sys.argv[3:]], dict(os.environ), directory),
+        Terms(start=20, grace=2, remnants=1),
+        directory,
+        myself(),
+        say,
+        partial(answers, "127.0.0.1", port, "/health"),
+        port,
+    )
+    status = Supervisor([Post(child)], say, "all ready").run()
+    claim.release()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

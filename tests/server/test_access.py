@@ -1,0 +1,217 @@
+"""Who gets in, and how far: by key, at this machine, and every route against every scope."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import pytest
+from litestar.routes import HTTPRoute
+
+from feedback.access.keys import SCOPES, create_key, read_loop_key, revoke_key
+from server.request import OPEN
+from tests.server.inside import HELLO, Inside
+from tests.server.upstream import FakeEngine
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ID = "019b7700-0000-7000-8000-000000000000"
+
+
+def make_key(gateway: Inside, *scopes: str, models: list[str] | None = None, owner: str = "someone") -> str:
+    """A new key's secret, known to the gateway."""
+    with gateway.gateway.database.session() as session:
+        _, secret = create_key(session, scopes, owner, models, NOW)
+        session.commit()
+    gateway.gateway.live.refresh()
+    return secret
+
+
+def bearing(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+# -- without keys
+
+
+def test_without_keys_this_machine_may_do_everything(gateway: Inside) -> None:
+    for method, path in (("GET", "/v1/models"), ("GET", "/v1/inferences"), ("GET", "/schema")):
+        assert gateway.call(method, path).status == 200
+    assert gateway.ask(headers={"x-starloop-purpose": "evaluation"}).status == 200
+    assert gateway.ask(headers=bearing("whatever the openai client was given")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers"),
+    [
+        ("10.0.0.9", {}),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}),
+        ("127.0.0.1", {"forwarded": "for=127.0.0.1"}),
+        ("127.0.0.1", {"via": "1.1 proxy"}),
+        ("127.0.0.1", {"host": "starloop.example"}),
+        ("127.0.0.1", {"origin": "http://evil.example"}),
+        ("127.0.0.1", {"origin": "null"}),
+    ],
+)
+def test_without_keys_all_others_are_told_how_to_make_one(
+    gateway: Inside, engine: FakeEngine, peer: str, headers: dict[str, str]
+) -> None:
+    routes: list[tuple[str, str, Any]] = [
+        ("POST", "/v1/chat/completions", HELLO),
+        ("GET", "/v1/models", None),
+        ("GET", "/v1/inferences", None),
+        ("POST", "/v1/feedback", {"inference_id": ID, "rating": 5}),
+        ("POST", "/v1/models/assistant/promote", {"version": "base", "reason": "mine"}),
+        ("GET", "/schema", None),
+    ]
+    for method, path, body in routes:
+        answer = gateway.call(method, path, body, headers, peer)
+        assert answer.status == 401, path
+        assert "starloop keys create" in answer.json["error"]["message"]
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert engine.completions() == []
+
+
+def test_the_loops_own_key_works_and_does_not_close_the_door(gateway: Inside) -> None:
+    secret = read_loop_key(gateway.settings.directory)
+    assert secret is not None
+    assert gateway.call("GET", "/v1/cycles", None, bearing(secret), "10.0.0.9").status == 200
+    assert gateway.call("GET", "/v1/cycles").status == 200
+
+
+# -- with keys
+
+
+def test_once_a_key_was_made_nobody_gets_in_without_one(gateway: Inside) -> None:
+    secret = make_key(gateway, "infer")
+    assert gateway.ask().status == 401
+    assert gateway.ask(headers=bearing("sl-unknown")).json["error"]["code"] == "invalid_api_key"
+    assert gateway.ask(headers=bearing(secret)).status == 200
+    assert gateway.ask(headers={"authorization": f"bearer {secret}"}).status == 200
+    assert gateway.ask(headers={"authorization": f"Basic {secret}"}).status == 401
+
+
+def test_a_revoked_key_is_refused_within_a_second_and_the_door_stays_shut(gateway: Inside) -> None:
+    secret = make_key(gateway, "infer")
+    with gateway.gateway.database.session() as session:
+        identifier = next(grant.id for grant in gateway.gateway.live.current.keys.values() if grant.owner == "someone")
+        revoke_key(session, identifier, NOW)
+        session.commit()
+    deadline = monotonic() + 1
+    while gateway.ask(headers=bearing(secret)).status == 200:
+        assert monotonic() < deadline
+    assert gateway.ask(headers=bearing(secret)).status == 401
+    assert gateway.ask().status == 401
+
+
+def test_a_key_for_some_models_reaches_no_other(gateway: Inside) -> None:
+    other = make_key(gateway, "infer", "feedback", "review", "train", models=["other"])
+    inference = gateway.ask(headers=bearing(make_key(gateway, "infer"))).headers["x-starloop-inference-id"]
+    refused = gateway.ask(headers=bearing(other))
+    assert (refused.status, "'assistant'" in refused.json["error"]["message"]) == (403, True)
+    assert gateway.call("GET", "/v1/models", None, bearing(other)).json["data"] == []
+    assert gateway.call("GET", "/v1/models/assistant", None, bearing(other)).status == 404
+    assert gateway.call("GET", "/v1/models/assistant/versions", None, bearing(other)).status == 403
+    assert gateway.call("GET", f"/v1/inferences/{inference}", None, bearing(other)).status == 404
+    assert gateway.call("GET", "/v1/inferences?model=assistant", None, bearing(other)).status == 403
+    told = gateway.call("POST", "/v1/feedback", {"inference_id": inference, "rating": 5}, bearing(other))
+    assert told.status == 403
+    gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0)
+    assert gateway.call("GET", "/v1/inferences", None, bearing(other)).json["items"] == []
+
+
+def test_an_application_sees_its_own_inferences_and_a_reviewer_all(gateway: Inside) -> None:
+    mine, theirs = make_key(gateway, "infer"), make_key(gateway, "infer")
+    reviewer = make_key(gateway, "review")
+    first = gateway.ask(headers=bearing(mine)).headers["x-starloop-inference-id"]
+    second = gateway.ask(headers=bearing(theirs)).headers["x-starloop-inference-id"]
+    gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0)
+
+    def seen(secret: str) -> set[str]:
+        items = gateway.call("GET", "/v1/inferences", None, bearing(secret)).json["items"]
+        one_by_one = {
+            one for one in (first, second) if gateway.call("GET", f"/v1/inferences/{one}", None, bearing(secret)).status == 200
+        }
+        assert {item["id"] for item in items} == one_by_one
+        return one_by_one
+
+    assert (seen(mine), seen(theirs), seen(reviewer)) == ({first}, {second}, {first, second})
+
+
+def test_only_admins_ask_for_other_purposes(gateway: Inside) -> None:
+    purpose = {"x-starloop-purpose": "evaluation"}
+    assert gateway.ask(headers={**bearing(make_key(gateway, "infer")), **purpose}).status == 403
+    assert gateway.ask(headers={**bearing(make_key(gateway, "admin")), **purpose}).status == 200
+
+
+# -- every route against every scope
+
+# What each route needs, written down a second time on purpose. A route that is missing here fails the test below.
+NEEDS: dict[tuple[str, str], tuple[str, ...] | str] = {
+    ("POST", "/v1/chat/completions"): ("infer",),
+    ("POST", "/v1/completions"): ("infer",),
+    ("GET", "/v1/models"): ("infer", "review", "train"),
+    ("GET", "/v1/models/{name}"): ("infer", "review", "train"),
+    ("GET", "/v1/models/{name}/versions"): ("infer", "review", "train"),
+    ("POST", "/v1/models/{name}/promote"): (),
+    ("POST", "/v1/models/{name}/rollback"): (),
+    ("POST", "/v1/feedback"): ("feedback",),
+    ("OPTIONS", "/v1/feedback"): "open",
+    ("GET", "/v1/inferences"): ("infer", "review"),
+    ("GET", "/v1/inferences/{inference_id}"): ("infer", "review"),
+    ("GET", "/v1/failures"): ("review",),
+    ("POST", "/v1/failures/{failure_id}/resolve"): ("review",),
+    ("GET", "/v1/cases"): ("review",),
+    ("POST", "/v1/cases/draw"): ("review",),
+    ("POST", "/v1/cases/{case_id}/confirm"): ("review",),
+    ("POST", "/v1/cases/{case_id}/drop"): ("review",),
+    ("GET", "/v1/datasets"): ("review", "train"),
+    ("GET", "/v1/datasets/{dataset_id}"): ("review", "train"),
+    ("GET", "/v1/datasets/{dataset_id}/export"): ("review", "train"),
+    ("GET", "/v1/cycles"): ("train",),
+    ("POST", "/v1/cycles"): ("train",),
+    ("GET", "/v1/cycles/{cycle_id}"): ("train",),
+    ("POST", "/v1/cycles/{cycle_id}/cancel"): ("train",),
+    ("GET", "/health/live"): "open",
+    ("GET", "/health/ready"): "open",
+    ("GET", "/"): "open",
+    ("GET", "/static/{name}"): "open",
+    ("GET", "/schema"): SCOPES,
+    ("GET", "/schema/openapi.json"): SCOPES,
+    ("GET", "/schema/{path}"): SCOPES,
+}
+BODIES: dict[str, Any] = {
+    "/v1/chat/completions": HELLO,
+    "/v1/completions": {"model": "assistant", "prompt": "x"},
+    "/v1/models/{name}/promote": {"version": "base", "reason": "test"},
+    "/v1/models/{name}/rollback": {"reason": "test"},
+    "/v1/feedback": {"inference_id": ID, "rating": 1},
+    "/v1/failures/{failure_id}/resolve": {"action": "dismiss"},
+    "/v1/cases/draw": {"model": "nobody", "count": 1},
+    "/v1/cases/{case_id}/confirm": {"answer": "x"},
+    "/v1/cycles": {"model": "nobody"},
+}
+
+
+def test_every_route_against_every_scope(gateway: Inside) -> None:
+    keys = {scope: make_key(gateway, scope) for scope in SCOPES}
+    routes = {
+        (method, route.path_format)
+        for route in gateway.app.routes
+        if isinstance(route, HTTPRoute)
+        for method, (handler, _) in route.route_handler_map.items()
+        if method != "OPTIONS" or handler.opt.get("scopes") == OPEN
+    }
+    assert routes == set(NEEDS)
+    for (method, path), needed in NEEDS.items():
+        body = BODIES.get(path) if method == "POST" else None
+        address = path.replace("{name}", "assistant").replace("{path}", "x")
+        for part in ("inference", "failure", "case", "dataset", "cycle"):
+            address = address.replace(f"{{{part}_id}}", ID)
+        refused = gateway.call(method, address, body).status
+        assert (refused == 401) == (needed != "open"), (method, path)
+        for scope, secret in keys.items():
+            status = gateway.call(method, address, body, bearing(secret)).status
+            let_in = needed == "open" or scope == "admin" or scope in needed
+            assert (status not in (401, 403)) == let_in, (method, path, scope, status)
+            assert status < 500, (method, path, scope, status)

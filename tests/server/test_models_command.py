@@ -1,0 +1,150 @@
+"""`starloop models`: reading from the database, moving through the gateway that runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from feedback.access.keys import ensure_loop_key
+from feedback.registry.models import ensure_models, move_champion
+from feedback.registry.versions import mark_version, reserve_version
+from feedback.settings import Settings
+from feedback.storage.database import Database
+from server.command import main
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+class FakeGateway(HTTPServer):
+    """Takes moves and remembers who asked for what; refuses versions that end in 9."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None, dict[str, str]]] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeGateway
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append((self.path, self.headers["authorization"], body))
+        version = body.get("version", "1.0")
+        if version.endswith("9"):
+            status, answer = 404, {"error": {"message": f"the model 'assistant' has no version '{version}'"}}
+        else:
+            status, answer = (
+                200,
+                {"model": "assistant", "version": version, "previous": "base", "move_id": "m"},
+            )
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    server = FakeGateway()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def recorded(sqlite_database: Database, tmp_path: Path) -> Path:
+    """A data directory with one model, one promoted version and the loop's key."""
+    with sqlite_database.session() as session:
+        ensure_models(session, Settings(), NOW)
+        reserve_version(session, "assistant", None, None, "starter", "r", "h", "added 50 examples", {}, NOW)
+        mark_version(session, "assistant", "1.0", "registered")
+        move_champion(session, "assistant", "1.0", "promotion", "better", "gate", None, NOW)
+        session.commit()
+    ensure_loop_key(sqlite_database, tmp_path, NOW)
+    return tmp_path
+
+
+def call(directory: Path, *arguments: str, port: int = 9) -> Result:
+    variables = {"STARLOOP_STORAGE__DIRECTORY": str(directory), "STARLOOP_SERVER__PORT": str(port)}
+    return CliRunner(env=variables).invoke(main, ["models", *arguments])
+
+
+def test_the_list_names_each_model_and_its_champion(recorded: Path) -> None:
+    listed = json.loads(call(recorded, "list", "--json").stdout)
+    (model,) = listed["items"]
+    assert (model["name"], model["champion"], model["previous"], model["versions"]) == (
+        "assistant",
+        "1.0",
+        None,
+        1,
+    )
+    assert listed["next_cursor"] is None
+    assert "assistant" in call(recorded, "list").stdout
+
+
+def test_a_model_is_shown_with_versions_and_who_moved_it_why(recorded: Path) -> None:
+    shown = json.loads(call(recorded, "show", "assistant", "--json").stdout)
+    assert [version["name"] for version in shown["versions"]] == ["assistant@1.0"]
+    (move,) = shown["moves"]
+    assert (move["from"], move["to"], move["decided_by"], move["reason"]) == ("base", "1.0", "gate", "better")
+    text = call(recorded, "show", "assistant").stdout
+    assert "added 50 examples" in text and "better" in text
+
+
+def test_an_unknown_model_is_an_error_that_names_the_known_ones(recorded: Path) -> None:
+    done = call(recorded, "show", "asistant")
+    assert done.exit_code == 1
+    assert "there is no model 'asistant'; registered are: assistant" in done.stderr
+
+
+def test_lineage_starts_from_model_and_version(recorded: Path) -> None:
+    found = json.loads(call(recorded, "lineage", "assistant@1.0", "--json").stdout)
+    assert found["version"]["name"] == "assistant@1.0"
+    assert "assistant@1.0" in call(recorded, "lineage", "assistant@1.0").stdout
+
+
+def test_a_version_without_its_model_is_refused_with_an_example(recorded: Path) -> None:
+    done = call(recorded, "lineage", "1.0")
+    assert done.exit_code == 1
+    assert "write for example assistant@1.2" in done.stderr
+
+
+def test_a_promotion_goes_to_the_gateway_in_the_loops_name(recorded: Path, gateway: FakeGateway) -> None:
+    done = call(recorded, "promote", "assistant@1.0", "--reason", "tried it", port=gateway.server_port)
+    assert done.exit_code == 0, done.output
+    key = (recorded / "loop.key").read_text().strip()
+    assert gateway.asked == [
+        ("/v1/models/assistant/promote", f"Bearer {key}", {"version": "1.0", "reason": "tried it"})
+    ]
+    assert done.stdout == "assistant: 1.0 serves now (base did before).\n"
+
+
+def test_a_rollback_reports_as_json(recorded: Path, gateway: FakeGateway) -> None:
+    done = call(recorded, "rollback", "assistant", "--reason", "worse", "--json", port=gateway.server_port)
+    assert json.loads(done.stdout)["move_id"] == "m"
+    assert gateway.asked[0][0] == "/v1/models/assistant/rollback"
+
+
+def test_what_the_gateway_refuses_is_told_in_its_words(recorded: Path, gateway: FakeGateway) -> None:
+    done = call(recorded, "promote", "assistant@9.9", "--reason", "x", port=gateway.server_port)
+    assert done.exit_code == 1
+    assert done.stderr == "Error: the model 'assistant' has no version '9.9'\n"
+
+
+def test_without_a_gateway_a_move_says_that_it_must_run(recorded: Path) -> None:
+    done = call(recorded, "promote", "assistant@1.0", "--reason", "x")
+    assert done.exit_code == 1
+    assert "the gateway at http://127.0.0.1:9 does not answer" in done.stderr
+    assert "starloop up" in done.stderr

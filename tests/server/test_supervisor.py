@@ -1,0 +1,156 @@
+"""The supervisor as a process: signals, kill -9 of it or of what it runs, and what the next start finds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.processes.family import Identity, alive, end, identify
+from server.processes.probe import answers
+
+SCRIPT = Path(__file__).with_name("fake_up.py")
+ROOT = Path(__file__).parents[2]
+
+
+class Run:
+    """Supervisors on one data directory, and what they said."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.out = directory.with_name("said.txt")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.seen: set[Identity] = set()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        with self.out.open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), str(self.directory), str(self.port), *options],
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )
+        self.processes.append(process)
+        return process
+
+    def started(self, *options: str) -> tuple[subprocess.Popen[bytes], Identity, Identity]:
+        """A supervisor that is up, with its engine's front and worker."""
+        worker_file = self.directory.with_name("worker.pid")
+        worker_file.unlink(missing_ok=True)
+        self.out.unlink(missing_ok=True)
+        process = self.start("--worker-pid", str(worker_file), *options)
+        self.until(lambda: "all ready" in self.said())
+        worker = self._identity(int(worker_file.read_text()))
+        front = self._identity(psutil.Process(worker.pid).ppid())
+        name = f"engine-fake.{front.pid}.json"
+        record = self.directory / "run" / name
+        self.until(lambda: f'"pid":{worker.pid},' in record.read_text())
+        return process, front, worker
+
+    def until(self, reached: Callable[[], bool], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return self.out.read_text() if self.out.exists() else ""
+
+    def _identity(self, pid: int) -> Identity:
+        found = identify(pid)
+        assert found is not None
+        self.seen.add(found)
+        return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path / "data")
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    end([one for one in made.seen if alive(one)], 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_everything_and_the_status_is_0(run: Run, number: signal.Signals) -> None:
+    supervisor, front, worker = run.started()
+    supervisor.send_signal(number)
+    assert supervisor.wait(20) == 0
+    assert not alive(front) and not alive(worker)
+    assert list((run.directory / "run").glob("*.json")) == []
+    assert "stopping engine-fake" in run.said()
+
+
+def test_a_second_signal_does_not_wait_for_the_grace(run: Run) -> None:
+    supervisor, front, worker = run.started("--stubborn")
+    started = time.monotonic()
+    supervisor.send_signal(signal.SIGTERM)
+    run.until(lambda: "stopping" in run.said())
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(20) == 0
+    assert time.monotonic() - started < 2
+    assert not alive(front) and not alive(worker)
+
+
+def test_a_front_killed_under_it_is_replaced_and_no_worker_or_zombie_stays(run: Run) -> None:
+    supervisor, front, worker = run.started()
+    os.kill(front.pid, signal.SIGKILL)
+    run.until(lambda: run.said().count("engine-fake: ready") == 2)
+    assert not alive(worker)
+    run.until(lambda: len(psutil.Process(supervisor.pid).children()) == 1)
+    supervisor.terminate()
+    assert supervisor.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells children of their parent's death")
+def test_kill_9_of_the_supervisor_ends_its_children_by_themselves(run: Run) -> None:
+    supervisor, front, _worker = run.started()
+    supervisor.kill()
+    supervisor.wait()
+    run.until(lambda: not alive(front), 10)
+
+
+def test_the_start_after_a_kill_9_ends_what_was_left_and_then_serves(run: Run) -> None:
+    supervisor, front, worker = run.started("--stubborn")
+    supervisor.kill()
+    supervisor.wait()
+    assert alive(worker)
+    again, new_front, _ = run.started()
+    assert "engine-fake: ended; a former run had left it behind" in run.said()
+    assert not alive(front) and not alive(worker) and alive(new_front)
+    assert answers("127.0.0.1", run.port, "/health")
+    again.terminate()
+    assert again.wait(20) == 0
+
+
+def test_a_second_supervisor_on_one_data_directory_is_refused_and_told_the_first_ones_number(
+    run: Run,
+) -> None:
+    first, front, _ = run.started()
+    second = run.start()
+    assert second.wait(20) == 1
+    assert f"already runs on this data directory (process {first.pid})" in run.said()
+    assert alive(front)
+    first.terminate()
+    assert first.wait(20) == 0
+
+
+def test_an_engine_that_can_never_start_ends_the_supervisor_with_1_and_its_reason(run: Run) -> None:
+    supervisor = run.start("--exit", "2")
+    assert supervisor.wait(20) == 1
+    assert "cannot go on: the reason stands here" in run.said()
+    assert "Traceback" not in run.said()

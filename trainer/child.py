@@ -1,0 +1,91 @@
+"""The child's end of a child process: `python -m trainer.child MODULE SPEC.json` runs `MODULE.main(spec, emit)`.
+
+Standard output carries one JSON object a line and nothing else: what libraries print goes to standard error, which is
+the log. Standard input is a pipe that the parent never writes to: its end means that the parent is gone. The parent's
+end is in `trainer.process`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from feedback.errors import StarloopError
+
+Emit = Callable[[dict[str, Any]], None]
+
+NICENESS = 10
+"""Serving comes first: the engine beside it has niceness 0."""
+
+_NOT_NEEDED = ("sklearn", "scipy")
+"""What transformers and peft import because it is there, for parts that no child uses: a fifth of the start."""
+
+
+def run(module: str, spec: Path) -> int:
+    """Run a module's `main` with the spec. Its end, good or bad, is the last line written."""
+    emit = _events()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.nice(NICENESS)
+    try:
+        result = _load(module)(json.loads(spec.read_text(encoding="utf-8")), emit)
+    except StarloopError as error:
+        emit({"event": "failed", "kind": type(error).__name__, "message": str(error)})
+        return 1
+    except OSError as error:
+        traceback.print_exc()
+        emit({"event": "failed", "kind": "StorageError", "message": _storage_problem(error)})
+        return 1
+    except Exception as error:  # the process's own boundary: whatever happened is recorded and explained
+        traceback.print_exc()
+        emit({"event": "failed", "kind": "StarloopError", "message": f"{type(error).__name__}: {error}"})
+        return 1
+    emit({"event": "done", "result": result})
+    return 0
+
+
+def _load(module: str) -> Callable[[dict[str, Any], Emit], dict[str, Any]]:
+    """The module's `main`, imported fast: what is imported stays, so collecting garbage among it is wasted time."""
+    for name in _NOT_NEEDED:
+        sys.modules[name] = None  # type: ignore[assignment]  # means: there is no such module
+    gc.disable()
+    main: Callable[[dict[str, Any], Emit], dict[str, Any]] = importlib.import_module(module).main
+    gc.freeze()
+    gc.enable()
+    return main
+
+
+def _events() -> Emit:
+    """A writer of events on the real standard output; everything else that prints there goes to the log."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock:
+            stream.write(json.dumps(event) + "\n")
+            stream.flush()
+
+    return emit
+
+
+def _die_with_parent() -> NoReturn:
+    while os.read(0, 1024):
+        pass
+    os._exit(3)
+
+
+def _storage_problem(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"a file could not be read or written{where}: {error.strerror or error}; check the disk's room and rights"
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,1 @@
+"""The loop's command groups; each loads only when it runs."""

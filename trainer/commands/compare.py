@@ -1,0 +1,95 @@
+"""`starloop compare`: the gate's statistics on anyone's paired results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from feedback.commands.options import emit, json_option, settings_option
+from feedback.settings import Promotion, Settings
+from trainer.case_file import read_outcomes
+from trainer.comparison import Comparison, Outcome, slices
+from trainer.findings import Finding, critical_finding, golden_finding, regression_finding
+from trainer.gate import reasons, settle
+
+_REGRESSION = "regression"
+_SHOWN = ("n", "fixes", "regressions", "p_value", "difference", "interval")
+
+
+@click.command(name="compare")
+@click.argument("cases", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@json_option
+@settings_option
+def compare(cases: Path, as_json: bool, settings: Settings) -> None:
+    """Judge a challenger against a champion on paired results, as the gate does.
+
+    CASES is a JSONL file with one case a line:
+
+    \b
+      {"id": "17", "champion": {"passed": false}, "challenger": {"passed": true}}
+      {"id": "18", "champion": {"score": 0.4}, "challenger": {"score": 0.9}, "slice": "refunds", "critical": true}
+
+    The cases are taken as the golden set, except those whose slice is "regression". The exit status is 0 only when
+    the decision is promoted.
+
+    \b
+    Example: starloop compare results.jsonl --json
+    """
+    judged = judge(read_outcomes(cases), settings.promotion)
+    emit(judged, as_json, lambda: _text(judged))
+    sys.exit(0 if judged["decision"] == "promoted" else 1)
+
+
+def judge(outcomes: Sequence[Outcome], limits: Promotion) -> dict[str, Any]:
+    """The report in the contract's shape; the numbers at the top are the golden cases'."""
+    parts = slices(outcomes)
+    golden = [outcome for outcome in outcomes if outcome.slice != _REGRESSION]
+    protecting = parts.get(_REGRESSION)
+    findings = [
+        golden_finding(Comparison.of(golden)),
+        _regression(protecting, limits) if protecting else _unprotected(),
+        critical_finding(outcomes),
+    ]
+    report = _shape(golden, findings)
+    for name, part in parts.items():
+        first = (
+            _regression(part, limits)
+            if name == _REGRESSION
+            else golden_finding(Comparison.of(part), f"slice {name}")
+        )
+        report["slices"][name] = _shape(part, [first, critical_finding(part)])
+    return report
+
+
+def _regression(outcomes: Sequence[Outcome], limits: Promotion) -> Finding:
+    return regression_finding(Comparison.of(outcomes), limits.margin)
+
+
+def _unprotected() -> Finding:
+    text = f"regression suite: no case has the slice {_REGRESSION!r}, so nothing here watches over what the champion can do"
+    return Finding("regression suite", "note", text)
+
+
+def _shape(outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> dict[str, Any]:
+    numbers = msgspec.to_builtins(Comparison.of(outcomes))
+    decision = settle(findings)
+    return {
+        **{key: numbers[key] for key in _SHOWN},
+        "decision": decision,
+        "reasons": reasons(findings, decision),
+        "slices": {},
+    }
+
+
+def _text(judged: dict[str, Any]) -> str:
+    lines = [judged["decision"], *(f"  {reason}" for reason in judged["reasons"])]
+    lines.append(f"  exact McNemar: p = {judged['p_value']:.4f}")
+    for name, part in judged["slices"].items():
+        lines.append(f"slice {name}: {part['decision']}")
+        lines.extend(f"  {reason}" for reason in part["reasons"])
+    return "\n".join(lines)

@@ -1,0 +1,214 @@
+"""`starloop cycle`: run one turn of the loop, and see what the earlier ones did."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+from sqlmodel import col, select
+
+from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.registry.cycles import GUARDS, OPEN, cancel_cycle, get_cycle, list_cycles, request_cycle
+from feedback.settings import Settings
+from feedback.storage.database import opened
+from feedback.storage.tables import Cycle
+
+if TYPE_CHECKING:
+    from trainer.lease import LoopLease
+    from trainer.workshop import Workshop
+
+_FIELDS = (
+    "id",
+    "model",
+    "mode",
+    "state",
+    "step",
+    "decision",
+    "reason",
+    "guards_off",
+    "requested_by",
+    "dataset_id",
+    "version",
+    "steps",
+    "result",
+)
+
+
+@click.group()
+def cycle() -> None:
+    """Turn the loop: triage, dataset, training, evaluation, gate, promotion."""
+
+
+@cycle.command()
+@click.option("--model", required=True, help="The model to make a next version of.")
+@click.option(
+    "--mode",
+    type=click.Choice(["report", "propose", "auto"]),
+    help="How far it may go; without it, the model's own.",
+)
+@click.option(
+    "--without-guard",
+    "guards_off",
+    multiple=True,
+    type=click.Choice(GUARDS),
+    help="Switch a guard of the dataset off, by name; can be given more than once.",
+)
+@json_option
+@settings_option
+def run(model: str, mode: str | None, guards_off: tuple[str, ...], as_json: bool, settings: Settings) -> None:
+    """Run a cycle to its end and say what came of it.
+
+    Where a loop is running, it is the one that works and this command waits for it; else the cycle runs here. One that
+    was interrupted is gone on with. The exit status is 1 when the challenger is rejected or the cycle fails.
+
+    Example: starloop cycle run --model assistant --mode report
+    """
+    from trainer.lease import LoopLease
+    from trainer.opening import open_workshop
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def ask(workshop: Workshop) -> Cycle:
+        with workshop.database.session() as session:
+            chosen = mode or workshop.model(model).mode
+            asked = request_cycle(session, model, chosen, list(guards_off), "command line", workshop.clock())
+            session.commit()
+        return asked
+
+    with open_workshop(settings) as workshop:
+        workshop.model(model)
+        lease = LoopLease(workshop.database, settings.schedule.lease_seconds, workshop.clock)
+        if lease.acquire():
+            try:
+                interrupted = _interrupted(workshop, model)
+                if interrupted is not None:
+                    say(f"going on with cycle {interrupted.id}, which was interrupted")
+                row = _run_here(workshop, lease, (interrupted or ask(workshop)).id)
+            finally:
+                lease.release()
+        else:
+            row = _follow(workshop, ask(workshop).id, say)
+    emit(_document(row), as_json, lambda: _sentence(row))
+    sys.exit(1 if row.state != "done" or row.decision == "rejected" else 0)
+
+
+@cycle.command(name="list")
+@click.option("--model", help="Only this model's.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--cursor", help="Go on after the list that ended with this `next_cursor`.")
+@json_option
+@settings_option
+def list_command(
+    model: str | None, limit: int, cursor: str | None, as_json: bool, settings: Settings
+) -> None:
+    """List cycles, newest first.
+
+    Example: starloop cycle list --model assistant
+    """
+    with opened(settings) as database, database.reading() as session:
+        page = list_cycles(session, model, limit, cursor)
+
+    def table() -> Table:
+        columns = ("id", "model", "started", "decision", "version", "reason")
+        rows = [
+            (row.id, row.model, _time(row.created), row.decision or row.state, row.version, row.reason)
+            for row in page.items
+        ]
+        return listing("Cycles", columns, rows)
+
+    emit({"items": [_document(row) for row in page.items], "next_cursor": page.next_cursor}, as_json, table)
+
+
+@cycle.command()
+@click.argument("cycle_id", metavar="ID")
+@json_option
+@settings_option
+def show(cycle_id: str, as_json: bool, settings: Settings) -> None:
+    """Show what each step of a cycle did, and the gate's numbers.
+
+    Example: starloop cycle show 0199aa00-0000-7000-8000-000000000000
+    """
+    with opened(settings) as database, database.reading() as session:
+        row = get_cycle(session, cycle_id)
+    emit(_document(row), as_json, lambda: _story(row))
+
+
+@cycle.command()
+@click.argument("cycle_id", metavar="ID")
+@json_option
+@settings_option
+def cancel(cycle_id: str, as_json: bool, settings: Settings) -> None:
+    """Ask a cycle to end; one that trains ends within seconds. What serves stays as it is.
+
+    Example: starloop cycle cancel 0199aa00-0000-7000-8000-000000000000
+    """
+    with opened(settings) as database, database.session() as session:
+        row = cancel_cycle(session, cycle_id, datetime.now(UTC))
+        session.commit()
+    emit(_document(row), as_json, lambda: f"cycle {row.id}: {row.state}, its end is asked for")
+
+
+def _interrupted(workshop: Workshop, model: str) -> Cycle | None:
+    """A cycle of the model that nobody works on: we lead, so whoever did is gone."""
+    unfinished = select(Cycle).where(col(Cycle.model) == model, col(Cycle.state).in_(OPEN))
+    with workshop.database.reading() as session:
+        return session.exec(unfinished.order_by(col(Cycle.id))).first()
+
+
+def _run_here(workshop: Workshop, lease: LoopLease, cycle_id: str) -> Cycle:
+    from trainer.cycle import run_cycle
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # steps, as they come, on stderr
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with lease.kept():
+        return run_cycle(workshop, workshop.record(lease, stopping, cycle_id))
+
+
+def _follow(workshop: Workshop, cycle_id: str, say: Callable[[str], None]) -> Cycle:
+    """Wait for the loop that leads, and pass on its steps."""
+    told = None
+    while True:
+        with workshop.database.reading() as session:
+            row = get_cycle(session, cycle_id)
+        if row.state not in OPEN:
+            return row
+        if (now := row.step or row.state) != told:
+            say(f"cycle {row.id}: {now}")
+            told = now
+        time.sleep(0.5)
+
+
+def _document(row: Cycle) -> dict[str, Any]:
+    times = {name: _time(getattr(row, name)) for name in ("created", "updated")}
+    return {**{name: getattr(row, name) for name in _FIELDS}, **times}
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _sentence(row: Cycle) -> str:
+    version = f" {row.model}@{row.version}" if row.version else ""
+    return f"{row.decision or row.state}{version}: {row.reason}"
+
+
+def _story(row: Cycle) -> str:
+    lines = [f"cycle {row.id} of {row.model} ({row.mode}), asked for by {row.requested_by}: {row.state}"]
+    lines += [f"  {entry['step']}: {entry['outcome'] or 'under way'}" for entry in row.steps]
+    gate = (row.result or {}).get("gate")
+    lines += [f"  gate, {reason}" for reason in gate["reasons"]] if gate else []
+    if row.state not in OPEN:
+        lines.append(_sentence(row))
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""Two versions' outcomes on the same cases, put side by side: what the gate decides by and what `compare` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from trainer.statistics import bootstrap_interval, mcnemar_exact, tango_interval
+
+MINIMUM_SCORED = 20
+"""Fewer scored cases than this decide nothing: resampling so few says little about the cases not seen."""
+_SEED = 20260101  # resampling must give the same file the same decision
+
+
+class Outcome(Struct, frozen=True):
+    """What both versions made of one case. Passed and failed are 1 and 0."""
+
+    id: str
+    champion: float
+    challenger: float
+    slice: str | None = None
+    critical: bool = False
+
+    @property
+    def regressed(self) -> bool:
+        """Whether the challenger did worse on it."""
+        return self.challenger < self.champion
+
+
+class Comparison(Struct, frozen=True):
+    """Paired statistics over a suite; differences are challenger minus champion, the interval is at 95 %."""
+
+    n: int
+    fixes: int
+    regressions: int
+    p_value: float
+    """Exact McNemar; on scores the same test on how many cases went up and how many down (a sign test)."""
+    difference: float
+    interval: tuple[float, float]
+    scored: bool = False
+    """Whether outcomes are scores rather than passed and failed."""
+
+    @property
+    def discordance(self) -> float:
+        """Share of cases on which the two differ."""
+        return (self.fixes + self.regressions) / self.n if self.n else 0.0
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether there are enough cases for the interval to be believed."""
+        return not self.scored or self.n >= MINIMUM_SCORED
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Comparison:
+        """Tango's interval on passed and failed; the paired bootstrap as soon as one outcome is a score between."""
+        outcomes = list(outcomes)
+        fixes = sum(outcome.challenger > outcome.champion for outcome in outcomes)
+        regressions = sum(outcome.regressed for outcome in outcomes)
+        scored = any(value not in (0, 1) for one in outcomes for value in (one.champion, one.challenger))
+        differences = [outcome.challenger - outcome.champion for outcome in outcomes]
+        return cls(
+            n=len(outcomes),
+            fixes=fixes,
+            regressions=regressions,
+            p_value=mcnemar_exact(fixes, regressions),
+            difference=sum(differences) / len(differences) if differences else 0.0,
+            interval=_interval(differences, scored, fixes, regressions),
+            scored=scored,
+        )
+
+
+def _interval(
+    differences: Sequence[float], scored: bool, fixes: int, regressions: int
+) -> tuple[float, float]:
+    if not scored:
+        return tango_interval(fixes, regressions, len(differences))
+    if len(differences) < 2:  # one score says nothing of how scores vary
+        return -1.0, 1.0
+    return bootstrap_interval(differences, _SEED)
+
+
+def slices(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """Outcomes by their slice, in order of name; those without one are left out."""
+    grouped: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.slice is not None:
+            grouped.setdefault(outcome.slice, []).append(outcome)
+    return dict(sorted(grouped.items()))

@@ -1,0 +1,78 @@
+"""Runs one cycle from wherever it stands to its end: the state machine around the steps.
+
+What a step does stands in `trainer.steps`; here is only what happens before, between and after them, and when one
+fails. Every end is written with a reason that says what to do, except one: a loop that must stop, or can no longer
+write, leaves the cycle `running`, and whoever leads next goes on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import dropwhile
+
+from sqlmodel import Session, col, select
+
+from feedback.errors import DataRefusedError, StarloopError, UnavailableError
+from feedback.storage.tables import Cycle
+from trainer.lease import LeaseLostError
+from trainer.record import CycleCancelledError, CycleRecord, LoopStoppedError
+from trainer.steps import STEPS, Step
+from trainer.workshop import Workshop
+
+_log = logging.getLogger(__name__)
+PAUSES = (2.0, 10.0, 30.0, 60.0)
+"""Seconds to wait before a step is tried again when something it needs is away."""
+
+
+def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] = PAUSES) -> Cycle:
+    """Run the cycle's remaining steps and return its row as it ended.
+
+    Raises `LoopStoppedError` or `LeaseLostError`, or what the database raises, with the cycle left to be resumed.
+    """
+    first = record.row.step if record.row.step in STEPS else next(iter(STEPS))
+    try:
+        for name, step in dropwhile(lambda item: item[0] != first, STEPS.items()):
+            record.check()
+            record.begin(name)
+            _log.info("cycle %s of %s: %s", record.row.id, record.row.model, name)
+            _attempt(workshop, record, step, pauses)
+            if record.row.state == "done":
+                break
+    except (LoopStoppedError, LeaseLostError):
+        raise
+    except CycleCancelledError as error:
+        record.stop("cancelled", str(error))
+    except DataRefusedError as error:
+        record.finish("skipped", str(error))
+    except StarloopError as error:
+        record.stop("failed", f"{record.row.step}: {error}")
+    except Exception as error:  # the loop's own boundary: one cycle's defect must not end the loop
+        _log.exception("cycle %s failed", record.row.id)
+        record.stop(
+            "failed", f"{record.row.step}: unexpected {type(error).__name__}: {error}; the log says where"
+        )
+    _log.info("cycle %s: %s, %s", record.row.id, record.row.decision or record.row.state, record.row.reason)
+    return record.row
+
+
+def _attempt(workshop: Workshop, record: CycleRecord, step: Step, pauses: Sequence[float]) -> None:
+    """Run the step; again after a pause while something that it needs is away."""
+    for pause in pauses:
+        try:
+            return step(workshop, record)
+        except UnavailableError as error:
+            _log.warning(
+                "cycle %s, %s: %s; trying again in %.0f s", record.row.id, record.row.step, error, pause
+            )
+            record.pause(pause)
+    return step(workshop, record)
+
+
+def next_cycle(session: Session) -> str | None:
+    """The cycle to run: one that was interrupted, else the one that has waited longest."""
+    for state in ("running", "queued"):
+        wanted = select(Cycle.id).where(col(Cycle.state) == state).order_by(col(Cycle.id)).limit(1)
+        if (found := session.exec(wanted).first()) is not None:
+            return found
+    return None

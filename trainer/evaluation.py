@@ -1,0 +1,151 @@
+"""Has versions answer cases through the server, and keeps every answer so that none is asked for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from msgspec import Struct
+from sqlmodel import col, select
+
+from feedback.datasets.cases import EvalCase
+from feedback.registry.bases import resolve_base
+from feedback.settings import Model, Settings
+from feedback.storage.database import Database
+from feedback.storage.tables import EvaluationResult
+from trainer.gateway import Answer, Gateway
+
+_CHECK_SECONDS = 0.5
+_QUERY_SIZE = 500
+
+
+class PinnedVersion(Struct, frozen=True):
+    """A version to ask: its number (or `base`), and for `base` the revision of the base model."""
+
+    model: str
+    number: str
+    revision: str = ""
+    """A number never means two sets of weights; `base` does when the model is given another base."""
+
+    @property
+    def name(self) -> str:
+        """As the server takes it, pinned."""
+        return f"{self.model}@{self.number}"
+
+
+def pinned(settings: Settings, model: Model, number: str) -> PinnedVersion:
+    """The model's version of that number, or its base."""
+    revision = resolve_base(model.base, settings.directory).revision if number == "base" else ""
+    return PinnedVersion(model.name, number, revision)
+
+
+class Evaluation:
+    """Asks and remembers. Knows nothing of right and wrong."""
+
+    def __init__(
+        self,
+        database: Database,
+        gateway: Gateway,
+        clock: Callable[[], datetime],
+        concurrency: int,
+        max_tokens: int,
+    ) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._clock = clock
+        self._concurrency = concurrency
+        self._max_tokens = max_tokens
+
+    def answers(
+        self,
+        version: PinnedVersion,
+        cases: Sequence[EvalCase],
+        check: Callable[[], None],
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Answer]:
+        """The version's greedy answer to every case, by case id; those already known are not asked again.
+
+        What has come in is written twice a second, so that an interruption costs little. `check` is called as often and
+        may raise to stop; `advance` is told how many of how many are there.
+        """
+        hashes = {case.id: self.case_hash(version, case.messages) for case in cases}
+        known = self._known(version, set(hashes.values()))
+        open_: dict[str, EvalCase] = {hashes[case.id]: case for case in cases if hashes[case.id] not in known}
+        advance(len(cases) - len(open_), len(cases))
+        for answered in self._asked(version, open_, check):
+            self._keep(version, answered)
+            known |= answered
+            advance(sum(case_hash in known for case_hash in hashes.values()), len(cases))
+        return {case.id: known[hashes[case.id]] for case in cases}
+
+    def ask(self, version: PinnedVersion, case: EvalCase) -> Answer:
+        """One answer, asked now whatever is known."""
+        return self._gateway.complete(version.name, case.messages, self._max_tokens)
+
+    def case_hash(self, version: PinnedVersion, messages: Sequence[Mapping[str, Any]]) -> str:
+        """SHA-256 of what determines the greedy answer of a version."""
+        asked = {"messages": list(messages), "temperature": 0, "max_tokens": self._max_tokens}
+        if version.revision:
+            asked["revision"] = version.revision
+        text = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _asked(
+        self, version: PinnedVersion, cases: Mapping[str, EvalCase], check: Callable[[], None]
+    ) -> Iterator[dict[str, Answer]]:
+        """Answers as they come in, some at a time."""
+        waiting: dict[Future[Answer], str] = {}
+        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="evaluation")
+        try:
+            for case_hash, case in cases.items():
+                waiting[pool.submit(self.ask, version, case)] = case_hash
+            while waiting:
+                check()
+                wait(waiting, timeout=_CHECK_SECONDS)
+                done = [future for future in waiting if future.done()]
+                failure = next((error for future in done if (error := future.exception())), None)
+                yield {waiting.pop(future): future.result() for future in done if not future.exception()}
+                if failure is not None:
+                    raise failure
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _known(self, version: PinnedVersion, hashes: Iterable[str]) -> dict[str, Answer]:
+        known: dict[str, Answer] = {}
+        remaining = iter(sorted(hashes))
+        with self._database.reading() as session:
+            while some := list(islice(remaining, _QUERY_SIZE)):
+                rows = session.exec(
+                    select(EvaluationResult).where(
+                        EvaluationResult.model == version.model,
+                        EvaluationResult.version == version.number,
+                        col(EvaluationResult.case_hash).in_(some),
+                    )
+                )
+                for row in rows:
+                    known[row.case_hash] = Answer(
+                        row.output, row.finish_reason, row.completion_tokens, row.latency_ms
+                    )
+        return known
+
+    def _keep(self, version: PinnedVersion, answered: Mapping[str, Answer]) -> None:
+        now = self._clock().timestamp()
+        with self._database.session() as session:
+            for case_hash, answer in answered.items():
+                row = EvaluationResult(
+                    model=version.model,
+                    version=version.number,
+                    case_hash=case_hash,
+                    output=answer.text,
+                    finish_reason=answer.finish_reason,
+                    completion_tokens=answer.completion_tokens,
+                    latency_ms=answer.latency_ms,
+                    created=now,
+                )
+                session.merge(row)
+            session.commit()

@@ -1,0 +1,208 @@
+"""What the gate looks at, one finding each: which way it points, and a sentence that says so with its numbers.
+
+Two of them compare measurements, and noise must not decide them:
+- Format validity has no slack ("not below the champion's"), so one unlucky answer among hundreds would refuse
+  every second equal challenger. Below means shown to be below: the paired interval's upper bound < 0. The floor
+  is held to the letter.
+- Latency per token is held to its limit to the letter, but only a measured excess rejects: where the interval of the
+  ratio still reaches below the limit, the finding is open. Against the bare base it is a note: any adapter
+  costs time there, and refusing for it would refuse every first version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from trainer.comparison import MINIMUM_SCORED, Comparison, Outcome
+from trainer.statistics import cases_for_non_inferiority, cases_for_superiority
+
+_PLANNED_DIFFERENCE = 0.05
+_PLANNED_DISCORDANCE = 0.20
+_POWER_FACTOR = (1.959964 + 0.841621) / 1.959964
+"""How much further than its 95 % bound an estimate must lie for 80 % power."""
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at, and which way it points."""
+
+    about: str
+    verdict: Literal["for", "against", "open", "note"]
+    text: str
+    deciding: int | None = None
+    """Cases that the suite would have to hold for a decision, if what was seen goes on."""
+
+
+class Latency(Struct, frozen=True):
+    """Milliseconds per output token of both versions, measured in turns in one run."""
+
+    pairs: int
+    champion: float
+    challenger: float
+    ratio: float
+    """Challenger's median over the champion's."""
+    interval: tuple[float, float]
+    against_base: bool
+    """Whether the champion is the base without an adapter."""
+
+
+def golden_finding(golden: Comparison, about: str = "golden set") -> Finding:
+    """Better only where the lower bound is above 0, harm where the upper one is below."""
+    if golden.n == 0:
+        wanted = cases_for_superiority(_PLANNED_DIFFERENCE, _PLANNED_DISCORDANCE)
+        return Finding(
+            about,
+            "open",
+            f"{about}: it holds no confirmed case, so nothing can show that the challenger is better. Draw cases "
+            "from live prompts and confirm their answers; about "
+            f"{wanted} show a difference of 5 points where one answer in five differs",
+            wanted,
+        )
+    numbers = f"{about}: {_numbers(golden)}"
+    if golden.conclusive and golden.interval[0] > 0:
+        return Finding(about, "for", f"{numbers}; better beyond chance")
+    if golden.conclusive and golden.interval[1] < 0:
+        return Finding(about, "against", f"{numbers}; worse beyond chance")
+    wanted = _deciding_golden(golden)
+    return Finding(about, "open", f"{numbers}; not enough to tell. {_more(golden, wanted)}", wanted)
+
+
+def regression_finding(regression: Comparison, margin: float) -> Finding:
+    """Protected where the lower bound is above −margin, harm where even the upper one is below it."""
+    about = "regression suite"
+    points = f"{100 * margin:g} points"
+    if regression.n == 0:
+        wanted = cases_for_non_inferiority(margin, 0.0)
+        return Finding(
+            about,
+            "open",
+            "regression suite: it is empty, so a loss of what the champion can do would not be seen. Name a file of "
+            f"`examples` for the model; at least {wanted} cases are needed to exclude a loss of {points}",
+            wanted,
+        )
+    numbers = f"regression suite: {_numbers(regression)}"
+    if regression.conclusive and regression.interval[0] > -margin:
+        return Finding(about, "for", f"{numbers}; a loss of {points} is excluded")
+    if regression.conclusive and regression.interval[1] < -margin:
+        return Finding(about, "against", f"{numbers}; it lost more than {points} beyond chance")
+    wanted = _deciding_regression(regression, margin)
+    text = f"{numbers}; a loss of {points} is not excluded. {_more(regression, wanted)}"
+    return Finding(about, "open", text, wanted)
+
+
+def critical_finding(outcomes: Sequence[Outcome]) -> Finding:
+    """A single critical case that regresses rejects."""
+    about = "critical cases"
+    critical = [outcome for outcome in outcomes if outcome.critical]
+    lost = [outcome.id for outcome in critical if outcome.regressed]
+    if lost:
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        return Finding(about, "against", f"critical cases: the champion was better on {named}")
+    if not critical:
+        return Finding(about, "note", "critical cases: none is marked")
+    return Finding(about, "for", f"critical cases: none of {len(critical)} regressed")
+
+
+def validity_finding(outcomes: Sequence[Outcome], compared: Comparison, floor: float) -> Finding:
+    about = "format"
+    if not outcomes:
+        return Finding(about, "open", "format: no answer was looked at, so its validity is not known")
+    champion = sum(outcome.champion for outcome in outcomes) / len(outcomes)
+    challenger = sum(outcome.challenger for outcome in outcomes) / len(outcomes)
+    numbers = f"format: {challenger:.1%} of {len(outcomes)} answers valid, champion's {champion:.1%}"
+    if challenger < floor:
+        return Finding(about, "against", f"{numbers}; the floor is {floor:.0%}")
+    if compared.interval[1] < 0:
+        return Finding(about, "against", f"{numbers}; fewer beyond chance")
+    below = "; fewer, but no more than chance explains" if challenger < champion else ""
+    return Finding(about, "for", numbers + below)
+
+
+def latency_finding(latency: Latency | None, limit: float) -> Finding:
+    about = "latency"
+    if latency is None:
+        return Finding(about, "open", "latency: it could not be measured, as no answer had any tokens")
+    low, high = (100 * (bound - 1) for bound in latency.interval)
+    numbers = (
+        f"latency: {latency.challenger:.2f} ms per token, champion's {latency.champion:.2f} "
+        f"({100 * (latency.ratio - 1):+.0f} %, 95 %: {low:+.0f} to {high:+.0f}, {latency.pairs} pairs)"
+    )
+    if latency.against_base:
+        return Finding(
+            about, "note", f"{numbers}; the champion is the bare base, beside which any adapter is slower"
+        )
+    if latency.ratio <= 1 + limit:
+        return Finding(about, "for", f"{numbers}; within {limit:.0%}")
+    if latency.interval[0] > 1 + limit:
+        return Finding(about, "against", f"{numbers}; slower by more than {limit:.0%} beyond chance")
+    return Finding(
+        about,
+        "open",
+        f"{numbers}; more than {limit:.0%} slower, but the machine was too noisy to be sure: run the cycle again",
+    )
+
+
+def holdout_finding(holdout: Comparison) -> Finding:
+    text = _numbers(holdout) if holdout.n else "no failure with an accepted correction is held out"
+    return Finding("failure hold-out", "note", f"failure hold-out, for information: {text}")
+
+
+def looks_finding(looks: int) -> list[Finding]:
+    """Every look gives luck another chance, so looks are counted and shown."""
+    if not looks:
+        return []
+    return [
+        Finding(
+            "looks",
+            "note",
+            f"golden set: these very cases were read off {looks} times before; confirm fresh ones, as every look "
+            "is another chance for luck",
+        )
+    ]
+
+
+def _numbers(compared: Comparison) -> str:
+    low, high = compared.interval
+    if compared.scored:
+        return (
+            f"{compared.fixes} cases scored higher and {compared.regressions} lower of {compared.n}, "
+            f"{compared.difference:+.3f} on average (95 %: {low:+.3f} to {high:+.3f})"
+        )
+    return (
+        f"{compared.fixes} fixes and {compared.regressions} regressions in {compared.n} cases, "
+        f"{100 * compared.difference:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
+    )
+
+
+def _more(compared: Comparison, wanted: int) -> str:
+    return f"About {wanted - compared.n} more cases would decide, if what was seen so far goes on"
+
+
+def _deciding_golden(golden: Comparison) -> int:
+    """Cases for 80 % power at the difference seen; where none was seen, at the one that planning starts from."""
+    if golden.scored:
+        return _deciding_scores(golden, abs(golden.difference) or _PLANNED_DIFFERENCE)
+    difference = abs(golden.difference) or _PLANNED_DIFFERENCE
+    discordance = max(golden.discordance, difference)
+    return max(cases_for_superiority(difference, discordance), golden.n + 1)
+
+
+def _deciding_regression(regression: Comparison, margin: float) -> int:
+    """Cases for 80 % power to tell the difference seen from −margin, on whichever side of it that lies."""
+    distance = regression.difference + margin
+    if abs(distance) < margin / 10:  # right on the margin no number decides: say what a tenth beside it takes
+        distance = margin / 10
+    if regression.scored:
+        return _deciding_scores(regression, abs(distance))
+    wanted = cases_for_non_inferiority(margin, regression.discordance, distance - margin)
+    return max(wanted, regression.n + 1)
+
+
+def _deciding_scores(compared: Comparison, distance: float) -> int:
+    """The same for scores: an interval narrows with the root of the cases."""
+    low, high = compared.interval
+    needed = compared.n * (_POWER_FACTOR * (high - low) / 2 / distance) ** 2
+    return max(math.ceil(needed), compared.n + 1, MINIMUM_SCORED)

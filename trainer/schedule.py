@@ -1,0 +1,147 @@
+"""When cycles run: by the clock for every model, and at once for those that somebody asked for.
+
+The only module that knows APScheduler. Of several loops on one database the holder of the lease works; the others
+stand by.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from feedback.errors import ConflictError, SettingsError, StarloopError
+from feedback.registry.cycles import request_cycle
+from trainer.cycle import next_cycle, run_cycle
+from trainer.lease import LeaseLostError, LoopLease
+from trainer.record import LoopStoppedError
+from trainer.workshop import Workshop
+
+_log = logging.getLogger(__name__)
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_LATE_SECONDS = 3600
+_TROUBLE_SECONDS = 5.0
+
+
+class Loop:
+    """Runs until `stopping` is set; what is under way then is resumed at the next start."""
+
+    def __init__(self, workshop: Workshop, lease: LoopLease, stopping: threading.Event) -> None:
+        self._workshop = workshop
+        self._lease = lease
+        self._stopping = stopping
+        self._wanted = workshop.settings.schedule
+        self._leads = False
+
+    def run(self) -> None:
+        """Keep the schedule. Raises `SettingsError` where its cron expression means nothing."""
+        scheduler = BackgroundScheduler(
+            timezone="UTC",
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": _LATE_SECONDS},
+        )
+        if self._wanted.cron:
+            scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
+        scheduler.start()
+        try:
+            while not self._stopping.is_set():
+                if not self.poll():
+                    self._stopping.wait(self._wanted.poll_seconds)
+        finally:
+            scheduler.shutdown(wait=False)
+            self._let_go()
+
+    def poll(self) -> bool:
+        """Run the next cycle if this loop leads and there is one; whether there was."""
+        try:
+            if not self._hold():
+                return False
+            with self._workshop.database.reading() as session:
+                cycle_id = next_cycle(session)
+            if cycle_id is None:
+                return False
+            with self._lease.kept():
+                run_cycle(self._workshop, self._workshop.record(self._lease, self._stopping, cycle_id))
+            return True
+        except (LoopStoppedError, LeaseLostError) as error:
+            _log.info("%s", error)
+            return False
+        except StarloopError as error:  # most often the database: the cycle stands where it stood
+            _log.warning("the loop cannot work just now: %s", error)
+        except Exception:  # the loop's own boundary
+            _log.exception("the loop goes on after an unexpected error")
+        self._stopping.wait(_TROUBLE_SECONDS)
+        return False
+
+    def request_all(self) -> None:
+        """Ask for a cycle of every model; those that have one under way are left alone."""
+        if not self._leads:
+            return
+        for model in self._workshop.settings.model:
+            try:
+                with self._workshop.database.session() as session:
+                    request_cycle(session, model.name, model.mode, [], "schedule", self._workshop.clock())
+                    session.commit()
+            except ConflictError as error:
+                _log.info("no scheduled cycle of %s: %s", model.name, error)
+            except StarloopError as error:
+                _log.warning("no scheduled cycle of %s: %s", model.name, error)
+
+    def _hold(self) -> bool:
+        """Take or renew the lease; whether this loop leads."""
+        try:
+            leads = self._lease.acquire()
+        except StarloopError as error:
+            _log.warning("the lease cannot be renewed just now: %s", error)
+            return False
+        if leads != self._leads:
+            _log.info("this loop leads now" if leads else "another loop leads; this one stands by")
+        self._leads = leads
+        return leads
+
+    def _let_go(self) -> None:
+        try:
+            self._lease.release()
+        except StarloopError as error:
+            _log.warning("the lease runs out by itself: %s", error)
+
+
+def cron_trigger(expression: str) -> CronTrigger:
+    """A trigger for five cron fields in UTC. Raises `SettingsError` for anything else.
+
+    Weekdays are spelled out first: cron's 0 and 7 are Sunday where APScheduler 3 counts from Monday.
+    """
+    fields = expression.split()
+    try:
+        if len(fields) == 5:
+            fields[4] = ",".join(_weekdays(item) for item in fields[4].lower().split(","))
+        return CronTrigger.from_crontab(" ".join(fields), timezone="UTC")
+    except ValueError as error:
+        raise SettingsError(
+            [
+                f"schedule.cron: {expression!r} is no schedule ({error}); write minute, hour, day, month and weekday, "
+                'such as "0 3 * * *", or leave it empty'
+            ]
+        ) from None
+
+
+def _weekdays(item: str) -> str:
+    """One item of the weekday field (`*`, `1-5`, `*/2`, `sun`) as names."""
+    if item == "*":
+        return item
+    days, _, step = item.partition("/")
+    first, dash, last = ("0", "-", "6") if days == "*" else days.partition("-")
+    start = _day(first)
+    end = _day(last) if dash else (6 if step else start)
+    if end < start or (step and not int(step)):
+        raise ValueError(f"{item!r} names no weekdays")
+    return ",".join(_DAYS[day] for day in range(start, end + 1, int(step or 1)))
+
+
+def _day(day: str) -> int:
+    if day in _DAYS:
+        return _DAYS.index(day)
+    if day.isdigit() and int(day) < len(_DAYS):
+        return int(day)
+    raise ValueError(f"{day!r} is no weekday")

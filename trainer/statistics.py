@@ -1,0 +1,146 @@
+"""The gate's statistics for two systems judged on the same cases, as plain functions of counts and numbers.
+
+`fixes` are the cases that only the challenger passed, `regressions` those that only the champion passed; a
+difference is challenger minus champion. What a case is, and what follows from a bound, this module does not know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+ALPHA = 0.05
+"""Two-sided; each bound is one-sided at half of it."""
+POWER = 0.80
+_RESAMPLES = 10_000
+_HALVINGS = 60
+
+
+def tango_interval(fixes: int, regressions: int, cases: int, alpha: float = ALPHA) -> tuple[float, float]:
+    """Score interval for a difference of paired proportions, in -1..1.
+
+    Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design", Statistics in Medicine 17 (1998) 891–908. The bounds are the differences at which the score statistic
+    equals ∓z; it falls steadily in between, so they are found by halving. No case at all says nothing: (-1, 1).
+    """
+    if cases == 0:
+        return -1.0, 1.0
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    lower = _crossing(fixes, regressions, cases, z)
+    upper = -_crossing(regressions, fixes, cases, z)
+    return lower, upper
+
+
+def _crossing(gained: int, lost: int, cases: int, z: float) -> float:
+    """The difference below the observed one at which the score statistic equals `z`."""
+    low, high = -1.0, (gained - lost) / cases
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if tango_score(gained, lost, cases, middle) > z:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def tango_score(fixes: int, regressions: int, cases: int, difference: float) -> float:
+    """Tango's statistic for the hypothesis that the true difference is `difference`; about standard normal.
+
+    At 0 it is McNemar's (b − c) / √(b + c).
+    """
+    linear = (2 * cases - fixes + regressions) * difference - fixes - regressions
+    constant = -regressions * difference * (1 - difference)
+    # Likeliest share of regressions if `difference` were true: the larger root of 2n·q² + linear·q + constant.
+    regressed = (math.sqrt(max(linear * linear - 8 * cases * constant, 0.0)) - linear) / (4 * cases)
+    variance = cases * (2 * regressed + difference * (1 - difference))
+    distance = fixes - regressions - cases * difference
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def mcnemar_exact(fixes: int, regressions: int) -> float:
+    """Two-sided exact p-value that fixes and regressions are equally likely (McNemar 1947, binomial form)."""
+    discordant = fixes + regressions
+    return float(binomtest(fixes, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def bootstrap_interval(
+    differences: Sequence[float], seed: int, alpha: float = ALPHA, resamples: int = _RESAMPLES
+) -> tuple[float, float]:
+    """Interval for the mean of paired score differences: bootstrap percentiles, expanded for small numbers.
+
+    Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13; the expansion, which gives the interval
+    the width that Student's t would, is Hesterberg's, "What teachers should know about the bootstrap", The
+    American Statistician 69 (2015) 371–386.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    count = len(values)
+    if count < 2:
+        return -math.inf, math.inf
+    quantile = student.ppf(alpha / 2, count - 1) * math.sqrt(count / (count - 1))
+    tail = NormalDist().cdf(float(quantile))
+    means = _resampled(values[:, None], seed, resamples)[:, 0]
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resampled(columns: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Column means of `resamples` draws of rows with replacement, a block at a time to bound memory."""
+    generator = np.random.default_rng(seed)
+    count = len(columns)
+    block = max(1, 2_000_000 // count)
+    means = []
+    for start in range(0, resamples, block):
+        drawn = generator.integers(0, count, size=(min(block, resamples - start), count))
+        means.append(columns[drawn].mean(axis=1))
+    return np.concatenate(means)
+
+
+def median_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int, alpha: float = ALPHA
+) -> tuple[float, tuple[float, float]]:
+    """Ratio of two medians of positive paired measurements, with its percentile bootstrap interval over the pairs."""
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(above), size=(2_000, len(above)))
+    ratios = np.median(above[drawn], axis=1) / np.median(below[drawn], axis=1)
+    low, high = np.quantile(ratios, [alpha / 2, 1 - alpha / 2])
+    return float(np.median(above) / np.median(below)), (float(low), float(high))
+
+
+def cases_for_superiority(
+    difference: float, discordance: float, alpha: float = ALPHA, power: float = POWER
+) -> int:
+    """Cases at which McNemar's test shows a true `difference` with that power, at that share of discordant cases.
+
+    Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43
+    (1987) 207–211.
+    """
+    normal = NormalDist()
+    spread = math.sqrt(max(discordance - difference * difference, 0.0))
+    root = normal.inv_cdf(1 - alpha / 2) * math.sqrt(discordance) + normal.inv_cdf(power) * spread
+    return math.ceil((root / difference) ** 2)
+
+
+def cases_for_non_inferiority(
+    margin: float,
+    discordance: float,
+    difference: float = 0.0,
+    alpha: float = ALPHA,
+    power: float = POWER,
+) -> int:
+    """Cases at which a true `difference` is shown to lie above −`margin` with that power.
+
+    Liu, Hsueh, Hsieh & Chen, "Tests for equivalence or non-inferiority for paired binary data", Statistics in Medicine
+    21 (2002) 231–245. Never fewer than Tango's interval needs when not one case differs.
+    """
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - alpha / 2)
+    spread = max(discordance - difference * difference, 0.0)
+    asymptotic = (z + normal.inv_cdf(power)) ** 2 * spread / (difference + margin) ** 2
+    return math.ceil(max(asymptotic, z * z * (1 - margin) / margin))

@@ -1,0 +1,237 @@
+"""What a cycle does, one function a step, in the order of `STEPS`.
+
+Each is idempotent: called again after a crash at any point, it finds what it had done and goes on from there. A step
+ends either with `record.end`, and the next one follows, or with `record.finish`, and the cycle is over. An error
+that it raises is the runner's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from sqlmodel import col, select
+
+from feedback.datasets.cases import import_base_examples
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.failures import triage_model
+from feedback.datasets.freeze import build_dataset
+from feedback.errors import DataRefusedError
+from feedback.ids import new_id
+from feedback.registry.models import get_model
+from feedback.registry.versions import get_version, mark_version
+from feedback.storage.tables import Move, SuiteLook
+from trainer.evaluation import pinned
+from trainer.findings import Latency
+from trainer.gate import Decision, Evidence, decide
+from trainer.latency import measure
+from trainer.record import CycleRecord
+from trainer.scoring import Answers, Metrics, outcomes, validity
+from trainer.suites import Suites, collect, refuse_overlap, suite_hash
+from trainer.training import Progress
+from trainer.workshop import Workshop
+
+Step = Callable[[Workshop, CycleRecord], None]
+
+
+def triage(workshop: Workshop, record: CycleRecord) -> None:
+    """Select failure cases among what was answered since the last time, and take in the model's base examples."""
+    settings, model = workshop.settings, workshop.model(record.row.model)
+    with workshop.database.session() as session:
+        imported = import_base_examples(session, settings, model.name, workshop.clock())
+        session.commit()
+    with workshop.database.session() as session:
+        found = triage_model(session, model.name, settings, workshop.clock())
+        session.commit()
+    taken = f"; {imported} regression cases taken from the base examples" if imported else ""
+    record.end(f"{found} failure cases are new or changed{taken}")
+
+
+def freeze(workshop: Workshop, record: CycleRecord) -> None:
+    """Curate examples from corrections and freeze them with their replay. Its id stands in the row before it does."""
+    if record.row.dataset_id is None:
+        record.save(dataset_id=new_id(workshop.clock()))
+    dataset_id = record.row.dataset_id
+    assert dataset_id is not None
+    try:
+        dataset = build_dataset(
+            workshop.database,
+            workshop.settings,
+            record.row.model,
+            dataset_id,
+            record.row.guards_off,
+            workshop.clock(),
+        )
+    except DataRefusedError:
+        record.save(dataset_id=None)
+        raise
+    _suites(workshop, record)  # before hours of training rather than after
+    record.end(f"dataset {dataset.id}: {dataset.note}")
+
+
+def train(workshop: Workshop, record: CycleRecord) -> None:
+    """Fine-tune in a child process, check the adapter and publish it as the next version."""
+
+    def on_progress(progress: Progress) -> None:
+        record.check()
+        record.progress(**msgspec.to_builtins(progress))
+
+    version = workshop.make_version(record.row, on_progress)
+    record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
+
+
+def evaluate(workshop: Workshop, record: CycleRecord) -> None:
+    """Let base, champion and challenger answer all suites through the server, and time the last two in turns."""
+    suites = _suites(workshop, record)
+    champion = _champion(workshop, record)
+    answers = _answers(workshop, record, suites, champion)
+    contract = TaskContract.from_settings(workshop.model(record.row.model))
+    versions = {
+        number: {
+            suite: msgspec.to_builtins(Metrics.of(cases, given, contract))
+            for suite, cases in suites.named().items()
+        }
+        for number, given in answers.items()
+    }
+    latency = measure(
+        workshop.evaluation(),
+        pinned(workshop.settings, workshop.model(record.row.model), champion),
+        pinned(workshop.settings, workshop.model(record.row.model), _challenger(record)),
+        [*suites.golden, *suites.regression],
+        record.check,
+    )
+    record.add(champion=champion, versions=versions, latency=msgspec.to_builtins(latency))
+    counts = ", ".join(f"{len(cases)} {suite}" for suite, cases in suites.named().items())
+    record.end(f"{len(answers)} versions answered {counts} cases; the champion is {champion}")
+
+
+def gate(workshop: Workshop, record: CycleRecord) -> None:
+    """Judge the challenger by the answers, and count the look at the golden set."""
+    result = record.row.result or {}
+    suites, champion = _suites(workshop, record), result["champion"]
+    answers = _answers(
+        workshop, record, suites, champion
+    )  # from the cache, but for cases that are newer than it
+    ours, theirs = answers[champion], answers[_challenger(record)]
+    contract = TaskContract.from_settings(workshop.model(record.row.model))
+    evidence = Evidence(
+        golden=outcomes(suites.golden, ours, theirs),
+        regression=outcomes(suites.regression, ours, theirs),
+        holdout=outcomes(suites.holdout, ours, theirs),
+        validity=validity([*suites.golden, *suites.regression], ours, theirs, contract),
+        latency=result["latency"] and msgspec.convert(result["latency"], Latency),
+        looks=_count_look(workshop, record, suites),
+    )
+    decision = decide(evidence, workshop.settings.promotion)
+    record.add(gate=msgspec.to_builtins(decision))
+    record.end(f"{decision.decision}: {decision.reason}")
+
+
+def settle(workshop: Workshop, record: CycleRecord) -> None:
+    """Act on what the gate said, as far as the cycle's mode allows. Promotes at most once, whatever happens."""
+    cycle, name = record.row, f"{record.row.model}@{_challenger(record)}"
+    result = cycle.result or {}
+    decision = msgspec.convert(result["gate"], Decision)
+    if decision.decision == "rejected":
+        with workshop.database.session() as session:
+            # a person may have promoted it meanwhile, which stands
+            if get_version(session, cycle.model, _challenger(record)).state == "registered":
+                mark_version(session, cycle.model, _challenger(record), "rejected")
+            session.commit()
+    if cycle.mode == "report":
+        record.finish("reported", f"the gate said {decision.decision}: {decision.reason}")
+    elif decision.for_a_person:
+        record.finish("proposed", f"there is no golden set, so a person decides on {name}: {decision.reason}")
+    elif decision.decision != "promoted":
+        record.finish(decision.decision, decision.reason)
+    elif cycle.mode == "propose":
+        record.finish("proposed", f"{name} waits for a person to promote it: {decision.reason}")
+    else:
+        _promote(workshop, record, decision)
+
+
+STEPS: dict[str, Step] = {
+    "triage": triage,
+    "dataset": freeze,
+    "train": train,
+    "evaluate": evaluate,
+    "gate": gate,
+    "settle": settle,
+}
+
+
+def _promote(workshop: Workshop, record: CycleRecord, decision: Decision) -> None:
+    """Move the champion, unless this cycle has moved it before or somebody else has moved it since the comparison."""
+    cycle, compared = record.row, (record.row.result or {})["champion"]
+    with workshop.database.reading() as session:
+        moved = session.exec(select(Move).where(Move.cycle_id == cycle.id)).first()
+        serving = get_model(session, cycle.model).champion or "base"
+    if moved is None and serving != compared:
+        record.finish(
+            "inconclusive",
+            f"the champion moved from {compared} to {serving} while the cycle ran, and the comparison was with the "
+            "former; run another cycle",
+        )
+        return
+    if moved is None:
+        workshop.gateway.promote(cycle.model, _challenger(record), decision.reason, cycle.id)
+    record.finish("promoted", decision.reason)
+
+
+def _suites(workshop: Workshop, record: CycleRecord) -> Suites:
+    """The suites as they are now, none of which the cycle's dataset may hold."""
+    assert record.row.dataset_id is not None
+    with workshop.database.reading() as session:
+        suites = collect(session, record.row.model, workshop.settings.evaluation.suite_limit)
+        refuse_overlap(session, suites, record.row.dataset_id)
+    return suites
+
+
+def _answers(workshop: Workshop, record: CycleRecord, suites: Suites, champion: str) -> dict[str, Answers]:
+    """All suites answered by base, champion and challenger, by number."""
+    evaluation, model = workshop.evaluation(), workshop.model(record.row.model)
+    answers: dict[str, Answers] = {}
+    for number in dict.fromkeys(("base", champion, _challenger(record))):
+        answers[number] = evaluation.answers(
+            pinned(workshop.settings, model, number),
+            suites.every(),
+            record.check,
+            lambda done, total, number=number: record.progress(version=number, done=done, total=total),
+        )
+    return answers
+
+
+def _champion(workshop: Workshop, record: CycleRecord) -> str:
+    """The version to beat: the one that serves now."""
+    with workshop.database.reading() as session:
+        return get_model(session, record.row.model).champion or "base"
+
+
+def _challenger(record: CycleRecord) -> str:
+    assert record.row.version is not None
+    return record.row.version
+
+
+def _count_look(workshop: Workshop, record: CycleRecord, suites: Suites) -> int:
+    """How many cycles read this very golden set before; this one is noted, once."""
+    wanted = suite_hash(suites.golden)
+    with workshop.database.session() as session:
+        looks = session.exec(
+            select(SuiteLook).where(
+                col(SuiteLook.model) == record.row.model, col(SuiteLook.suite_hash) == wanted
+            )
+        ).all()
+        others = [look for look in looks if look.cycle_id != record.row.id]
+        if len(others) == len(looks):
+            now = workshop.clock()
+            session.add(
+                SuiteLook(
+                    id=new_id(now),
+                    model=record.row.model,
+                    suite_hash=wanted,
+                    cycle_id=record.row.id,
+                    created=now.timestamp(),
+                )
+            )
+        session.commit()
+    return len(others)

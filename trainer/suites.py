@@ -1,0 +1,94 @@
+"""The three suites of cases that versions are judged on, and the refusal of any that training has seen.
+
+A case stands in the regression suite because it came with its right answer as something the model is meant to
+do, or because an earlier champion passed it; it stays there whether or not the present champion passes it. To keep
+only what the present champion passes would choose cases by its luck: a challenger that is equal in truth, but
+differs on a tenth of the cases, would then seem to have lost half of that tenth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from feedback.datasets.cases import EvalCase, golden_cases, holdout_cases, regression_cases
+from feedback.datasets.chat import last_user_text
+from feedback.datasets.groups import prompt_hash
+from feedback.errors import DataRefusedError
+from feedback.storage.tables import Example, PromptGroup
+
+_NAMED = 5
+_QUERY_SIZE = 500
+
+
+class Suites(Struct, frozen=True):
+    """Cases of one model, by what they are for."""
+
+    golden: list[EvalCase]
+    regression: list[EvalCase]
+    holdout: list[EvalCase]
+
+    def named(self) -> dict[str, list[EvalCase]]:
+        """Suites by name, in the order in which they are shown."""
+        return {"golden": self.golden, "regression": self.regression, "holdout": self.holdout}
+
+    def every(self) -> list[EvalCase]:
+        """All cases."""
+        return [*self.golden, *self.regression, *self.holdout]
+
+
+def collect(session: Session, model: str, limit: int) -> Suites:
+    """The model's suites, at most `limit` cases of each: always the same ones while the suite does not change."""
+    return Suites(
+        golden=_bounded(golden_cases(session, model), limit),
+        regression=_bounded(regression_cases(session, model), limit),
+        holdout=_bounded(holdout_cases(session, model), limit),
+    )
+
+
+def _bounded(cases: Sequence[EvalCase], limit: int) -> list[EvalCase]:
+    """Chosen by a hash of the id, so that neither age nor a file's order has a say, and answers stay cached."""
+    return sorted(cases, key=lambda case: hashlib.sha256(case.id.encode()).digest())[:limit]
+
+
+def suite_hash(cases: Iterable[EvalCase]) -> str:
+    """SHA-256 over cases with their answers: the same yardstick has the same hash."""
+    listed = sorted(json.dumps([case.messages, case.answer], sort_keys=True) for case in cases)
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+
+
+def refuse_overlap(session: Session, suites: Suites, dataset_id: str) -> None:
+    """Raise `DataRefusedError`, naming the cases, where one is a near duplicate of a row that is trained on.
+
+    Sides make it impossible (invariant 4); that a judge knows the answers by heart is too bad to rest on one guard.
+    """
+    trained = set(session.exec(select(Example.group_key).where(Example.dataset_id == dataset_id)))
+    seen = [
+        f"{suite} case {case.id}"
+        for suite, cases in suites.named().items()
+        for case, group in zip(cases, _groups(session, cases), strict=True)
+        if group in trained
+    ]
+    if seen:
+        more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
+        raise DataRefusedError(
+            f"dataset {dataset_id} trains on near duplicates of cases that would judge it: {', '.join(seen[:_NAMED])}"
+            f"{more}; drop these cases, or build the dataset again"
+        )
+
+
+def _groups(session: Session, cases: Sequence[EvalCase]) -> list[str]:
+    """Each case's near-duplicate group; a prompt of none yet is a group of its own."""
+    hashes = [prompt_hash(last_user_text(case.messages)) for case in cases]
+    known: dict[str, str] = {}
+    for start in range(0, len(hashes), _QUERY_SIZE):
+        some = hashes[start : start + _QUERY_SIZE]
+        wanted = select(PromptGroup.prompt_hash, PromptGroup.group_key).where(
+            col(PromptGroup.prompt_hash).in_(some)
+        )
+        known.update(session.exec(wanted).all())
+    return [known.get(one, one) for one in hashes]

@@ -1,0 +1,175 @@
+"""Turns a training row into token ids and labels: loss on the tokens of the row's answer and on nothing else.
+
+The conversation goes through the base's own chat template, as the engine renders it when it serves. Assistant turns
+before the answer are context: they are what a model once said, not what it should have said, so they carry no loss.
+The module knows tokenizers only by what they do; it imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedback.errors import DataRefusedError
+
+IGNORED = -100
+"""Label of a token that carries no loss (what torch's cross entropy leaves out)."""
+
+TOO_LONG = "longer than the context"
+TEMPLATE = "not maskable through the chat template"
+
+_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example: `labels[i]` is `tokens[i]` where it carries loss and `IGNORED` elsewhere."""
+
+    id: str
+    tokens: list[int]
+    labels: list[int]
+    weight: float
+    new: bool
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that carry loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """A split ready to train on, and how many rows were left out for which reason."""
+
+    examples: list[Encoded] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    problem: str = ""
+    """The first row that was left out, in words."""
+
+    @property
+    def trained_share(self) -> float:
+        """Share of all tokens that carry loss."""
+        tokens = sum(len(example.tokens) for example in self.examples)
+        return sum(example.trained for example in self.examples) / tokens if tokens else 0.0
+
+
+class _UnusableError(Exception):
+    """One row that cannot be trained on as it is."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class Encoder:
+    """A tokenizer with its chat template, the longest context and the tokens that end a turn."""
+
+    def __init__(self, tokenizer: Any, limit: int, end_tokens: Iterable[int]) -> None:
+        if not tokenizer.chat_template:
+            raise DataRefusedError(
+                "the base model has no chat template, so its answers cannot be told from its prompts; "
+                "use a chat (instruct) model, or add chat_template.jinja to the base's directory"
+            )
+        self._tokenizer = tokenizer
+        self._limit = limit
+        self._end_tokens = frozenset(end_tokens)
+        self._marked = bool(_MARKER.search(tokenizer.chat_template))
+
+    def encode_rows(self, rows: Iterable[Mapping[str, Any]]) -> EncodedRows:
+        """Encode a split. A row that does not fit or cannot be masked is counted and left out, never cut.
+
+        Raises `DataRefusedError` when no row is left, with the first row's problem.
+        """
+        result = EncodedRows()
+        for row in rows:
+            try:
+                result.examples.append(self._encode(row))
+            except _UnusableError as error:
+                result.left_out[error.reason] += 1
+                result.problem = result.problem or f"example {row.get('id')}: {error}"
+        if not result.examples and result.left_out:
+            raise DataRefusedError(
+                f"none of {result.left_out.total()} examples can be trained on; {result.problem}"
+            )
+        return result
+
+    def _encode(self, row: Mapping[str, Any]) -> Encoded:
+        answer = row["answer"]
+        turn = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+        prompt = list(row["messages"])
+        tokens, mask = self._marked_turn(prompt, turn) if self._marked else self._last_turn(prompt, turn)
+        if len(tokens) > self._limit:
+            raise _UnusableError(
+                TOO_LONG,
+                f"it has {len(tokens)} tokens and the context {self._limit}; raise [training] max_tokens or shorten it",
+            )
+        _close(tokens, mask, self._end_tokens)
+        labels = [token if on else IGNORED for token, on in zip(tokens, mask, strict=True)]
+        return Encoded(
+            id=str(row.get("id", "")),
+            tokens=tokens,
+            labels=labels,
+            weight=float(row.get("weight", 1.0)),
+            new=bool(row.get("new", False)),
+        )
+
+    def _marked_turn(
+        self, prompt: Sequence[Mapping[str, Any]], turn: Mapping[str, Any]
+    ) -> tuple[list[int], list[bool]]:
+        """Mask from the template's `{% generation %}` blocks, less those of the turns before the answer."""
+        tokens, mask = self._render([*prompt, turn])
+        if any(message.get("role") == "assistant" for message in prompt):
+            earlier = sum(self._render(prompt)[1])
+            for index, on in enumerate(mask):
+                if not earlier:
+                    break
+                if on:
+                    mask[index] = False
+                    earlier -= 1
+        return tokens, mask
+
+    def _last_turn(
+        self, prompt: Sequence[Mapping[str, Any]], turn: Mapping[str, Any]
+    ) -> tuple[list[int], list[bool]]:
+        """Mask of what follows the prompt that the engine would send, for a template without markers."""
+        whole = self._apply([*prompt, turn])["input_ids"]
+        start = self._apply(prompt, add_generation_prompt=True)["input_ids"]
+        if whole[: len(start)] != start:
+            raise _UnusableError(
+                TEMPLATE,
+                "the base's chat template renders a prompt differently once the answer follows, so the answer's tokens "
+                "cannot be found; put {% generation %} … {% endgeneration %} around the assistant's turn in the template",
+            )
+        return whole, [index >= len(start) for index in range(len(whole))]
+
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
+        out = self._apply(messages, return_assistant_tokens_mask=True)
+        return out["input_ids"], [bool(on) for on in out["assistant_masks"]]
+
+    def _apply(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> dict[str, list[int]]:
+        try:
+            out = self._tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+        except Exception as error:  # a template is a program: it may raise anything
+            raise _UnusableError(TEMPLATE, f"the base's chat template refuses it: {error}") from error
+        return {name: list(out[name]) for name in out}
+
+
+def _close(tokens: Sequence[int], mask: list[bool], end_tokens: frozenset[int]) -> None:
+    """Make sure that the mask holds the token that ends the turn: a model learns to stop only from that one."""
+    last = next((index for index in range(len(mask) - 1, -1, -1) if mask[index]), None)
+    if last is None:
+        raise _UnusableError(
+            TEMPLATE, "the base's chat template renders no assistant turn, so there is no token to learn from"
+        )
+    if any(token in end_tokens for token, on in zip(tokens, mask, strict=True) if on):
+        return
+    if last + 1 < len(tokens) and tokens[last + 1] in end_tokens:
+        mask[last + 1] = True
+        return
+    raise _UnusableError(
+        TEMPLATE,
+        "the base's chat template writes no end-of-turn token after the answer, so a model trained on it would never stop",
+    )

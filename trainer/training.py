@@ -1,0 +1,140 @@
+"""Trains one adapter: what to train on and how, and what came of it. The work is done by a child process.
+
+Nothing here imports torch. The child is `trainer.finetune`; it dies with this process, and this process outlives
+whatever happens to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from feedback.errors import DataRefusedError, StorageError
+from feedback.settings import Training
+from trainer.process import default_threads, run_child
+
+
+class TrainingSpec(Struct, frozen=True, kw_only=True):
+    """Everything that decides the weights. The same spec on the same machine gives the same adapter."""
+
+    base_path: str
+    """Directory or hub id that the weights are loaded from."""
+    engine_model: str
+    """What the engine calls the base; it goes into the adapter to the letter, or the engine will not load it."""
+    dataset: str
+    """Folder of a frozen dataset version: `train.jsonl` and `validation.jsonl`."""
+    out: str
+    """Folder of this training: the spec, the log, and at the end `adapter/`."""
+    max_rank: int
+    """Highest rank that the engine serves."""
+    rank: int = 16
+    alpha: int = 32
+    learning_rate: float = 0.0
+    epochs: int = 0
+    batch: int = 16
+    max_tokens: int = 2048
+    seed: int = 0
+    patience: int = 3
+    threads: int = 1
+    timeout_seconds: float = 86_400.0
+
+    @classmethod
+    def of(cls, settings: Training, **where: Any) -> TrainingSpec:
+        """The spec that `[training]` asks for, with the places and the engine's rank given by name."""
+        values = msgspec.structs.asdict(settings)
+        values["threads"] = settings.threads or default_threads()
+        return cls(**values, **where)
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a training is. Losses are means per answer token, in nats."""
+
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    tokens_per_second: float | None = None
+
+
+class Trained(Struct, frozen=True):
+    """A finished adapter, checked, and the facts of its training."""
+
+    adapter: Path
+    files: dict[str, str]
+    """SHA-256 of each of its files."""
+    facts: dict[str, Any]
+
+
+def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+    """Train in a child process; a training that ended well before is found again rather than repeated.
+
+    `on_progress` is called at every event and at least once a second; what it raises ends the child. Raises
+    `DataRefusedError` (nothing to learn from), `NotFoundError` (no such base), `UnsoundAdapterError` (it diverged),
+    `StorageError` (disk full) or `UnavailableError` (killed, out of time). None of them leaves an adapter behind.
+    """
+    out = Path(spec.out)
+    finished = out / "trained.json"
+    wanted = msgspec.to_builtins(spec)
+    if (known := _finished(finished, wanted)) is not None:
+        return known
+    if not (Path(spec.dataset) / "train.jsonl").is_file():
+        raise DataRefusedError(f"{spec.dataset}: there is no train.jsonl; build the dataset version again")
+    started = time.monotonic()
+    to_first_step: float | None = None
+    last = Progress()
+
+    def on_event(event: dict[str, Any] | None) -> None:
+        nonlocal last, to_first_step
+        if event is not None and event["event"] == "progress":
+            last = msgspec.convert({key: value for key, value in event.items() if key != "event"}, Progress)
+            if to_first_step is None and last.step:
+                to_first_step = round(time.monotonic() - started, 2)
+        on_progress(last)
+
+    result = run_child(
+        "trainer.finetune",
+        wanted,
+        out,
+        threads=spec.threads,
+        timeout_seconds=spec.timeout_seconds,
+        on_event=on_event,
+    )
+    facts = {
+        **result,
+        "seconds": round(time.monotonic() - started, 2),
+        "seconds_to_first_step": to_first_step,
+    }
+    trained = Trained(out / "adapter", _digests(out / "adapter"), facts)
+    record = {"spec": wanted, "files": trained.files, "facts": facts}
+    partial = finished.with_suffix(".partial")
+    try:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+        os.replace(partial, finished)
+    except OSError as error:
+        raise StorageError(f"{finished}: could not be written ({error.strerror}); make room on the disk") from error
+    return trained
+
+
+def _finished(path: Path, wanted: dict[str, Any]) -> Trained | None:
+    """The training that ended here before, if it was this one and its adapter is still what was checked."""
+    try:
+        record = msgspec.json.decode(path.read_bytes())
+        files = _digests(path.parent / "adapter")
+    except (OSError, msgspec.DecodeError):
+        return None
+    if record["spec"] != wanted or record["files"] != files:
+        return None
+    return Trained(path.parent / "adapter", files, record["facts"])
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}

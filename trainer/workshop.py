@@ -1,0 +1,59 @@
+"""What a cycle's steps work with, put together once by a command and handed down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from feedback.errors import NotFoundError
+from feedback.settings import Model, Settings
+from feedback.storage.database import Database
+from feedback.storage.tables import Cycle, ModelVersion
+from trainer.evaluation import Evaluation
+from trainer.gateway import Gateway
+from trainer.lease import LoopLease
+from trainer.record import CycleRecord
+from trainer.training import Progress
+
+
+class MakeVersion(Protocol):
+    """Trains a cycle's dataset version into a published model version; the same one however often it is called."""
+
+    def __call__(self, cycle: Cycle, on_progress: Callable[[Progress], None]) -> ModelVersion: ...
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The doors through which the loop reaches everything outside itself."""
+
+    database: Database
+    settings: Settings
+    gateway: Gateway
+    make_version: MakeVersion
+    clock: Callable[[], datetime] = utc_now
+
+    def model(self, name: str) -> Model:
+        """The model's section of the configuration. Raises `NotFoundError` where it was taken out."""
+        model = self.settings.model_named(name)
+        if model is None:
+            raise NotFoundError(
+                f"the configuration has no [[model]] named {name!r}; add it again, or cancel its cycles"
+            )
+        return model
+
+    def record(self, lease: LoopLease, stopping: threading.Event, cycle_id: str) -> CycleRecord:
+        """A cycle's row, to be written under the lease."""
+        return CycleRecord(self.database, lease, self.clock, stopping, cycle_id)
+
+    def evaluation(self) -> Evaluation:
+        """Asks versions through the server."""
+        wanted = self.settings.evaluation
+        return Evaluation(self.database, self.gateway, self.clock, wanted.concurrency, wanted.max_tokens)
