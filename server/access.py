@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from feedback.registry.snapshot import Snapshot
-
 from feedback.access.keys import SCOPES, hash_secret
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
+from feedback.registry.snapshot import Snapshot
 from server.loopback import is_local
 
 _BEARER = "bearer "

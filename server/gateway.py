@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from feedback.registry.adapters import AdapterStore
-from feedback.registry.models import ensure_models
-from feedback.registry.snapshot import Snapshot, load_snapshot
-
 from feedback.access.keys import ensure_loop_key
 from feedback.access.tokens import FeedbackTokens, open_tokens
 from feedback.errors import UnavailableError
+from feedback.registry.adapters import AdapterStore
+from feedback.registry.models import ensure_models
+from feedback.registry.snapshot import Snapshot, load_snapshot
 from feedback.settings import Settings
 from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer

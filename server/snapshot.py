@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from feedback.registry.snapshot import Snapshot
-
 from feedback.errors import StarloopError, UnavailableError
+from feedback.registry.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 0.4

@@ -58,7 +58,7 @@ class Supervisor:
                 child = post.child
                 if child.state == "stopped" and (post.after is None or post.after.state == "ready"):
                     child.start(now)
-                    self._say(f"{child.name}: starting")
+                    self._say(f"{child.name}: starting" + (f" ({child.hint})" if child.hint else ""))
                 child.tick(now)
                 if child.state == "failed":
                     return 1

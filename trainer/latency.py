@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from feedback.datasets.cases import EvalCase
-from trainer.evaluation import PinnedVersion, Evaluation
+from trainer.evaluation import Evaluation, PinnedVersion
 from trainer.findings import Latency
 from trainer.gateway import Answer
 from trainer.statistics import median_ratio

@@ -82,10 +82,10 @@ def train(workshop: Workshop, record: CycleRecord) -> None:
 
 def evaluate(workshop: Workshop, record: CycleRecord) -> None:
     """Let base, champion and challenger answer all suites through the server, and time the last two in turns."""
-    suites = _suites(workshop, record)
+    suites, model = _suites(workshop, record), workshop.model(record.row.model)
     champion = _champion(workshop, record)
     answers = _answers(workshop, record, suites, champion)
-    contract = TaskContract.from_settings(workshop.model(record.row.model))
+    contract = TaskContract.from_settings(model)
     versions = {
         number: {
             suite: msgspec.to_builtins(Metrics.of(cases, given, contract))
@@ -93,13 +93,9 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
         }
         for number, given in answers.items()
     }
-    latency = measure(
-        workshop.evaluation(),
-        pinned(workshop.settings, workshop.model(record.row.model), champion),
-        pinned(workshop.settings, workshop.model(record.row.model), _challenger(record)),
-        [*suites.golden, *suites.regression],
-        record.check,
-    )
+    ours, theirs = (pinned(workshop.settings, model, number) for number in (champion, _challenger(record)))
+    cases = [*suites.golden, *suites.regression]
+    latency = measure(workshop.evaluation(), ours, theirs, cases, record.check)
     record.add(champion=champion, versions=versions, latency=msgspec.to_builtins(latency))
     counts = ", ".join(f"{len(cases)} {suite}" for suite, cases in suites.named().items())
     record.end(f"{len(answers)} versions answered {counts} cases; the champion is {champion}")
@@ -182,7 +178,7 @@ def _suites(workshop: Workshop, record: CycleRecord) -> Suites:
     """The suites as they are now, none of which the cycle's dataset may hold."""
     assert record.row.dataset_id is not None
     with workshop.database.reading() as session:
-        suites = collect(session, record.row.model, workshop.settings.evaluation.suite_limit)
+        suites = collect(session, record.row.model, workshop.settings)
         refuse_overlap(session, suites, record.row.dataset_id)
     return suites
 
@@ -192,12 +188,12 @@ def _answers(workshop: Workshop, record: CycleRecord, suites: Suites, champion: 
     evaluation, model = workshop.evaluation(), workshop.model(record.row.model)
     answers: dict[str, Answers] = {}
     for number in dict.fromkeys(("base", champion, _challenger(record))):
-        answers[number] = evaluation.answers(
-            pinned(workshop.settings, model, number),
-            suites.every(),
-            record.check,
-            lambda done, total, number=number: record.progress(version=number, done=done, total=total),
-        )
+
+        def advance(done: int, total: int, version: str = number) -> None:
+            record.progress(version=version, done=done, total=total)
+
+        version = pinned(workshop.settings, model, number)
+        answers[number] = evaluation.answers(version, suites.every(), record.check, advance)
     return answers
 
 

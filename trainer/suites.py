@@ -19,6 +19,7 @@ from feedback.datasets.cases import EvalCase, golden_cases, holdout_cases, regre
 from feedback.datasets.chat import last_user_text
 from feedback.datasets.groups import prompt_hash
 from feedback.errors import DataRefusedError
+from feedback.settings import Settings
 from feedback.storage.tables import Example, PromptGroup
 
 _NAMED = 5
@@ -41,12 +42,13 @@ class Suites(Struct, frozen=True):
         return [*self.golden, *self.regression, *self.holdout]
 
 
-def collect(session: Session, model: str, limit: int) -> Suites:
-    """The model's suites, at most `limit` cases of each: always the same ones while the suite does not change."""
+def collect(session: Session, model: str, settings: Settings) -> Suites:
+    """The model's suites, bounded each: always the same cases while a suite does not change."""
+    limit = settings.evaluation.suite_limit
     return Suites(
         golden=_bounded(golden_cases(session, model), limit),
         regression=_bounded(regression_cases(session, model), limit),
-        holdout=_bounded(holdout_cases(session, model), limit),
+        holdout=_bounded(holdout_cases(session, model, settings.dataset), limit),
     )
 
 

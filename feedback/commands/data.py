@@ -14,7 +14,8 @@ from sqlmodel import col, select
 from feedback.commands.options import emit, json_option, listing, settings_option
 from feedback.datasets.cases import confirm_case, draw_cases, list_cases
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.freeze import SPLITS, build_dataset, check_files, read_rows
+from feedback.datasets.files import SPLITS, check_files, read_rows
+from feedback.datasets.freeze import build_dataset
 from feedback.errors import NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import ensure_models
@@ -58,7 +59,7 @@ def show(settings: Settings, dataset_id: str, as_json: bool) -> None:
     """
     with opened(settings) as database:
         row = _dataset(database, dataset_id)
-    intact = check_files(settings.directory, row)
+    intact = check_files(settings.directory, row.id, row.content_hash)
     manifest = row.manifest | {"files_intact": intact}
     emit(manifest, as_json, lambda: json.dumps(manifest, indent=2, ensure_ascii=False))
     if not intact:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import Messages, base_examples, last_user_text, messages_of
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.evidence import place_base, read_evidence
-from feedback.datasets.groups import assign_groups, prompt_hash
-from feedback.datasets.splits import group_side, user_key, user_side
+from feedback.datasets.evidence import placed_base
+from feedback.datasets.freeze import split_share
+from feedback.datasets.groups import KnownPrompts, assign_groups, groups_by_hash, prompt_hash
+from feedback.datasets.splits import group_side, row_side, user_key, user_side
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
-from feedback.settings import Dataset, Settings
+from feedback.settings import Settings
 from feedback.storage.paging import Page, id_of_cursor
-from feedback.storage.tables import Case, Inference
+from feedback.storage.tables import Case, Failure, Inference
 
 _CHUNK = 200
 
@@ -61,10 +61,11 @@ def draw_cases(
         and user_side(user_key(user, conversation, identifier), share) == "evaluation"
     )
     random.Random(rng_seed).shuffle(possible)
+    known = KnownPrompts(settings.dataset)
     found: list[Case] = []
     for start in range(0, len(possible), _CHUNK):
         for inference_id, messages, key, unused in _grouped(
-            session, possible[start : start + _CHUNK], settings
+            session, possible[start : start + _CHUNK], settings, known
         ):
             if len(found) == count:
                 return found
@@ -136,10 +137,11 @@ def import_base_examples(session: Session, settings: Settings, model: str, now: 
     if configured is None:
         raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
     contract = TaskContract.from_settings(configured)
-    query = select(Case.group_key).where(Case.model == model, Case.suite == "regression")
-    taken = set(session.exec(query))
+    examples = base_examples(configured)
+    taken = set(session.exec(select(Case.group_key).where(Case.model == model)))
+    groups = assign_groups(session, [row.prompt for row in examples], settings.dataset)
     added = 0
-    for row, key, side in place_base(session, base_examples(configured), settings.dataset):
+    for row, key, side in placed_base(examples, groups, settings.dataset.evaluation_share):
         if side != "evaluation" or key in taken:
             continue
         taken.add(key)
@@ -174,17 +176,33 @@ def regression_cases(session: Session, model: str) -> list[EvalCase]:
     return _confirmed(session, model, "regression")
 
 
-def holdout_cases(session: Session, model: str, settings: Dataset) -> list[EvalCase]:
-    """Failures on the evaluation side that a user or a reviewer corrected, as far as prompts are grouped: they inform."""
+def holdout_cases(session: Session, model: str) -> list[EvalCase]:
+    """Failures on the evaluation side with an accepted correction, one for each group: they inform.
+
+    There are none before the model's first dataset version, which fixes the sides and groups the prompts.
+    """
+    share = split_share(session, model)
+    if share is None:
+        return []
+    query = (
+        select(Inference.id, Inference.user, Inference.conversation, Inference.request, Failure.correction)  # type: ignore[call-overload]
+        .join(Failure, col(Failure.inference_id) == col(Inference.id))
+        .where(Failure.model == model, Failure.state == "corrected")
+        .order_by(col(Inference.id))
+    )
+    rows = [
+        (identifier, user_key(user, conversation, identifier), messages, answer)
+        for identifier, user, conversation, request, answer in session.exec(query)
+        if answer is not None and (messages := messages_of(request)) is not None
+    ]
+    hashes = [prompt_hash(last_user_text(messages)) for _, _, messages, _ in rows]
+    groups = groups_by_hash(session, hashes)
     found: dict[str, EvalCase] = {}
-    for placed in read_evidence(session, model, settings, place=False):
-        said = placed.said
-        if placed.side != "evaluation" or said.resolution in ("accepted", "dismissed"):
+    for (identifier, user, messages, answer), prompt in zip(rows, hashes, strict=True):
+        group = groups.get(prompt)
+        if group is None or group.unused or row_side(group.key, user, share) != "evaluation":
             continue
-        offered: list[Any] = [signal.correction for signal in said.signals if signal.correction]
-        answer = said.reviewed_answer or (offered[-1] if offered else None)
-        if answer and answer.strip() != said.output.strip() and said.group_key not in found:
-            found[said.group_key] = EvalCase(said.inference_id, said.messages, answer.strip())
+        found.setdefault(group.key, EvalCase(identifier, messages, answer))
     return list(found.values())
 
 
@@ -197,13 +215,15 @@ def _confirmed(session: Session, model: str, suite: str) -> list[EvalCase]:
 
 
 def _grouped(
-    session: Session, identifiers: list[str], settings: Settings
+    session: Session, identifiers: list[str], settings: Settings, known: KnownPrompts
 ) -> list[tuple[str, Messages, str, bool]]:
     """Id, messages, group and whether the prompt is unused, in the order of the ids; others than chats are left out."""
     query = select(Inference.id, Inference.request).where(col(Inference.id).in_(identifiers))
     asked = {identifier: messages_of(request) for identifier, request in session.exec(query)}
     chats = [(i, m) for i in identifiers if (m := asked.get(i)) and last_user_text(m).strip()]
-    groups = assign_groups(session, [last_user_text(messages) for _, messages in chats], settings.dataset)
+    groups = assign_groups(
+        session, [last_user_text(messages) for _, messages in chats], settings.dataset, known
+    )
     found = []
     for identifier, messages in chats:
         group = groups[prompt_hash(last_user_text(messages))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from feedback.settings import Model
 from feedback.starter import examples_file
 
 Messages = list[dict[str, Any]]
+_NOT_TEXT = ("tool", "function")
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Conversation(NamedTuple):
@@ -36,32 +39,46 @@ class Conversation(NamedTuple):
 def content_hash(messages: Messages, answer: str) -> str:
     """SHA-256 (hex) over a prompt and its answer, as JSON with sorted keys."""
     text = json.dumps([messages, answer], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def messages_of(request: str | None) -> Messages | None:
-    """The messages of a stored chat request; None for any other request."""
+    """The conversation of a stored chat request, its contents as plain text.
+
+    None for any other request, and for one with tools, images or the like: its prompt is more than its messages.
+    """
     if request is None:
         return None
     try:
-        messages = json.loads(request).get("messages")
-    except (ValueError, AttributeError):
+        body = json.loads(request)
+    except (ValueError, RecursionError):
         return None
+    if not isinstance(body, dict) or body.get("tools") or body.get("functions"):
+        return None
+    messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         return None
-    return messages if all(isinstance(message, dict) for message in messages) else None
+    plain = [_plain(message) for message in messages]
+    return [message for message in plain if message is not None] if None not in plain else None
+
+
+def _plain(message: Any) -> dict[str, Any] | None:
+    """A message of role and text alone; None where it is more than that."""
+    if not isinstance(message, dict) or message.get("tool_calls") or message.get("role") in _NOT_TEXT:
+        return None
+    content = message.get("content")
+    if isinstance(content, list):
+        if any(not isinstance(part, dict) or not isinstance(part.get("text"), str) for part in content):
+            return None
+        content = "\n".join(part["text"] for part in content)  # as the engine joins them
+    return {"role": message.get("role"), "content": content} if isinstance(content, str) else None
 
 
 def last_user_text(messages: Messages) -> str:
-    """Text of the last user message; of content parts, their texts joined."""
+    """Text of the last user message: what prompts are compared by."""
     for message in reversed(messages):
-        if message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, str):
-                return content
-            if isinstance(content, list):
-                texts = [part.get("text") for part in content if isinstance(part, dict)]
-                return "\n".join(text for text in texts if isinstance(text, str))
+        if message.get("role") == "user" and isinstance(message.get("content"), str):
+            return str(message["content"])
     return ""
 
 
@@ -88,20 +105,21 @@ def _read(path: Path) -> Iterator[Conversation]:
 def _row(line: str, where: str) -> Conversation:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"{where}: is not JSON: {error}") from None
     messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(m, dict) for m in messages):
+    if not isinstance(messages, list) or len(messages) < 2:
         raise BadInputError(
             f"{where}: messages: must be a list of at least a user's and an assistant's message"
         )
-    last = messages[-1]
-    if (
-        last.get("role") != "assistant"
-        or not isinstance(last.get("content"), str)
-        or not last["content"].strip()
-    ):
+    plain = messages_of(line)
+    if plain is None:
+        raise BadInputError(f"{where}: messages: each must have a role and text as its content, and no tools")
+    if any(_NOT_STORABLE.search(message["content"]) for message in plain):
+        raise BadInputError(f"{where}: messages: hold a NUL character or half of a surrogate pair")
+    prompt, last = plain[:-1], plain[-1]
+    if last["role"] != "assistant" or not last["content"].strip():
         raise BadInputError(f"{where}: messages: the last must be the assistant's, with text as its content")
-    if not last_user_text(messages[:-1]).strip():
+    if not last_user_text(prompt).strip():
         raise BadInputError(f"{where}: messages: there is no user message with text")
-    return Conversation(messages[:-1], last["content"])
+    return Conversation(prompt, last["content"])

@@ -30,7 +30,7 @@ class TaskContract:
             kind.check_schema(schema)
             self._validator = kind(schema)
         # Models that classify repeat their answers, so most are judged once.
-        self.problem = lru_cache(_REMEMBERED)(self._problem)
+        self._remembered = lru_cache(_REMEMBERED)(self._problem)
 
     @classmethod
     def from_settings(cls, model: Model) -> TaskContract:
@@ -51,55 +51,56 @@ class TaskContract:
         except jsonschema.SchemaError as error:
             raise SettingsError([f"{where}: is not a JSON schema: {error.message}"]) from error
 
+    def problem(self, text: str) -> str | None:
+        """What is wrong with an answer's form, as in "the answer …"; None where nothing is."""
+        return self._remembered(text)
+
     def valid(self, text: str) -> bool:
         """Whether an answer is in form."""
         return self.problem(text) is None
 
-    def label(self, text: str) -> str | None:
+    def slice_of(self, text: str) -> str | None:
         """What kind of answer it is: the value of the first property that the schema restricts to a list of words."""
         properties = (self.schema or {}).get("properties")
         if not isinstance(properties, dict):
             return None
         for name, rules in properties.items():
             if isinstance(rules, dict) and isinstance(rules.get("enum"), list):
-                value = canonical(text)
+                try:
+                    value = json.loads(text)
+                except (ValueError, RecursionError):
+                    return None
                 found = value.get(name) if isinstance(value, dict) else None
                 return found if isinstance(found, str) else None
         return None
 
     def _problem(self, text: str) -> str | None:
         if not text.strip():
-            return "the answer is empty"
+            return "is empty"
         if self._validator is None:
             return None
         try:
             value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            return f"the answer is not JSON: {error}"
-        error = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
-        if error is None:
+            return f"is not JSON: {error}"
+        breach = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
+        if breach is None:
             return None
-        place = ".".join(str(part) for part in error.absolute_path)
-        return f"{place}: {error.message}" if place else str(error.message)
-
-
-def canonical(text: str) -> Any:
-    """The value of a JSON text, else the trimmed text: two answers mean the same where these are equal."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text.strip()
+        place = ".".join(str(part) for part in breach.absolute_path)
+        return f"breaks the schema: {place + ': ' if place else ''}{breach.message}"
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two answers mean the same: order of keys and spacing do not count."""
+    """Whether two answers mean the same: in JSON, order of keys and spacing do not count."""
     return answer_key(one) == answer_key(other)
 
 
 def answer_key(text: str) -> str:
-    """A text that is equal for answers that mean the same."""
-    value = canonical(text)
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    """A text that is equal for answers that mean the same, and for no others."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text.strip()
 
 
 def _no_constant(name: str) -> NoReturn:

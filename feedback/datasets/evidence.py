@@ -3,93 +3,163 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import Conversation, Messages, last_user_text, messages_of
-from feedback.datasets.curation import Said, Signal
+from feedback.datasets.curation import BaseExample, Said, Signal
 from feedback.datasets.failures import reviewed
-from feedback.datasets.groups import assign_groups, known_groups, prompt_hash
-from feedback.datasets.splits import Side, row_side, user_key
+from feedback.datasets.groups import Group, KnownPrompts, assign_groups, prompt_hash
+from feedback.datasets.splits import row_side, user_key
 from feedback.settings import Dataset
+from feedback.storage.database import Database
 from feedback.storage.tables import Feedback, Inference
 
 _CHUNK = 500
+_PLACED_AT_ONCE = 500
 
 
-@dataclass(frozen=True)
-class Placed:
-    """One answered inference with the side that its group and its user agree on."""
+class Heard(NamedTuple):
+    """One answered chat inference and all that stands said about it."""
 
-    said: Said
-    side: Side | None
+    inference_id: str
+    user: str
+    """Who stands for its user (`splits.user_key`)."""
+    messages: Messages
+    output: str
+    finish_reason: str | None
+    signals: tuple[Signal, ...]
+    resolution: str | None
+    reviewed_answer: str | None
+    reviewed_by: str | None
 
 
-def read_evidence(session: Session, model: str, settings: Dataset, place: bool = True) -> list[Placed]:
-    """Every production answer of the model with current feedback or a reviewer's word, oldest first.
+def read_heard(session: Session, model: str) -> list[Heard]:
+    """Every production answer of the model with current feedback or a reviewer's word, oldest first."""
+    signals = _signals(session, model)
+    resolved = reviewed(session, model)
+    found = []
+    for identifier, user, conversation, request, output, finish_reason in _inferences(
+        session, signals.keys() | resolved.keys()
+    ):
+        messages = messages_of(request)
+        if messages is None or not last_user_text(messages).strip():
+            continue
+        failure = resolved.get(identifier)
+        found.append(
+            Heard(
+                identifier,
+                user_key(user, conversation, identifier),
+                messages,
+                output or "",
+                finish_reason,
+                tuple(signals.get(identifier, ())),
+                failure.state if failure else None,
+                failure.correction if failure else None,
+                failure.resolved_by if failure else None,
+            )
+        )
+    return found
 
-    With `place`, prompts that were never grouped are placed now, and the caller commits; without, they are left out.
+
+def place_prompts(database: Database, prompts: Sequence[str], settings: Dataset) -> dict[str, Group]:
+    """Groups of all prompts by hash, placing those that have none yet.
+
+    A few hundred in a transaction, so that nobody waits long for the database; groups stay, whatever comes after.
     """
+    known = KnownPrompts(settings)
+    with database.reading() as session:
+        known.catch_up(session)
+    groups: dict[str, Group] = {}
+    remaining = iter(prompts)
+    while some := list(islice(remaining, _PLACED_AT_ONCE)):
+        with database.session() as session:
+            groups |= assign_groups(session, some, settings, known)
+            session.commit()
+    return groups
+
+
+def placed(heard: Sequence[Heard], groups: Mapping[str, Group], share: float) -> list[Said]:
+    """What was heard, with group and side; prompts without a group are left out."""
+    found = []
+    for one in heard:
+        group = groups.get(prompt_hash(last_user_text(one.messages)))
+        if group is None:
+            continue
+        found.append(
+            Said(
+                inference_id=one.inference_id,
+                messages=one.messages,
+                output=one.output,
+                finish_reason=one.finish_reason,
+                group_key=group.key,
+                side=None if group.unused else row_side(group.key, one.user, share),
+                signals=one.signals,
+                resolution=one.resolution,
+                reviewed_answer=one.reviewed_answer,
+                reviewed_by=one.reviewed_by,
+            )
+        )
+    return found
+
+
+def placed_base(
+    examples: Sequence[Conversation], groups: Mapping[str, Group], share: float
+) -> list[BaseExample]:
+    """Base examples with group and side; each row is a conversation of its own."""
+    found = []
+    for row in examples:
+        group = groups[prompt_hash(row.prompt)]
+        side = None if group.unused else row_side(group.key, f"example {row.content_hash}", share)
+        found.append(BaseExample(row, group.key, side))
+    return found
+
+
+def _signals(session: Session, model: str) -> dict[str, list[Signal]]:
     signals: dict[str, list[Signal]] = defaultdict(list)
     query = (
-        select(Feedback)
+        select(  # type: ignore[call-overload]
+            Feedback.inference_id,
+            Feedback.id,
+            Feedback.rater,
+            Feedback.source,
+            Feedback.rating,
+            Feedback.correction,
+            Feedback.choice,
+        )
         .join(Inference, col(Inference.id) == col(Feedback.inference_id))
         .where(Inference.model == model, Inference.purpose == "production", col(Feedback.current))
         .order_by(col(Feedback.id))
     )
-    for row in session.exec(query):
-        signals[row.inference_id].append(Signal(row.id, row.rater, row.source, row.rating, row.correction))
-    resolved = reviewed(session, model)
-    rows: list[tuple[Inference, Messages]] = []
-    for inference in _inferences(session, sorted(signals.keys() | resolved.keys())):
-        messages = messages_of(inference.request)
-        if messages is not None and last_user_text(messages).strip():
-            rows.append((inference, messages))
-    prompts = [last_user_text(messages) for _, messages in rows]
-    groups = assign_groups(session, prompts, settings) if place else known_groups(session, prompts)
-    placed = []
-    for (inference, messages), prompt in zip(rows, map(prompt_hash, prompts), strict=True):
-        if prompt not in groups:
-            continue
-        group = groups[prompt]
-        who = user_key(inference.user, inference.conversation, inference.id)
-        failure = resolved.get(inference.id)
-        said = Said(
-            inference_id=inference.id,
-            messages=messages,
-            output=inference.output or "",
-            prompt_hash=prompt,
-            group_key=group.key,
-            signals=tuple(signals.get(inference.id, ())),
-            resolution=failure.state if failure else None,
-            reviewed_answer=failure.correction if failure else None,
-            reviewed_by=failure.resolved_by if failure else None,
+    for inference_id, identifier, rater, source, rating, correction, choice in session.exec(query):
+        # The output that is kept is the first choice's, so stars for another say nothing about it.
+        stars = rating if choice == 0 else None
+        signals[inference_id].append(Signal(identifier, rater, source, stars, correction))
+    return signals
+
+
+def _inferences(
+    session: Session, identifiers: Collection[str]
+) -> Iterator[tuple[str, str | None, str | None, str | None, str | None, str | None]]:
+    ordered = sorted(identifiers)
+    for start in range(0, len(ordered), _CHUNK):
+        query = (
+            select(  # type: ignore[call-overload]
+                Inference.id,
+                Inference.user,
+                Inference.conversation,
+                Inference.request,
+                Inference.output,
+                Inference.finish_reason,
+            )
+            .where(
+                col(Inference.id).in_(ordered[start : start + _CHUNK]),
+                Inference.status == 200,
+                Inference.purpose == "production",
+            )
+            .order_by(col(Inference.id))
         )
-        side = None if group.unused else row_side(group.key, who, settings.evaluation_share)
-        placed.append(Placed(said, side))
-    return placed
-
-
-def place_base(
-    session: Session, examples: Iterable[Conversation], settings: Dataset
-) -> list[tuple[Conversation, str, Side | None]]:
-    """Base examples with group and side; each row is a conversation of its own."""
-    rows = list(examples)
-    groups = assign_groups(session, [row.prompt for row in rows], settings)
-    placed = []
-    for row in rows:
-        group = groups[prompt_hash(row.prompt)]
-        side = None if group.unused else row_side(group.key, row.content_hash, settings.evaluation_share)
-        placed.append((row, group.key, side))
-    return placed
-
-
-def _inferences(session: Session, identifiers: list[str]) -> Iterable[Inference]:
-    for start in range(0, len(identifiers), _CHUNK):
-        chunk = identifiers[start : start + _CHUNK]
-        query = select(Inference).where(
-            col(Inference.id).in_(chunk), Inference.status == 200, Inference.purpose == "production"
-        )
-        yield from session.exec(query.order_by(col(Inference.id)))
+        yield from session.exec(query).all()

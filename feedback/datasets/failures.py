@@ -3,67 +3,172 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from sqlmodel import Session, col, select
+from sqlalchemy import ColumnElement
+from sqlmodel import Session, col, func, or_, select
 
-from feedback.datasets.contract import TaskContract
+from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.triage import reasons_for
+from feedback.datasets.votes import believed
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
-from feedback.settings import Settings
+from feedback.settings import Settings, Triage
 from feedback.storage.paging import Page, id_of_cursor
 from feedback.storage.tables import Failure, Feedback, Inference
 
 _STATES = {"correct": "corrected", "accept": "accepted", "dismiss": "dismissed"}
+_CHUNK = 500
+
+
+class Heard(NamedTuple):
+    """One rater's current word on an inference."""
+
+    rater: str
+    source: str
+    rating: int | None
+    answer: str
+    """The correction; empty where there is none."""
+
+
+class Finding(NamedTuple):
+    """What triage makes of one inference."""
+
+    reasons: list[dict[str, Any]]
+    state: str
+    correction: str | None
+    by: str | None
 
 
 def triage_model(session: Session, model: str, settings: Settings, now: datetime) -> int:
-    """Find the model's failure cases among all production answers; returns how many are new or have changed.
+    """Find the model's failure cases among its production answers; returns how many are new or have changed.
 
-    Two queries, whatever the number of inferences. What a person resolved stays as it was resolved.
+    Looks closely only at what somebody complained about, at answers that are out of form, and at cases still open:
+    the rest is left to the database. What a person resolved stays as it was resolved.
     """
     configured = settings.model_named(model)
     contract = TaskContract(None) if configured is None else TaskContract.from_settings(configured)
-    said: dict[str, list[tuple[int | None, str | None]]] = defaultdict(list)
-    signals = (
-        select(Feedback.inference_id, Feedback.rating, Feedback.correction)
-        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
-        .where(Inference.model == model, col(Feedback.current))
-    )
-    for inference_id, rating, correction in session.exec(signals):
-        said[inference_id].append((rating, correction))
+    heard = _heard(session, model)
+    low = settings.triage.low_rating
+    suspects = {
+        inference_id
+        for inference_id, words in heard.items()
+        if any(word.answer or (word.rating is not None and word.rating <= low) for word in words)
+    }
+    suspects |= _out_of_form(session, model, contract)
     known = {row.inference_id: row for row in session.exec(select(Failure).where(Failure.model == model))}
-    answered = select(Inference.id, Inference.output, Inference.finish_reason, Inference.stored).where(
-        Inference.model == model, Inference.purpose == "production", Inference.status == 200
-    )
+    closed = {inference_id for inference_id, row in known.items() if row.resolved is not None}
     changed = 0
-    for inference_id, output, finish_reason, stored in session.exec(answered):
-        heard = said.get(inference_id, [])
-        ratings = [rating for rating, _ in heard if rating is not None]
-        corrections = [text for _, text in heard if text is not None]
-        shown = (output or "") if stored else None
-        reasons = reasons_for(shown, finish_reason, ratings, corrections, contract, settings.triage)
-        found = [reason.shown() for reason in reasons]
+    for inference_id, output, finish_reason in _answers(session, (suspects | known.keys()) - closed):
+        words = heard.get(inference_id, [])
+        found = _judge(output, finish_reason, words, contract, settings.triage)
         row = known.get(inference_id)
-        if row is None and found:
+        if row is None and found.reasons:
             session.add(
                 Failure(
                     id=new_id(now),
                     inference_id=inference_id,
                     model=model,
                     created=now.timestamp(),
-                    reasons=found,
+                    reasons=found.reasons,
+                    state=found.state,
+                    correction=found.correction,
+                    resolved_by=found.by,
                 )
             )
             changed += 1
-        elif row is not None and row.state == "quarantine" and row.reasons != found:
-            row.reasons = found
+        elif row is not None and found != (row.reasons, row.state, row.correction, row.resolved_by):
+            row.reasons, row.state, row.correction, row.resolved_by = found
             session.add(row)
             changed += 1
     session.flush()
     return changed
+
+
+def _judge(
+    output: str | None,
+    finish_reason: str | None,
+    words: Sequence[Heard],
+    contract: TaskContract,
+    settings: Triage,
+) -> Finding:
+    """Reasons and state of one inference, by what is known now; `resolved` is never triage's to set."""
+    reasons = reasons_for(
+        output,
+        finish_reason,
+        [word.rating for word in words if word.rating is not None],
+        [word.answer for word in words if word.answer],
+        contract,
+        settings,
+    )
+    shown = [reason.shown() for reason in reasons]
+    if not shown:
+        return Finding(shown, "dismissed", None, "triage")  # its rater has taken the complaint back
+    offers = [
+        word
+        for word in words
+        if word.answer
+        and contract.valid(word.answer)
+        and (output is None or not same_answer(word.answer, output))
+    ]
+    agreed = believed(offers)
+    if agreed is None:
+        return Finding(shown, "quarantine", None, None)
+    return Finding(shown, "corrected", agreed.answer.strip(), agreed.rater)
+
+
+def _production(model: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        col(Inference.model) == model,
+        col(Inference.purpose) == "production",
+        col(Inference.status) == 200,
+    )
+
+
+def _heard(session: Session, model: str) -> dict[str, list[Heard]]:
+    """What stands said about the model's production answers, oldest first."""
+    heard: dict[str, list[Heard]] = defaultdict(list)
+    query = (
+        select(Feedback.inference_id, Feedback.rater, Feedback.source, Feedback.rating, Feedback.correction)  # type: ignore[call-overload]
+        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
+        .where(*_production(model), col(Feedback.current))
+        .order_by(col(Feedback.id))
+    )
+    for inference_id, rater, source, rating, correction in session.exec(query):
+        heard[inference_id].append(Heard(rater, source, rating, correction or ""))
+    return heard
+
+
+def _out_of_form(session: Session, model: str, contract: TaskContract) -> set[str]:
+    """Answers that are empty, cut off or against the schema. Each distinct answer is judged once."""
+    stored = (*_production(model), col(Inference.stored))
+    output = col(Inference.output)
+    cut = or_(col(Inference.finish_reason) == "length", output.is_(None), func.trim(output, " \t\r\n") == "")
+    found = set(session.exec(select(Inference.id).where(*stored, cut)))
+    if contract.schema is None:
+        return found
+    distinct = session.exec(select(Inference.output).where(*stored, output.is_not(None)).distinct())
+    wrong = [text for text in distinct if text is not None and not contract.valid(text)]
+    for start in range(0, len(wrong), _CHUNK):
+        found.update(
+            session.exec(select(Inference.id).where(*stored, output.in_(wrong[start : start + _CHUNK])))
+        )
+    return found
+
+
+def _answers(session: Session, identifiers: Collection[str]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Id, output (None where it was not stored) and finish reason, oldest first."""
+    ordered = sorted(identifiers)
+    for start in range(0, len(ordered), _CHUNK):
+        query = (
+            select(Inference.id, Inference.output, Inference.finish_reason, Inference.stored)
+            .where(col(Inference.id).in_(ordered[start : start + _CHUNK]))
+            .order_by(col(Inference.id))
+        )
+        for identifier, output, finish_reason, stored in session.exec(query).all():
+            yield identifier, (output or "") if stored else None, finish_reason
 
 
 def list_failures(
@@ -95,7 +200,7 @@ def resolve_failure(
     Raises `NotFoundError`, `BadFieldError` for a correction that is missing or not wanted, `ConflictError` when it was
     resolved otherwise already.
     """
-    row = session.get(Failure, identifier)
+    row = session.get(Failure, identifier, with_for_update=True, populate_existing=True)
     if row is None:
         raise NotFoundError(
             f"there is no failure case {identifier[:60]!r}; `starloop failures list` shows them"
@@ -105,7 +210,8 @@ def resolve_failure(
     if action != "correct" and correction is not None:
         raise BadFieldError("correction", f"does not go with the action {action!r}")
     state = _STATES[action]
-    if row.state != "quarantine" and (row.state, row.correction) != (state, correction):
+    correction = correction.strip() if correction is not None else None
+    if row.resolved is not None and (row.state, row.correction) != (state, correction):
         raise ConflictError(f"failure case {row.id} is {row.state} already, by {row.resolved_by}")
     row.state, row.correction = state, correction
     row.resolved_by, row.resolved = by, now.timestamp()
@@ -116,5 +222,5 @@ def resolve_failure(
 
 def reviewed(session: Session, model: str) -> dict[str, Failure]:
     """Failure cases that a person resolved, by inference id."""
-    query = select(Failure).where(Failure.model == model, Failure.state != "quarantine")
+    query = select(Failure).where(Failure.model == model, col(Failure.resolved).is_not(None))
     return {row.inference_id: row for row in session.exec(query)}

@@ -1,35 +1,39 @@
-"""Dataset versions: examples frozen as JSONL with a manifest, written whole or not at all, and known by content hash."""
+"""Building a dataset version: reads the record, curates, freezes the rows as files, writes the lineage.
+
+Files come first and the row in the database last, so a version that is listed is complete.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+import msgspec
+from sqlalchemy import insert
 from sqlmodel import Session, col, select
 
-from feedback.datasets.chat import base_examples
+from feedback.datasets.chat import base_examples, last_user_text
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.curation import Curated, Example, curate
-from feedback.datasets.evidence import place_base, read_evidence
+from feedback.datasets.curation import Corrections, Example, choose_corrections
+from feedback.datasets.evidence import place_prompts, placed, placed_base, read_heard
+from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, read_rows
+from feedback.datasets.replay import choose_replay
 from feedback.datasets.splits import validates
 from feedback.errors import ConflictError, NotFoundError, StorageError
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
 from feedback.storage.database import Database
-from feedback.storage.tables import DatasetVersion
+from feedback.storage.tables import Case, DatasetVersion
 from feedback.storage.tables import Example as ExampleRow
 
-SPLITS = ("train", "validation")
+__all__ = ["SPLITS", "build_dataset", "check_files", "read_rows"]
+
 RULES = 1
 """Raised whenever curation would choose otherwise from the same record."""
+_NAMED = 6
 
 
 def build_dataset(
@@ -43,147 +47,87 @@ def build_dataset(
     """Curate and freeze the model's next dataset version under `dataset_id`; asked again, the same one is returned.
 
     Raises `DataRefusedError` when there is too little to train on, `ConflictError` when the split share changed,
-    `NotFoundError` for an unknown model, `StorageError` when it cannot be written.
+    `NotFoundError` for an unknown model, `StorageError` when its files cannot be written or are not what was frozen.
     """
     configured = settings.model_named(model)
     if configured is None:
         raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
-    contract = TaskContract.from_settings(configured)
-    base = base_examples(configured)
-    with database.session() as session:
+    rules, share = settings.dataset, settings.dataset.evaluation_share
+    with database.reading() as session:
         existing = session.get(DatasetVersion, dataset_id)
-        if existing is not None:
-            return existing
-        _check_share(session, model, settings.dataset)
-        parent, learned = _champion_dataset(session, model)
-        said = [one.said for one in read_evidence(session, model, settings.dataset) if one.side == "train"]
-        placed = place_base(session, base, settings.dataset)
-        session.commit()  # groups stay, whatever comes of the rest
-    teaching = [(row, group) for row, group, side in placed if side == "train"]
-    curated = curate(said, teaching, learned, contract, settings.dataset, guards_off)
-    rows = _rows(curated, settings.dataset)
-    folder = settings.directory / "datasets" / dataset_id
-    manifest = _manifest(
-        rows, curated, model, dataset_id, parent, settings.dataset, guards_off, contract, now
+        if existing is None:
+            _check_share(session, model, rules)
+            parent, learned = _champion_dataset(session, model)
+            heard = read_heard(session, model)
+    if existing is not None:
+        if not check_files(settings.directory, existing.id, existing.content_hash):
+            raise StorageError(
+                f"dataset {dataset_id}: its files are not those that were frozen; restore them from a backup, or start "
+                "a new cycle"
+            )
+        return existing
+    contract = TaskContract.from_settings(configured)
+    examples = base_examples(configured)
+    prompts = [last_user_text(one.messages) for one in heard] + [row.prompt for row in examples]
+    groups = place_prompts(database, prompts, rules)
+    with database.reading() as session:
+        judging = set(
+            session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))
+        )
+    said, base = placed(heard, groups, share), placed_base(examples, groups, share)
+    corrections = choose_corrections(said, judging, learned, contract, rules, guards_off)
+    replay = choose_replay(said, base, corrections.examples, judging, contract, rules, guards_off)
+    rows = _rows(corrections.examples, replay, rules)
+    frozen = Frozen.of(
+        {split: [_line(example) for side, example in rows if side == split] for split in SPLITS}
     )
-    _write(folder, rows, manifest)
+    manifest = {
+        "id": dataset_id,
+        "model": model,
+        "parent_id": parent,
+        "created": now.isoformat(),
+        "content_hash": frozen.content_hash,
+        "note": _note(corrections, len(replay), contract),
+        "rules": RULES,
+        "guards_off": sorted(guards_off),
+        "settings": msgspec.to_builtins(rules),
+        "counts": _counts(rows, contract),
+        "left_out": corrections.dropped,
+        "rater_cap": {
+            "cap": corrections.held.cap,
+            "raters": corrections.held.raters,
+            "corrections": corrections.held.corrections,
+        },
+    }
+    freeze_files(settings.directory, dataset_id, frozen, manifest)
     version = DatasetVersion(
         id=dataset_id,
         model=model,
         parent_id=parent,
-        content_hash=manifest["content_hash"],
+        content_hash=frozen.content_hash,
         created=now.timestamp(),
         note=manifest["note"],
         manifest=manifest,
     )
     with database.session() as session:
         session.add(version)
-        session.add_all(_lineage(dataset_id, rows))
+        session.flush()
+        session.connection().execute(insert(ExampleRow), _lineage(dataset_id, rows))
         session.commit()
     return version
-
-
-def read_rows(directory: Path, dataset_id: str, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split, streamed from the frozen file. Raises `NotFoundError` when it is not there."""
-    file = directory / "datasets" / dataset_id / f"{split}.jsonl"
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{file}: the dataset version's rows are not there; restore them from a backup"
-        ) from None
-
-
-def check_files(directory: Path, version: DatasetVersion) -> bool:
-    """Whether the frozen files are still those that the version's content hash was computed from."""
-    folder = directory / "datasets" / version.id
-    try:
-        return _hash([(folder / f"{split}.jsonl").read_bytes() for split in SPLITS]) == version.content_hash
-    except OSError:
-        return False
 
 
 Row = tuple[str, Example]
 """Split and example."""
 
 
-def _rows(curated: Curated, settings: Dataset) -> list[Row]:
-    examples = sorted([*curated.corrections, *curated.replay], key=lambda example: example.content_hash)
+def _rows(corrections: Sequence[Example], replay: Sequence[Example], rules: Dataset) -> list[Row]:
+    """In the order of their hashes: the same examples always give the same files."""
+    examples = sorted([*corrections, *replay], key=lambda example: example.content_hash)
     return [
-        ("validation" if validates(example.group_key, settings.validation_share) else "train", example)
+        ("validation" if validates(example.group_key, rules.validation_share) else "train", example)
         for example in examples
     ]
-
-
-def _manifest(
-    rows: Sequence[Row],
-    curated: Curated,
-    model: str,
-    dataset_id: str,
-    parent: str | None,
-    settings: Dataset,
-    guards_off: Collection[str],
-    contract: TaskContract,
-    now: datetime,
-) -> dict[str, Any]:
-    slices = Counter(contract.slice_of(example.answer) or "all" for example in curated.new)
-    named = ", ".join(f"{count} {name}" for name, count in slices.most_common(6))
-    more = f" and {len(slices) - 6} kinds more" if len(slices) > 6 else ""
-    note = f"added {len(curated.new)} example{'' if len(curated.new) == 1 else 's'}"
-    if named and set(slices) != {"all"}:
-        note += f": {named}{more}"
-    note += f"; {len(curated.replay)} replayed"
-    return {
-        "id": dataset_id,
-        "model": model,
-        "parent_id": parent,
-        "created": now.isoformat(),
-        "content_hash": _hash([_jsonl(rows, split) for split in SPLITS]),
-        "note": note,
-        "rules": RULES,
-        "guards_off": sorted(guards_off),
-        "settings": {name: getattr(settings, name) for name in settings.__struct_fields__},
-        "counts": {
-            "rows": len(rows),
-            "new": len(curated.new),
-            "splits": dict(Counter(split for split, _ in rows)),
-            "sources": dict(Counter(example.source for _, example in rows)),
-            "slices": dict(Counter(contract.slice_of(example.answer) or "all" for _, example in rows)),
-        },
-        "left_out": curated.dropped,
-    }
-
-
-def _write(folder: Path, rows: Sequence[Row], manifest: dict[str, Any]) -> None:
-    """Write beside the target and rename, so that a dataset directory is always complete."""
-    scratch = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        for split in SPLITS:
-            _write_through(scratch / f"{split}.jsonl", _jsonl(rows, split))
-        _write_through(scratch / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False).encode())
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that crashed before its row was written
-        scratch.rename(folder)
-    except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise StorageError(
-            f"{folder}: the dataset cannot be written ({error.strerror}); nothing was left"
-        ) from error
-
-
-def _write_through(file: Path, content: bytes) -> None:
-    with file.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def _jsonl(rows: Sequence[Row], split: str) -> bytes:
-    lines = (json.dumps(_line(example), ensure_ascii=False) + "\n" for side, example in rows if side == split)
-    return "".join(lines).encode()
 
 
 def _line(example: Example) -> dict[str, Any]:
@@ -198,25 +142,41 @@ def _line(example: Example) -> dict[str, Any]:
     }
 
 
-def _hash(contents: Sequence[bytes]) -> str:
-    """Over each file's own hash, so that a row cannot move from one file to the next unseen."""
-    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+def _note(corrections: Corrections, replayed: int, contract: TaskContract) -> str:
+    """What changed since the parent, in one sentence."""
+    new = corrections.new
+    kinds = Counter(kind for example in new if (kind := contract.slice_of(example.answer)) is not None)
+    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_NAMED))
+    more = f" and {len(kinds) - _NAMED} kinds more" if len(kinds) > _NAMED else ""
+    told = f"added {len(new)} example{'' if len(new) == 1 else 's'}" + (f": {named}{more}" if named else "")
+    carried = len(corrections.examples) - len(new)
+    return f"{told}; {f'kept {carried} and ' if carried else ''}replayed {replayed}"
 
 
-def _lineage(dataset_id: str, rows: Sequence[Row]) -> list[ExampleRow]:
+def _counts(rows: Sequence[Row], contract: TaskContract) -> dict[str, Any]:
+    return {
+        "rows": len(rows),
+        "new": sum(example.new for _, example in rows),
+        "splits": dict(Counter(split for split, _ in rows)),
+        "sources": dict(Counter(example.source for _, example in rows)),
+        "slices": dict(Counter(contract.slice_of(example.answer) or "all" for _, example in rows)),
+    }
+
+
+def _lineage(dataset_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
-        ExampleRow(
-            dataset_id=dataset_id,
-            position=position,
-            content_hash=example.content_hash,
-            split=split,
-            source=example.source,
-            new=example.new,
-            group_key=example.group_key,
-            inference_id=example.inference_id,
-            feedback_id=example.feedback_id,
-            rater=example.rater,
-        )
+        {
+            "dataset_id": dataset_id,
+            "position": position,
+            "content_hash": example.content_hash,
+            "split": split,
+            "source": example.source,
+            "new": example.new,
+            "group_key": example.group_key,
+            "inference_id": example.inference_id,
+            "feedback_id": example.feedback_id,
+            "rater": example.rater,
+        }
         for position, (split, example) in enumerate(rows)
     ]
 
@@ -230,15 +190,20 @@ def _champion_dataset(session: Session, model: str) -> tuple[str | None, set[str
     return parent, set(session.exec(select(ExampleRow.content_hash).where(ExampleRow.dataset_id == parent)))
 
 
-def _check_share(session: Session, model: str, settings: Dataset) -> None:
-    """Another share would move rows from one side to the other, and training would meet what it is judged by."""
-    query = (
+def split_share(session: Session, model: str) -> float | None:
+    """The evaluation share by which the model's data was last split; None before its first dataset version."""
+    newest = (
         select(DatasetVersion).where(DatasetVersion.model == model).order_by(col(DatasetVersion.id).desc())
     )
-    last = session.exec(query).first()
-    was = last.manifest["settings"]["evaluation_share"] if last else settings.evaluation_share
-    if was != settings.evaluation_share:
+    last = session.exec(newest.limit(1)).first()
+    return None if last is None else float(last.manifest["settings"]["evaluation_share"])
+
+
+def _check_share(session: Session, model: str, rules: Dataset) -> None:
+    """Another share would move rows from one side to the other, and training would meet what it is judged by."""
+    was = split_share(session, model)
+    if was is not None and was != rules.evaluation_share:
         raise ConflictError(
-            f"[dataset] evaluation_share is {settings.evaluation_share}, but {model}'s data was split at {was}; "
+            f"[dataset] evaluation_share is {rules.evaluation_share:g}, but the data of {model!r} was split at {was:g}; "
             "sides must never change, so set it back"
         )

@@ -1,7 +1,8 @@
 """Near-duplicate prompt groups: MinHash over 4-character shingles finds them, exact Jaccard similarity decides.
 
 A group is keyed by its earliest member and written down once: later prompts join it, none ever moves. A prompt that is
-near to groups of both sides would carry one side's knowledge to the other, so it is used on neither.
+near to groups of both sides would carry one side's knowledge to the other, so it is used on neither. Hence two prompts
+that are near each other and both in use always stand on one side: the later of them was placed knowing the earlier.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
-from sqlalchemy import text
-from sqlmodel import Session, col, func, select
+from numpy.typing import NDArray
+from sqlalchemy import insert, text
+from sqlmodel import Session, col, select
 
 from feedback.datasets.splits import group_side
 from feedback.settings import Dataset
@@ -23,14 +26,82 @@ _SHINGLE = 4
 # 20 bands of 6 rows: a pair at 0.8 becomes a candidate with probability 0.998, one at 0.5 with 0.27.
 _BANDS, _ROWS = 20, 6
 _CHUNK = 500
+_LOCK = 0x5742_0002
+# Odd, so that a shingle's characters mix into 64 bits without losing any of them.
+_MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Where a prompt belongs."""
 
     key: str
+    """Hash of the group's earliest prompt."""
     unused: bool
+
+
+class KnownPrompts:
+    """All prompts placed so far, searchable by likeness. Kept between calls, it reads only what was added since."""
+
+    def __init__(self, settings: Dataset) -> None:
+        self._settings = settings
+        self._lsh = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
+        self._empty = MinHash(num_perm=_BANDS * _ROWS, hashfunc=int)
+        self._shingles: list[NDArray[np.uint64]] = []
+        self._groups: list[Group] = []
+        self._position = 0
+
+    def catch_up(self, session: Session) -> None:
+        """Read what others have placed meanwhile."""
+        rows = session.exec(
+            select(PromptGroup.position, PromptGroup.group_key, PromptGroup.unused, PromptGroup.text)
+            .where(PromptGroup.position > self._position)
+            .order_by(col(PromptGroup.position))
+        )
+        for position, key, unused, prompt in rows:
+            shingles = _shingled(prompt)
+            self._keep(shingles, self._signed(shingles), Group(key, unused))
+            self._position = position
+
+    def place(self, prompts: dict[str, str]) -> list[PromptGroup]:
+        """Rows for prompts that were never placed, given normalised by hash, in this order."""
+        rows = []
+        for key, prompt in prompts.items():
+            shingles = _shingled(prompt)
+            signature = self._signed(shingles)
+            near = [self._groups[place] for place in self._near(shingles, signature)]
+            sides = {group_side(group.key, self._settings.evaluation_share) for group in near}
+            group = Group(near[0].key if near else key, len(sides) > 1)
+            self._keep(shingles, signature, group)
+            self._position += 1
+            rows.append(
+                PromptGroup(
+                    prompt_hash=key,
+                    position=self._position,
+                    group_key=group.key,
+                    unused=group.unused,
+                    text=prompt,
+                )
+            )
+        return rows
+
+    def _signed(self, shingles: NDArray[np.uint64]) -> MinHash:
+        signature = self._empty.copy()
+        signature.update_batch((shingles >> np.uint64(32)).tolist())
+        return signature
+
+    def _keep(self, shingles: NDArray[np.uint64], signature: MinHash, group: Group) -> None:
+        self._lsh.insert(len(self._groups), signature, check_duplication=False)
+        self._shingles.append(shingles)
+        self._groups.append(group)
+
+    def _near(self, shingles: NDArray[np.uint64], signature: MinHash) -> list[int]:
+        """Prompts at least as like as the threshold, earliest first."""
+        threshold = self._settings.near_duplicate
+        return [
+            place
+            for place in sorted(self._lsh.query(signature))
+            if _likeness(shingles, self._shingles[place]) >= threshold
+        ]
 
 
 def normalise(prompt: str) -> str:
@@ -40,101 +111,65 @@ def normalise(prompt: str) -> str:
 
 def prompt_hash(prompt: str) -> str:
     """SHA-256 (hex) of the normalised prompt."""
-    return hashlib.sha256(normalise(prompt).encode()).hexdigest()
+    return hashlib.sha256(normalise(prompt).encode("utf-8", "replace")).hexdigest()
 
 
-def assign_groups(session: Session, prompts: Iterable[str], settings: Dataset) -> dict[str, Group]:
+def assign_groups(
+    session: Session, prompts: Iterable[str], settings: Dataset, known: KnownPrompts | None = None
+) -> dict[str, Group]:
     """The groups of all prompts by `prompt_hash`; those not seen before are placed now, in the order given.
 
-    Writes `prompt_group` rows in the session's transaction; the caller commits.
+    Writes in the session's transaction; the caller commits. Who calls it more than once passes the same `known`, so
+    that what stands in the database is read and indexed once.
     """
     wanted = {prompt_hash(prompt): normalise(prompt) for prompt in prompts}
-    known = _known(session, list(wanted))
-    fresh = {key: prompt for key, prompt in wanted.items() if key not in known}
-    if fresh:
-        _one_at_a_time(session)
-        known |= _known(session, list(fresh))
-        fresh = {key: prompt for key, prompt in fresh.items() if key not in known}
-        known |= _place(session, fresh, settings)
-    return known
+    groups = groups_by_hash(session, list(wanted))
+    fresh = {key: prompt for key, prompt in wanted.items() if key not in groups}
+    if not fresh:
+        return groups
+    _one_at_a_time(session)
+    found = groups_by_hash(session, list(fresh))  # placed by another process while we waited
+    fresh = {key: prompt for key, prompt in fresh.items() if key not in found}
+    known = known or KnownPrompts(settings)
+    known.catch_up(session)
+    rows = known.place(fresh)
+    if rows:
+        session.connection().execute(insert(PromptGroup), [row.model_dump() for row in rows])
+    return groups | found | {row.prompt_hash: Group(row.group_key, row.unused) for row in rows}
 
 
-def known_groups(session: Session, prompts: Iterable[str]) -> dict[str, Group]:
-    """The groups of those prompts that were placed before, by `prompt_hash`."""
-    return _known(session, [prompt_hash(prompt) for prompt in prompts])
-
-
-def _place(session: Session, fresh: dict[str, str], settings: Dataset) -> dict[str, Group]:
-    seen = _Index(settings.near_duplicate)
-    rows = list(session.exec(select(PromptGroup).order_by(col(PromptGroup.position))))
-    seen.add_all([row.prompt_hash for row in rows], [row.text for row in rows])
-    groups = {row.prompt_hash: Group(row.group_key, row.unused) for row in rows}
-    position = session.exec(select(func.max(PromptGroup.position))).one() or 0
-    placed: dict[str, Group] = {}
-    for key, prompt, signature in seen.signed(fresh):
-        near = seen.near(prompt, signature)  # in the order in which they were seen
-        keys = [groups[member].key for member in near]
-        sides = {group_side(one, settings.evaluation_share) for one in keys}
-        group = Group(keys[0] if keys else key, len(sides) > 1)
-        seen.add(key, prompt, signature)
-        groups[key] = placed[key] = group
-        position += 1
-        session.add(
-            PromptGroup(
-                prompt_hash=key, position=position, group_key=group.key, unused=group.unused, text=prompt
-            )
-        )
-    session.flush()
-    return placed
-
-
-class _Index:
-    """Prompts seen so far, searchable by likeness."""
-
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._lsh = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-        self._order: dict[str, int] = {}
-        self._texts: dict[str, str] = {}
-
-    def add_all(self, keys: Sequence[str], prompts: Sequence[str]) -> None:
-        for key, prompt, signature in self.signed(dict(zip(keys, prompts, strict=True))):
-            self.add(key, prompt, signature)
-
-    def signed(self, prompts: dict[str, str]) -> Iterable[tuple[str, str, MinHash]]:
-        shingled = [[one.encode() for one in _shingles(prompt)] for prompt in prompts.values()]
-        signatures = MinHash.bulk(shingled, num_perm=_BANDS * _ROWS)
-        return zip(prompts.keys(), prompts.values(), signatures, strict=True)
-
-    def add(self, key: str, prompt: str, signature: MinHash) -> None:
-        self._order[key] = len(self._order)
-        self._texts[key] = prompt
-        self._lsh.insert(key, signature)
-
-    def near(self, prompt: str, signature: MinHash) -> list[str]:
-        """Keys of prompts at least as like as the threshold, earliest first."""
-        mine = _shingles(prompt)
-        found = [key for key in self._lsh.query(signature) if self._like(mine, _shingles(self._texts[key]))]
-        return sorted(found, key=self._order.__getitem__)
-
-    def _like(self, left: set[str], right: set[str]) -> bool:
-        return len(left & right) >= self._threshold * len(left | right)
-
-
-def _shingles(prompt: str) -> set[str]:
-    return {prompt[start : start + _SHINGLE] for start in range(max(1, len(prompt) - _SHINGLE + 1))}
-
-
-def _known(session: Session, keys: list[str]) -> dict[str, Group]:
+def groups_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, Group]:
+    """The groups of those prompts that were placed before."""
     found: dict[str, Group] = {}
-    for start in range(0, len(keys), _CHUNK):
-        query = select(PromptGroup).where(col(PromptGroup.prompt_hash).in_(keys[start : start + _CHUNK]))
-        found |= {row.prompt_hash: Group(row.group_key, row.unused) for row in session.exec(query)}
+    for start in range(0, len(hashes), _CHUNK):
+        query = select(PromptGroup.prompt_hash, PromptGroup.group_key, PromptGroup.unused).where(
+            col(PromptGroup.prompt_hash).in_(hashes[start : start + _CHUNK])
+        )
+        found |= {key: Group(group_key, unused) for key, group_key, unused in session.exec(query)}
     return found
+
+
+def _shingled(prompt: str) -> NDArray[np.uint64]:
+    """The set of a prompt's 4-character pieces, each as a 64-bit hash, sorted."""
+    codes = np.frombuffer(prompt.encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
+    if len(codes) < _SHINGLE:
+        codes = np.pad(codes, (0, _SHINGLE - len(codes)))
+    count = len(codes) - _SHINGLE + 1
+    mixed = np.zeros(count, dtype=np.uint64)
+    for place in range(_SHINGLE):
+        mixed = (mixed ^ codes[place : place + count]) * _MIX
+        mixed ^= mixed >> np.uint64(29)
+    return np.unique(mixed)
+
+
+def _likeness(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
+    """Jaccard similarity of two sets given as sorted arrays."""
+    shared = len(np.intersect1d(left, right, assume_unique=True))
+    return shared / (len(left) + len(right) - shared)
 
 
 def _one_at_a_time(session: Session) -> None:
     """Keep other processes from placing prompts until this transaction ends; SQLite's write lock does so already."""
     connection = session.connection()
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('starloop.prompt_group'))"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))

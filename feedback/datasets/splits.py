@@ -13,15 +13,20 @@ from typing import Literal
 Side = Literal["train", "evaluation"]
 
 
-def side_of(key: str, share: float) -> Side:
-    """The side of a group key or user key; `share` of all keys stand on the evaluation side."""
-    return "evaluation" if _fraction("side", key) < share else "train"
+def group_side(group_key: str, share: float) -> Side:
+    """The side of a near-duplicate group; `share` of all groups stand on the evaluation side."""
+    return _side("group", group_key, share)
+
+
+def user_side(user_key: str, share: float) -> Side:
+    """The side of who stands for a user (`user_key`)."""
+    return _side("user", user_key, share)
 
 
 def row_side(group_key: str, user_key: str, share: float) -> Side | None:
     """The side of a row: its group's and its user's where they agree, else None, and the row is not used."""
-    side = side_of(group_key, share)
-    return side if side == side_of(user_key, share) else None
+    side = group_side(group_key, share)
+    return side if side == user_side(user_key, share) else None
 
 
 def user_key(user: str | None, conversation: str | None, inference_id: str) -> str:
@@ -31,9 +36,13 @@ def user_key(user: str | None, conversation: str | None, inference_id: str) -> s
     return f"conversation {conversation}" if conversation else f"inference {inference_id}"
 
 
-def validation(group_key: str, share: float) -> bool:
+def validates(group_key: str, share: float) -> bool:
     """Whether a training-side group is held out to watch training itself by. Independent of the sides."""
     return _fraction("validation", group_key) < share
+
+
+def _side(of: str, key: str, share: float) -> Side:
+    return "evaluation" if _fraction(of, key) < share else "train"
 
 
 def _fraction(purpose: str, key: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feedback.datasets.contract import TaskContract
+from feedback.datasets.contract import TaskContract, same_answer
 from feedback.settings import Triage
 
 
@@ -43,7 +43,7 @@ def reasons_for(
         found.append(
             Reason("low_rating", round(0.5 + 0.4 * len(low) / len(ratings), 2), f"rated {min(low)} of 5")
         )
-    edited = [text for text in corrections if output is None or text.strip() != output.strip()]
+    edited = [text for text in corrections if output is None or not same_answer(text, output)]
     if edited:
         found.append(Reason("edited", 0.9, "a user wrote another answer"))
     if output is not None:

@@ -52,7 +52,8 @@ def bring(database: Database, directory: Path, journal: str, entries: list[Entry
             if not refuses_a_row(error):
                 raise
             path = set_aside(directory, journal, entry.seq, entry.body, "refused")
-            log.error("the database refuses %s, kept as %s: %s", record.id, path, error)
+            reason = str(error).splitlines()[0]
+            log.error("the database refuses %s, kept as %s: %s", record.id, path, reason)
     return stored
 
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sqlalchemy import Table, select
+from sqlalchemy import select
 
 from feedback.errors import StorageError
 from feedback.storage import journal_file
 from feedback.storage.aside import is_refused
 from feedback.storage.database import Database
 from feedback.storage.journal_file import Entry, JournalReader, UnreadableJournalError
-from feedback.storage.records import FeedbackRecord, InferenceRecord
-from feedback.storage.tables import Feedback, Inference
+from feedback.storage.upsert import RECORD_TABLES
 
 _BATCH = 1000
-_TABLES: tuple[tuple[Table, type[InferenceRecord] | type[FeedbackRecord]], ...] = (
-    (Inference.__table__, InferenceRecord),  # type: ignore[attr-defined]
-    (Feedback.__table__, FeedbackRecord),  # type: ignore[attr-defined]
-)
 
 
 def await_drainers(database: Database, directory: Path, patience: float) -> tuple[int, int]:
@@ -68,7 +63,7 @@ def _absent(database: Database, entries: list[Entry]) -> list[Entry]:
     records = [entry.record for entry in entries if entry.record is not None]
     stored: set[str] = set()
     with database.reading() as session:
-        for table, kind in _TABLES:
+        for table, kind in RECORD_TABLES:
             ids = [record.id for record in records if isinstance(record, kind)]
             stored.update(
                 session.connection().execute(select(table.c.id).where(table.c.id.in_(ids))).scalars()

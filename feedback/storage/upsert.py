@@ -19,6 +19,10 @@ _FEEDBACK_LOCK = 0x5742_0001
 
 _inference = cast(Table, Inference.__table__)  # type: ignore[attr-defined]
 _feedback = cast(Table, Feedback.__table__)  # type: ignore[attr-defined]
+RECORD_TABLES: tuple[tuple[Table, type[InferenceRecord] | type[FeedbackRecord]], ...] = (
+    (_inference, InferenceRecord),
+    (_feedback, FeedbackRecord),
+)
 _count = cast(Table, RecordCount.__table__)  # type: ignore[attr-defined]
 
 

@@ -11,21 +11,17 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import JSON, Table, Text, cast, func, select, text
 from sqlalchemy.exc import DatabaseError
-from sqlmodel import Session
+from sqlmodel import Session, col
 
 from feedback.storage.adoption import adopt
 from feedback.storage.aside import count_aside
 from feedback.storage.database import Database
 from feedback.storage.hashing import content_hash
-from feedback.storage.records import FeedbackRecord, InferenceRecord
-from feedback.storage.tables import Feedback, Inference, RecordCount
+from feedback.storage.tables import RecordCount
 from feedback.storage.undrained import await_drainers
+from feedback.storage.upsert import RECORD_TABLES
 
 _BATCH = 1000
-_TABLES: tuple[tuple[Table, type[InferenceRecord] | type[FeedbackRecord]], ...] = (
-    (Inference.__table__, InferenceRecord),  # type: ignore[attr-defined]
-    (Feedback.__table__, FeedbackRecord),  # type: ignore[attr-defined]
-)
 
 
 class Verification(Struct, frozen=True):
@@ -62,56 +58,33 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
         duplicated = 0
         try:
             corrupt += _integrity_problems(session)
-            for place, (table, _) in enumerate(_TABLES):
-                total, different = (
-                    session.connection()
-                    .execute(select(func.count(), func.count(table.c.id.distinct())).select_from(table))
-                    .one()
-                )
-                counts[place] = total
-                duplicated += total - different
+            for place, (table, _) in enumerate(RECORD_TABLES):
+                ids = select(func.count(), func.count(table.c.id.distinct())).select_from(table)
+                counts[place], different = session.connection().execute(ids).one()
+                duplicated += counts[place] - different
                 corrupt += _changed_rows(session, table)
             twice, stale = _current_feedback(session)
-            stored = (
-                session.connection()
-                .execute(
-                    select(
-                        func.coalesce(func.sum(RecordCount.inferences), 0),
-                        func.coalesce(func.sum(RecordCount.feedback), 0),
-                    )
-                )
-                .one()
-            )
+            stored = _ever_stored(session)
         except DatabaseError as error:
             if "malformed" not in str(error.orig):
                 raise
             return Verification(counts[0], counts[1], missing, duplicated, max(corrupt, 1))
-    missing += sum(max(0, int(ever) - now) for ever, now in zip(stored, counts, strict=True))
+    missing += sum(max(0, ever - now) for ever, now in zip(stored, counts, strict=True))
     return Verification(counts[0], counts[1], missing, duplicated + twice, corrupt + stale)
 
 
 def _changed_rows(session: Session, table: Table) -> int:
     """Rows whose hash is not that of their content."""
-    changed = 0
-    last = ""
     columns = [cast(c, Text).label(c.name) if isinstance(c.type, JSON) else c for c in table.c]
-    while True:
-        rows = (
-            session.connection()
-            .execute(select(*columns).where(table.c.id > last).order_by(table.c.id).limit(_BATCH))
-            .mappings()
-            .all()
-        )
-        if not rows:
-            return changed
-        last = rows[-1]["id"]
-        changed += sum(not _is_as_written(table, dict(row)) for row in rows)
+    # One scan without an order: pages by id would depend on ids that may be damaged themselves.
+    rows = session.connection().execute(select(*columns), execution_options={"yield_per": _BATCH}).mappings()
+    return sum(not _is_as_written(table, dict(row)) for row in rows)
 
 
 def _is_as_written(table: Table, row: dict[str, Any]) -> bool:
     written = row.pop("content_hash")
     row.pop("current", None)
-    kind = next(record for one, record in _TABLES if one is table)
+    kind = next(record for one, record in RECORD_TABLES if one is table)
     try:
         for column in table.c:
             if isinstance(column.type, JSON) and row[column.name] is not None:
@@ -123,7 +96,7 @@ def _is_as_written(table: Table, row: dict[str, Any]) -> bool:
 
 def _current_feedback(session: Session) -> tuple[int, int]:
     """Of how many (inference, rater) pairs two feedbacks are current, and of how many the newest is not."""
-    table = _TABLES[1][0]
+    table = RECORD_TABLES[1][0]
     held = func.count().filter(table.c.current)
     newest = func.max(table.c.id)
     rows = session.connection().execute(
@@ -138,6 +111,21 @@ def _current_feedback(session: Session) -> tuple[int, int]:
         else:
             stale += 1
     return twice, stale
+
+
+def _ever_stored(session: Session) -> tuple[int, int]:
+    """How many inferences and feedbacks were ever brought here; rows cannot go without being counted as missing."""
+    inferences, feedback = (
+        session.connection()
+        .execute(
+            select(
+                func.coalesce(func.sum(col(RecordCount.inferences)), 0),
+                func.coalesce(func.sum(col(RecordCount.feedback)), 0),
+            )
+        )
+        .one()
+    )
+    return int(inferences), int(feedback)
 
 
 def _integrity_problems(session: Session) -> int:

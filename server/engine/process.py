@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from feedback.registry.bases import resolve_base
-
 from feedback.errors import ConflictError
+from feedback.registry.bases import resolve_base
 from feedback.settings import Engine, Settings
 from server.engine.command import engine_launch, installed_build
 from server.processes.child import Child, Terms
@@ -71,6 +70,7 @@ def engine_child(
         say,
         partial(answers, engine.host, engine.port, "/health"),
         engine.port,
+        "this takes about a minute, longer for a large model",
     )
 
 

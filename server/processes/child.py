@@ -18,7 +18,7 @@ from typing import Literal
 from feedback.errors import StorageError, UnavailableError
 from server.processes.family import Identity, alive, end, family, identify
 from server.processes.leash import tie_to
-from server.processes.logfile import last_lines, open_log, trim_log
+from server.processes.logfile import last_words, open_log, trim_log
 from server.processes.record import ProcessRecord, remove_record, write_record
 
 State = Literal["stopped", "starting", "ready", "waiting", "failed"]
@@ -71,12 +71,15 @@ class Child:
         say: Callable[[str], None],
         ready: Callable[[], bool] | None = None,
         port: int | None = None,
+        hint: str = "",
     ) -> None:
         """`directory` is the data directory, where records and logs go; `say` tells the operator in one line.
 
         Without `ready`, a child counts as ready once it has lived for 5 s.
         """
         self.name = name
+        self.hint = hint
+        """What to know while it starts."""
         self.state: State = "stopped"
         self.was_ready = False
         self.log = directory / "logs" / f"{name}.log"
@@ -174,22 +177,24 @@ class Child:
 
     def _give_up_on(self, now: float, why: str) -> None:
         """End a process that runs but does not serve."""
+        said = last_words(self.log)
         self._end_family([], 0.0)
         assert self._process is not None
         self._process.poll()
-        self._failed(now, why, None)
+        self._failed(now, why, None, said)
 
     def _ended(self, now: float, status: int) -> None:
+        said = last_words(self.log)  # before what is left of it adds its own
         self._end_family([], self._terms.remnants)
         ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        self._failed(now, ended, status)
+        self._failed(now, ended, status, said)
 
-    def _failed(self, now: float, why: str, status: int | None) -> None:
+    def _failed(self, now: float, why: str, status: int | None, said: Sequence[str] = ()) -> None:
         if self.state == "ready" and now - self._since > _LONGEST_WAIT:
             self._failures = 0
         self._failures += 1
         self._process = None
-        for line in last_lines(self.log, 5):
+        for line in said:
             self._say(f"  {line}")
         hopeless = not self.was_ready and (status == _USAGE or self._failures >= _TRIES)
         if hopeless:

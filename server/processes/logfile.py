@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,10 @@ from feedback.errors import StorageError
 KEPT = 5
 LIMIT = 20_000_000
 """Bytes at which a log of a running child is set aside."""
+
+
+_TAIL = 50_000  # bytes looked through for what a child said last
+_TELLING = re.compile(r"\b\w*(Error|Exception|error):")
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -43,15 +48,16 @@ def trim_log(path: Path, limit: int = LIMIT) -> None:
         return  # a log must not stop what it tells of; it is tried again
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    """The end of a log, for a message."""
+def last_words(path: Path, count: int = 3) -> list[str]:
+    """Why a child ended, from its log: the last lines that tell of an error, or simply the last."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 20_000))
+            file.seek(max(0, path.stat().st_size - _TAIL))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
-    return [line.rstrip() for line in lines if line.strip()][-count:]
+    said = [line.rstrip() for line in lines if line.strip()]
+    return ([line for line in said if _TELLING.search(line)] or said)[-count:]
 
 
 def _shift(path: Path) -> None:

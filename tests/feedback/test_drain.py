@@ -257,18 +257,18 @@ def test_a_postgresql_that_crashes_and_returns_loses_nothing(
 
 
 def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(
-    journal: Journal, postgresql_database: Database, tmp_path: Path
+    journal: Journal, postgresql_database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    endless = feedback(
-        inference(0).id, rater="".join(random.choices("abcdefgh", k=9000))
-    )  # no index entry holds it
-    large = inference(1, prompt_tokens=2**40)
-    journal.append([inference(2), endless, inference(3), large, inference(4)])
+    endless = "".join(random.choices("abcdefgh", k=9000))  # no index entry holds it
+    refused = [feedback(inference(0).id, rater=endless), inference(1, prompt_tokens=2**40, prompt="private")]
+    journal.append([inference(2), refused[0], inference(3), refused[1], inference(4)])
     assert Drainer(journal, postgresql_database, tmp_path).drain_once() == 3
     assert journal.backlog() == 0
     kept = sorted(path.name for path in journal.path.parent.glob("*.refused"))
     assert kept == [f"{journal.path.stem}-2.refused", f"{journal.path.stem}-4.refused"]
     assert verify(postgresql_database, tmp_path).missing == 2
+    assert all(record.id in caplog.text for record in refused)
+    assert "private" not in caplog.text and endless[:100] not in caplog.text
 
 
 def test_a_damaged_row_is_kept_aside_and_the_others_arrive(

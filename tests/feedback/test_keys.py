@@ -107,7 +107,7 @@ def test_a_revoked_loop_key_is_replaced_at_the_next_start(database: Database, tm
     with database.session() as session:
         revoke_key(session, list_keys(session)[0].id, NOW)
         session.commit()
-    second = ensure_loop_key(database, tmp_path, NOW)
+    second = ensure_loop_key(database, tmp_path, NOW + timedelta(hours=1))
     assert second != first
     assert read_loop_key(tmp_path) == second
     with database.reading() as session:

@@ -94,7 +94,9 @@ def test_once_a_key_was_made_nobody_gets_in_without_one(gateway: Inside) -> None
 def test_a_revoked_key_is_refused_within_a_second_and_the_door_stays_shut(gateway: Inside) -> None:
     secret = make_key(gateway, "infer")
     with gateway.gateway.database.session() as session:
-        identifier = next(grant.id for grant in gateway.gateway.live.current.keys.values() if grant.owner == "someone")
+        identifier = next(
+            grant.id for grant in gateway.gateway.live.current.keys.values() if grant.owner == "someone"
+        )
         revoke_key(session, identifier, NOW)
         session.commit()
     deadline = monotonic() + 1
@@ -130,7 +132,9 @@ def test_an_application_sees_its_own_inferences_and_a_reviewer_all(gateway: Insi
     def seen(secret: str) -> set[str]:
         items = gateway.call("GET", "/v1/inferences", None, bearing(secret)).json["items"]
         one_by_one = {
-            one for one in (first, second) if gateway.call("GET", f"/v1/inferences/{one}", None, bearing(secret)).status == 200
+            one
+            for one in (first, second)
+            if gateway.call("GET", f"/v1/inferences/{one}", None, bearing(secret)).status == 200
         }
         assert {item["id"] for item in items} == one_by_one
         return one_by_one

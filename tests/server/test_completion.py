@@ -91,7 +91,17 @@ def test_no_header_of_the_client_reaches_the_engine(gateway: Inside, engine: Fak
 
 
 def test_a_name_that_is_not_registered_never_reaches_an_engine(gateway: Inside, engine: FakeEngine) -> None:
-    for name in ["nobody", "assistant@9.9", "assistant@", "@base", "../x", "/etc", "bases/starter", "assistant@../x", ""]:
+    for name in [
+        "nobody",
+        "assistant@9.9",
+        "assistant@",
+        "@base",
+        "../x",
+        "/etc",
+        "bases/starter",
+        "assistant@../x",
+        "",
+    ]:
         answer = gateway.ask({"model": name})
         assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
     assert engine.completions() == []

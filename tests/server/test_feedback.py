@@ -99,7 +99,9 @@ def test_a_token_of_an_inference_without_a_user_speaks_for_anyone(gateway: Insid
     assert rate(gateway, inference, rating=1, feedback_token=token).json["rater"] == "anonymous"
 
 
-@pytest.mark.parametrize("spoil", [lambda t: t[:-2] + "xx", lambda t: "", lambda t: "a.b.c", lambda t: "x" * 3000])
+@pytest.mark.parametrize(
+    "spoil", [lambda t: t[:-2] + "xx", lambda t: "", lambda t: "a.b.c", lambda t: "x" * 3000]
+)
 def test_a_forged_token_is_refused(gateway: Inside, spoil: Any) -> None:
     inference, token = asked(gateway)
     assert rate(gateway, inference, rating=1, feedback_token=spoil(token)).status == 403
@@ -122,7 +124,11 @@ def test_any_page_may_send_feedback_by_token_and_nothing_else(gateway: Inside) -
     refused = rate(gateway, inference, page, rating=1)
     assert refused.status == 401
     assert "access-control-allow-origin" not in refused.headers
-    asking = {**page, "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    asking = {
+        **page,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type",
+    }
     preflight = gateway.call("OPTIONS", "/v1/feedback", None, asking)
     assert preflight.status == 204
     assert preflight.headers["access-control-allow-origin"] == "*"

@@ -11,7 +11,7 @@ import pytest
 
 from feedback.errors import StorageError, UnavailableError
 from server.processes.claim import Claim, prepare
-from server.processes.logfile import KEPT, last_lines, open_log, trim_log
+from server.processes.logfile import KEPT, last_words, open_log, trim_log
 from server.processes.ports import Listener, check_free, reachable_host, url_of
 
 
@@ -89,11 +89,19 @@ def test_a_log_that_grew_too_large_is_set_aside_while_its_writer_goes_on(tmp_pat
     assert (tmp_path / "engine.log.1").read_bytes() == b"x" * 43 + b"the end"
 
 
-def test_last_lines_are_the_last_that_say_something(tmp_path: Path) -> None:
+def test_the_last_words_of_a_child_are_its_last_words(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"one\ntwo  \n\n\xff three\n\n")
-    assert last_lines(path, 2) == ["two", "\ufffd three"]
-    assert last_lines(tmp_path / "none", 2) == []
+    assert last_words(path, 2) == ["two", "\ufffd three"]
+    assert last_words(tmp_path / "none") == []
+
+
+def test_lines_that_tell_of_an_error_go_before_the_noise_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    path.write_text("loading\nValueError: not enough memory\nleaked function\nsee the documentation\n")
+    assert last_words(path) == ["ValueError: not enough memory"]
+    path.write_text("usage: api_server\napi_server.py: error: unrecognized arguments: --nonsense\n")
+    assert last_words(path) == ["api_server.py: error: unrecognized arguments: --nonsense"]
 
 
 def test_a_data_directory_that_cannot_be_made_is_named_with_what_to_do(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def test_a_pinned_version_is_that_version_whoever_is_champion() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "@", "nobody", "nobody@1.0", "assistant@", "assistant@2.0", "assistant@1.0@1.0", "assistant@../1.0"]
+    "name",
+    ["", "@", "nobody", "nobody@1.0", "assistant@", "assistant@2.0", "assistant@1.0@1.0", "assistant@../1.0"],
 )
 def test_all_other_names_are_unknown(name: str) -> None:
     with pytest.raises(UnknownModelError):

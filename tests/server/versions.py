@@ -13,7 +13,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def add_version(
-    database: Database, directory: Path, model: str = "assistant", state: str = "registered", base: str = "starter"
+    database: Database,
+    directory: Path,
+    model: str = "assistant",
+    state: str = "registered",
+    base: str = "starter",
 ) -> str:
     """The number of a new version of `model`, in the given state, with its adapter published."""
     staged = directory / "staged"

@@ -44,7 +44,7 @@ def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> No
             for number in numbers:
                 if number != "base":
                     get_version(session, model, number)
-            suites = collect(session, model, settings.evaluation.suite_limit)
+            suites = collect(session, model, settings)
         if not suites.every():
             raise BadInputError(
                 f"{model} has no cases to be judged on; draw golden cases and confirm them (`starloop data golden draw`)"
