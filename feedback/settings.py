@@ -78,7 +78,7 @@ class Triage(Section, frozen=True):
 
 class Dataset(Section, frozen=True):
     minimum_new: Positive = 50
-    replay: Annotated[float, Meta(ge=0.0, le=20.0)] = 2.0
+    replay: Annotated[float, Meta(ge=0.0, le=20.0)] = 4.0
     """Replayed old examples per new one."""
     rater_share: Share = 0.02
     rater_minimum: Positive = 5

@@ -31,7 +31,7 @@ class Supervisor:
     """Starts, watches and ends children; `posts` stand in the order in which they are to be stopped."""
 
     def __init__(self, posts: Sequence[Post], say: Callable[[str], None], announce: str) -> None:
-        """`announce` is said once, when all are ready for the first time."""
+        """`announce` is said once, when all that are essential are ready for the first time."""
         self._posts = list(posts)
         self._say = say
         self._announce: str | None = announce
@@ -39,7 +39,7 @@ class Supervisor:
         self._wake = threading.Event()
 
     def run(self) -> int:
-        """Exit status: 0 after a signal, 1 when a child can never start or could not be ended."""
+        """Exit status: 0 after a signal, 1 when an essential child can never start or one could not be ended."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         adopt_orphans()
@@ -62,7 +62,8 @@ class Supervisor:
                 child.tick(now)
                 if child.state == "failed":
                     return 1
-            if self._announce and all(post.child.state == "ready" for post in self._posts):
+            needed = [post.child for post in self._posts if post.child.essential]
+            if self._announce and all(child.state == "ready" for child in needed):
                 self._say(self._announce)
                 self._announce = None
             if now >= next_collect:

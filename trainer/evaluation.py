@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from msgspec import Struct
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
 from feedback.datasets.cases import EvalCase
@@ -134,18 +135,23 @@ class Evaluation:
         return known
 
     def _keep(self, version: PinnedVersion, answered: Mapping[str, Answer]) -> None:
+        if not answered:
+            return
         now = self._clock().timestamp()
+        rows = [
+            {
+                "model": version.model,
+                "version": version.number,
+                "case_hash": case_hash,
+                "output": answer.text,
+                "finish_reason": answer.finish_reason,
+                "completion_tokens": answer.completion_tokens,
+                "latency_ms": answer.latency_ms,
+                "created": now,
+            }
+            for case_hash, answer in answered.items()
+        ]
         with self._database.session() as session:
-            for case_hash, answer in answered.items():
-                row = EvaluationResult(
-                    model=version.model,
-                    version=version.number,
-                    case_hash=case_hash,
-                    output=answer.text,
-                    finish_reason=answer.finish_reason,
-                    completion_tokens=answer.completion_tokens,
-                    latency_ms=answer.latency_ms,
-                    created=now,
-                )
-                session.merge(row)
+            dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+            session.connection().execute(dialect.insert(EvaluationResult).on_conflict_do_nothing(), rows)
             session.commit()

@@ -48,8 +48,8 @@ def run_child(
     """Run `module.main(spec, emit)` in a child process and return its result.
 
     `folder` takes the spec and the log. `on_event` gets every event and, at least once a second, None; whatever it
-    raises ends the child and goes on to the caller. Raises the child's own error, or `UnavailableError` when it was
-    killed or ran past `timeout_seconds`.
+    raises ends the child and goes on to the caller. Raises the child's own error, or a plain `StarloopError` when it
+    was killed or ran past `timeout_seconds`: not `UnavailableError`, as the same would most likely happen again.
     """
     name = module.rpartition(".")[2]
     log, spec_file = folder / f"{name}.log", folder / f"{name}.json"
@@ -107,7 +107,7 @@ def _watch(
             last = json.loads(line)
             on_event(last)
         if time.monotonic() > deadline:
-            raise errors.UnavailableError(
+            raise errors.StarloopError(
                 f"{name} did not end within {timeout_seconds:.0f} s and was stopped; its log is {log}. "
                 "Raise [training] timeout_seconds, or train on less"
             )
@@ -119,7 +119,7 @@ def _watch(
         kind = _KINDS.get(last["kind"], errors.StarloopError)
         hint = f" (log: {log})" if kind is errors.StarloopError else ""
         raise kind(last["message"] + hint)
-    raise errors.UnavailableError(f"{name} ended without a result: {_cause(status)}; its log is {log}")
+    raise errors.StarloopError(f"{name} ended without a result: {_cause(status)}; its log is {log}")
 
 
 def _read(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:

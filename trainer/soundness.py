@@ -89,8 +89,15 @@ def _read_config(folder: Path, max_rank: int, engine_model: str) -> dict[str, An
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UnsoundAdapterError(f"{path}: is not a LoRA adapter's configuration")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not 0 < alpha < _LARGEST:
-        raise UnsoundAdapterError(f"{path}: r and lora_alpha must be positive numbers, not {rank!r} and {alpha!r}")
+    if (
+        not isinstance(rank, int)
+        or rank < 1
+        or not isinstance(alpha, int | float)
+        or not 0 < alpha < _LARGEST
+    ):
+        raise UnsoundAdapterError(
+            f"{path}: r and lora_alpha must be positive numbers, not {rank!r} and {alpha!r}"
+        )
     if rank > max_rank:
         raise UnsoundAdapterError(
             f"{path}: rank {rank} is above the engine's {max_rank}; raise [[engine]] max_lora_rank or train at a lower rank"
@@ -112,7 +119,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UnsoundAdapterError(f"{path}: is missing, truncated or not a safetensors file: {error}") from error
+        raise UnsoundAdapterError(
+            f"{path}: is missing, truncated or not a safetensors file: {error}"
+        ) from error
 
 
 def _pairs(tensors: dict[str, Tensor], folder: Path) -> dict[str, Pair]:
@@ -141,7 +150,9 @@ def _check_pair(name: str, pair: Pair, rank: int, model: nn.Module, folder: Path
     except AttributeError:
         module = None
     if not isinstance(module, nn.Linear | Conv1D):
-        raise UnsoundAdapterError(f"{where} is no linear layer of the base; the adapter belongs to another model")
+        raise UnsoundAdapterError(
+            f"{where} is no linear layer of the base; the adapter belongs to another model"
+        )
     weight = module.weight.T if isinstance(module, Conv1D) else module.weight
     outputs, inputs = weight.shape
     for half, tensor, shape in (("lora_A", pair[0], (rank, inputs)), ("lora_B", pair[1], (outputs, rank))):
@@ -176,7 +187,9 @@ def _applied(base: BaseModel, pairs: dict[str, Pair], scaling: float) -> Iterato
         a, b = (half.to(base.device, base.dtype) for half in pair)
         return lambda _, inputs, output: output + scaling * (inputs[0] @ a.T @ b.T)
 
-    hooks = [base.model.get_submodule(name).register_forward_hook(adding(pair)) for name, pair in pairs.items()]
+    hooks = [
+        base.model.get_submodule(name).register_forward_hook(adding(pair)) for name, pair in pairs.items()
+    ]
     try:
         yield
     finally:

@@ -62,10 +62,11 @@ class Scale:
     inner: int = 512
     layers: int = 2
     heads: int = 4
-    steps: int = 1000
+    steps: int = 2000
     batch: int = 64
-    rate: float = 3e-3
-    reading: float = 0.3
+    rate: float = 2e-3
+    reading: float = 0.1
+    read: float = 0.25
     noise: float = 0.0
     tokenizer_messages: int = 20_000
     examples: int = 3_000
@@ -183,7 +184,9 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, scale:
 
     The loss is that of the answers plus `reading` times that of all other tokens.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=scale.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=scale.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True
+    )
     source = batches(tokenizer, scale, random.Random(f"pretrain {seed}"))
     warm_up = max(1, scale.steps // 20)
     model.train()
@@ -193,14 +196,18 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, scale:
         for group in optimizer.param_groups:
             group["lr"] = scale.rate * rate
         ids, answered = next(source)
-        logits = model(ids, use_cache=False).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        )
-        answer = answered[:, 1:].flatten()
-        other = (ids[:, 1:].flatten() != tokenizer.pad_token_id).float() - answer
-        answer_loss = (losses * answer).sum() / answer.sum()
-        loss = answer_loss + scale.reading * (losses * other).sum() / other.sum()
+        ordinary = (ids > tokenizer.convert_tokens_to_ids(ROLES[-1])) & (answered == 0)
+        noisy = ordinary & (torch.rand(ids.shape) < scale.noise)
+        seen = torch.where(noisy, torch.randint(len(ROLES) + 3, len(tokenizer), ids.shape), ids)
+        answer = answered[:, 1:] == 1
+        read = ordinary[:, 1:] & (torch.rand(answer.shape) < scale.read)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = model.model(seen, use_cache=False).last_hidden_state[:, :-1]
+            logits = model.lm_head(torch.cat((states[answer], states[read])))
+        targets = torch.cat((ids[:, 1:][answer], ids[:, 1:][read]))
+        losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        answer_loss = losses[: answer.sum()].sum() / answer.sum().clamp(min=1)
+        loss = answer_loss + scale.reading * losses[answer.sum() :].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

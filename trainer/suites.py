@@ -13,17 +13,16 @@ import json
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from feedback.datasets.cases import EvalCase, golden_cases, holdout_cases, regression_cases
 from feedback.datasets.chat import last_user_text
-from feedback.datasets.groups import prompt_hash
+from feedback.datasets.groups import groups_by_hash, prompt_hash
 from feedback.errors import DataRefusedError
 from feedback.settings import Settings
-from feedback.storage.tables import Example, PromptGroup
+from feedback.storage.tables import Example
 
 _NAMED = 5
-_QUERY_SIZE = 500
 
 
 class Suites(Struct, frozen=True):
@@ -48,7 +47,7 @@ def collect(session: Session, model: str, settings: Settings) -> Suites:
     return Suites(
         golden=_bounded(golden_cases(session, model), limit),
         regression=_bounded(regression_cases(session, model), limit),
-        holdout=_bounded(holdout_cases(session, model, settings.dataset), limit),
+        holdout=_bounded(holdout_cases(session, model), limit),
     )
 
 
@@ -86,11 +85,5 @@ def refuse_overlap(session: Session, suites: Suites, dataset_id: str) -> None:
 def _groups(session: Session, cases: Sequence[EvalCase]) -> list[str]:
     """Each case's near-duplicate group; a prompt of none yet is a group of its own."""
     hashes = [prompt_hash(last_user_text(case.messages)) for case in cases]
-    known: dict[str, str] = {}
-    for start in range(0, len(hashes), _QUERY_SIZE):
-        some = hashes[start : start + _QUERY_SIZE]
-        wanted = select(PromptGroup.prompt_hash, PromptGroup.group_key).where(
-            col(PromptGroup.prompt_hash).in_(some)
-        )
-        known.update(session.exec(wanted).all())
-    return [known.get(one, one) for one in hashes]
+    known = groups_by_hash(session, hashes)
+    return [known[one].key if one in known else one for one in hashes]

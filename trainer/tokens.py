@@ -151,7 +151,9 @@ class Encoder:
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> dict[str, list[int]]:
         try:
-            out = self._tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+            out = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=True, return_dict=True, **options
+            )
         except Exception as error:  # a template is a program: it may raise anything
             raise _UnusableError(TEMPLATE, f"the base's chat template refuses it: {error}") from error
         return {name: list(out[name]) for name in out}

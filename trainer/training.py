@@ -7,7 +7,6 @@ whatever happens to it.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,8 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
 
     base_path: str
     """Directory or hub id that the weights are loaded from."""
+    base_revision: str
+    """What stood at `base_path` when this was asked for; other weights are another training."""
     engine_model: str
     """What the engine calls the base; it goes into the adapter to the letter, or the engine will not load it."""
     dataset: str
@@ -79,7 +80,7 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
 
     `on_progress` is called at every event and at least once a second; what it raises ends the child. Raises
     `DataRefusedError` (nothing to learn from), `NotFoundError` (no such base), `UnsoundAdapterError` (it diverged),
-    `StorageError` (disk full) or `UnavailableError` (killed, out of time). None of them leaves an adapter behind.
+    `StorageError` (disk full), or a plain `StarloopError` (killed, out of time, a defect). None of them leaves an adapter behind.
     """
     out = Path(spec.out)
     finished = out / "trained.json"
@@ -118,9 +119,11 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
     partial = finished.with_suffix(".partial")
     try:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
-        os.replace(partial, finished)
+        partial.replace(finished)
     except OSError as error:
-        raise StorageError(f"{finished}: could not be written ({error.strerror}); make room on the disk") from error
+        raise StorageError(
+            f"{finished}: could not be written ({error.strerror}); make room on the disk"
+        ) from error
     return trained
 
 

@@ -71,7 +71,10 @@ def _plain(message: Any) -> dict[str, Any] | None:
         if any(not isinstance(part, dict) or not isinstance(part.get("text"), str) for part in content):
             return None
         content = "\n".join(part["text"] for part in content)  # as the engine joins them
-    return {"role": message.get("role"), "content": content} if isinstance(content, str) else None
+    if not isinstance(content, str):
+        return None
+    # Escapes in JSON can stand for characters that neither UTF-8 nor PostgreSQL has.
+    return {"role": message.get("role"), "content": _NOT_STORABLE.sub("\ufffd", content)}
 
 
 def last_user_text(messages: Messages) -> str:
@@ -115,8 +118,6 @@ def _row(line: str, where: str) -> Conversation:
     plain = messages_of(line)
     if plain is None:
         raise BadInputError(f"{where}: messages: each must have a role and text as its content, and no tools")
-    if any(_NOT_STORABLE.search(message["content"]) for message in plain):
-        raise BadInputError(f"{where}: messages: hold a NUL character or half of a surrogate pair")
     prompt, last = plain[:-1], plain[-1]
     if last["role"] != "assistant" or not last["content"].strip():
         raise BadInputError(f"{where}: messages: the last must be the assistant's, with text as its content")

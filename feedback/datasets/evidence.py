@@ -147,7 +147,7 @@ def _inferences(
     ordered = sorted(identifiers)
     for start in range(0, len(ordered), _CHUNK):
         query = (
-            select(  # type: ignore[call-overload]
+            select(  # type: ignore[call-overload, misc]
                 Inference.id,
                 Inference.user,
                 Inference.conversation,

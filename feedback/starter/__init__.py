@@ -1,15 +1,17 @@
-"""The starter: a small model for one task, with the grammar that its messages come from and its base examples."""
+"""The starter: a help-desk task, a small chat model that does most of it, and examples of what it was taught."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+_HERE = Path(__file__).parent
+
 
 def model_directory() -> Path:
-    """Weights, tokenizer and `meta.json` of the starter model."""
-    return Path(__file__).parent / "model"
+    """Weights, tokenizer, chat template and `meta.json` of the starter model, as an engine loads them."""
+    return _HERE / "model"
 
 
 def examples_file() -> Path:
-    """The starter's base examples, OpenAI chat JSONL."""
-    return Path(__file__).parent / "examples.jsonl"
+    """Base examples of the known intents (OpenAI chat JSONL): replay when training, regression cases when judging."""
+    return _HERE / "examples.jsonl"

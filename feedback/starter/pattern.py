@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 Wording = Literal["train", "live"]
 Slots = Mapping[str, "Sequence[str] | Callable[[random.Random], str]"]
 
-LIVE_SHARE = 0.35
+LIVE_SHARE = 0.2
 """How often live wording takes a live-only alternative where there is one."""
 
 

@@ -6,16 +6,18 @@ import logging
 import math
 import os
 import shlex
+import sys
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from typing import Any
 
 import click
 from granian.constants import Interfaces
 from granian.server import Server
 
-from feedback.errors import UnavailableError
-from feedback.storage.database import open_database
+from feedback.errors import StarloopError, UnavailableError
+from feedback.settings import Settings
 from server.commands.place import Place, place_options
 from server.processes.leash import tie_to
 from server.processes.ports import Listener, check_free
@@ -39,8 +41,8 @@ def serve(place: Place) -> None:
     # Granian shares its port with whoever listens already (SO_REUSEPORT), without a word.
     check_free(Listener(server.host, server.port, "[server] port", "set another one, or give --port"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _upgrade(place)
     os.environ.update(place.environment)  # what the workers read
+    _upgrade(place)
     Server(
         "server.app:from_environment",
         address=server.host,
@@ -58,14 +60,31 @@ def serve(place: Place) -> None:
 
 
 def _upgrade(place: Place) -> None:
-    """Once, before the workers. With the database away they start even so, and see to it when it is back."""
-    database = open_database(place.settings)
+    """Bring the database up to date, in a process of its own: what that loads would stay in this one for ever.
+
+    Exits with 1 when it cannot be done. With the database away the workers start even so, and do it once it is back.
+    """
+    helper = get_context("fork").Process(target=_upgrade_here, args=(place.settings,))
+    helper.start()
+    helper.join()
+    if helper.exitcode:
+        sys.exit(1)
+
+
+def _upgrade_here(settings: Settings) -> None:
+    from feedback.storage.database import open_database
+
     try:
-        database.upgrade()
+        database = open_database(settings)
+        try:
+            database.upgrade()
+        finally:
+            database.close()
     except UnavailableError as error:
         logging.getLogger(__name__).warning("starting without the database: %s", error)
-    finally:
-        database.close()
+    except StarloopError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
 
 
 def _load_app(parent: int) -> Any:

@@ -69,7 +69,7 @@ def _gateway(place: Place, owner: Identity) -> Child:
 
 
 def _loop(place: Place, owner: Identity) -> Child:
-    terms = Terms(start=_START_SECONDS, grace=_LOOP_GRACE_SECONDS)
+    terms = Terms(start=_START_SECONDS, grace=_LOOP_GRACE_SECONDS, essential=False)  # serving goes on without
     return Child("loop", _launch(place, "loop"), terms, place.settings.directory, owner, click.echo)
 
 

@@ -30,7 +30,7 @@ from server.demo.scores import VersionScore, score
 class Pace:
     """How much traffic each part of the story gets."""
 
-    turn_requests: int = 2200
+    turn_requests: int = 3500
     golden_cases: int = 350
     quiet_requests: int = 400
     liar_requests: int = 100

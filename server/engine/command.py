@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from feedback.registry.bases import Base
-
 from feedback.errors import UnavailableError
+from feedback.registry.bases import Base
 from feedback.settings import Engine
 from server.processes.child import Launch
 
@@ -87,7 +86,7 @@ def _cpu_arguments(engine: Engine) -> list[str]:
     starter = engine.base == "starter"
     arguments = ["--enforce-eager", "--kv-cache-memory-bytes", "256M" if starter else "1G"]
     if starter:
-        arguments += ["--dtype", "float32"]  # as it was trained; measured as quick as bfloat16
+        arguments += ["--dtype", "float32"]  # as adapters are trained; measured as quick as bfloat16
     return arguments
 
 

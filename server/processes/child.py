@@ -42,7 +42,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Terms:
-    """How long a child may take, in seconds."""
+    """How long a child may take, in seconds, and whether the others can do without it."""
 
     start: float
     grace: float
@@ -51,6 +51,8 @@ class Terms:
     """The same for what is left when the child itself has ended."""
     unhealthy: float = 60.0
     """A child that was ready and has not answered for this long is started again."""
+    essential: bool = True
+    """Nothing works without it: when it can never start, all is ended. Others are tried for ever."""
 
 
 def wait_before(failures: int) -> float:
@@ -78,6 +80,7 @@ class Child:
         Without `ready`, a child counts as ready once it has lived for 5 s.
         """
         self.name = name
+        self.essential = terms.essential
         self.hint = hint
         """What to know while it starts."""
         self.state: State = "stopped"
@@ -196,8 +199,8 @@ class Child:
         self._process = None
         for line in said:
             self._say(f"  {line}")
-        hopeless = not self.was_ready and (status == _USAGE or self._failures >= _TRIES)
-        if hopeless:
+        hopeless = status == _USAGE or self._failures >= _TRIES
+        if hopeless and self.essential and not self.was_ready:
             self.state = "failed"
             self._say(f"{self.name}: {why}; see {self.log}")
             return

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from feedback.datasets.freeze import read_rows
 from litestar import get
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 from sqlmodel import Session, col, select
 
+from feedback.datasets.freeze import read_rows
 from feedback.errors import NotFoundError
 from feedback.storage.paging import Page, id_of_cursor
 from feedback.storage.tables import DatasetVersion
@@ -54,6 +54,10 @@ def export(
     with gateway.database.reading() as session:
         row = _row(session, dataset_id, request.user)
     splits = [split] if split else ["train", "validation"]
+    for name in splits:
+        next(
+            read_rows(gateway.settings.directory, row.id, name), None
+        )  # a missing file is told before a byte is sent
     lines = (
         msgspec.json.encode(_chat(one) if format == "chat" else one) + b"\n"
         for name in splits

@@ -42,12 +42,19 @@ class Stage:
         self.child: Child
         self.worker: Identity
 
-    def make(self, *options: str, start: float = 20, grace: float = 2, unhealthy: float = 60) -> Child:
+    def make(
+        self,
+        *options: str,
+        start: float = 20,
+        grace: float = 2,
+        unhealthy: float = 60,
+        essential: bool = True,
+    ) -> Child:
         argv = [sys.executable, str(FAKE), "--port", str(self.port), "--worker-pid", str(self.worker_file)]
         self.child = Child(
             "engine-fake",
             Launch([*argv, *options], dict(os.environ), self.directory),
-            Terms(start, grace, remnants=1, unhealthy=unhealthy),
+            Terms(start, grace, remnants=1, unhealthy=unhealthy, essential=essential),
             self.directory,
             myself(),
             self.said.append,
@@ -153,6 +160,13 @@ def test_a_child_that_never_was_ready_is_given_up_after_three_starts(stage: Stag
     child.start(time.monotonic())
     stage.until(lambda: child.state == "failed")
     assert sum("ended with status 1" in line for line in stage.said) == 3
+
+
+def test_a_child_that_others_can_do_without_is_never_given_up(stage: Stage) -> None:
+    child = stage.make("--exit", "2", essential=False)
+    child.start(time.monotonic())
+    stage.until(lambda: sum("ended with status 2; starting again" in line for line in stage.said) == 3)
+    assert child.state == "waiting"
 
 
 def test_a_child_that_is_not_ready_in_time_is_ended_and_started_again(stage: Stage) -> None:

@@ -164,7 +164,9 @@ def test_a_dataset_is_listed_shown_and_exported(gateway: Inside, dataset: str) -
     assert lines(gateway.call("GET", f"{export}?format=rows"))[0]["source"] == "correction"
 
 
-def test_an_export_whose_files_are_gone_is_an_error_and_not_an_empty_file(gateway: Inside, dataset: str) -> None:
+def test_an_export_whose_files_are_gone_is_an_error_and_not_an_empty_file(
+    gateway: Inside, dataset: str
+) -> None:
     for file in Path(gateway.settings.directory / "datasets" / dataset).iterdir():
         file.unlink()
     assert gateway.call("GET", f"/v1/datasets/{dataset}/export").status >= 400

@@ -87,5 +87,7 @@ def write_dataset(
     """A frozen dataset version's two files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("validation", validation)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     return folder

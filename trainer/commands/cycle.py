@@ -7,17 +7,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 from sqlmodel import col, select
 
-from feedback.commands.options import emit, json_option, listing, settings_option
-from feedback.registry.cycles import GUARDS, OPEN, cancel_cycle, get_cycle, list_cycles, request_cycle
-from feedback.settings import Settings
+from feedback.commands.options import emit, json_option, settings_option
+from feedback.registry.cycles import GUARDS, cancel_cycle, get_cycle, list_cycles, request_cycle
+from feedback.settings import Mode, Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Cycle
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.lease import LoopLease
     from trainer.workshop import Workshop
 
+_OPEN = ("queued", "running")
 _FIELDS = (
     "id",
     "model",
@@ -63,7 +63,9 @@ def cycle() -> None:
 )
 @json_option
 @settings_option
-def run(model: str, mode: str | None, guards_off: tuple[str, ...], as_json: bool, settings: Settings) -> None:
+def run(
+    model: str, mode: Mode | None, guards_off: tuple[str, ...], as_json: bool, settings: Settings
+) -> None:
     """Run a cycle to its end and say what came of it.
 
     Where a loop is running, it is the one that works and this command waits for it; else the cycle runs here. One that
@@ -117,15 +119,11 @@ def list_command(
     with opened(settings) as database, database.reading() as session:
         page = list_cycles(session, model, limit, cursor)
 
-    def table() -> Table:
-        columns = ("id", "model", "started", "decision", "version", "reason")
-        rows = [
-            (row.id, row.model, _time(row.created), row.decision or row.state, row.version, row.reason)
-            for row in page.items
-        ]
-        return listing("Cycles", columns, rows)
-
-    emit({"items": [_document(row) for row in page.items], "next_cursor": page.next_cursor}, as_json, table)
+    emit(
+        {"items": [_document(row) for row in page.items], "next_cursor": page.next_cursor},
+        as_json,
+        lambda: _lines(page.items),
+    )
 
 
 @cycle.command()
@@ -157,9 +155,19 @@ def cancel(cycle_id: str, as_json: bool, settings: Settings) -> None:
     emit(_document(row), as_json, lambda: f"cycle {row.id}: {row.state}, its end is asked for")
 
 
+def _lines(rows: Sequence[Cycle]) -> str:
+    """One line a cycle, and its reason below: ids and sentences are too long for the cells of a table."""
+    lines = []
+    for row in rows:
+        version = f" {row.version}" if row.version else ""
+        lines.append(f"{row.id}  {_time(row.created)}  {row.model}  {row.decision or row.state}{version}")
+        lines += [f"    {row.reason}"] if row.reason else []
+    return "\n".join(lines) or "there were no cycles yet"
+
+
 def _interrupted(workshop: Workshop, model: str) -> Cycle | None:
     """A cycle of the model that nobody works on: we lead, so whoever did is gone."""
-    unfinished = select(Cycle).where(col(Cycle.model) == model, col(Cycle.state).in_(OPEN))
+    unfinished = select(Cycle).where(col(Cycle.model) == model, col(Cycle.state).in_(_OPEN))
     with workshop.database.reading() as session:
         return session.exec(unfinished.order_by(col(Cycle.id))).first()
 
@@ -182,7 +190,7 @@ def _follow(workshop: Workshop, cycle_id: str, say: Callable[[str], None]) -> Cy
     while True:
         with workshop.database.reading() as session:
             row = get_cycle(session, cycle_id)
-        if row.state not in OPEN:
+        if row.state not in _OPEN:
             return row
         if (now := row.step or row.state) != told:
             say(f"cycle {row.id}: {now}")
@@ -209,6 +217,6 @@ def _story(row: Cycle) -> str:
     lines += [f"  {entry['step']}: {entry['outcome'] or 'under way'}" for entry in row.steps]
     gate = (row.result or {}).get("gate")
     lines += [f"  gate, {reason}" for reason in gate["reasons"]] if gate else []
-    if row.state not in OPEN:
+    if row.state not in _OPEN:
         lines.append(_sentence(row))
     return "\n".join(lines)

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
 
-from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.commands.options import emit, json_option, settings_option
 from feedback.errors import BadInputError
 from feedback.settings import Settings
 
@@ -44,14 +43,16 @@ def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> No
             for number in numbers:
                 if number != "base":
                     get_version(session, model, number)
-            suites = collect(session, model, settings)
+            suites = collect(session, model, workshop.settings)
         if not suites.every():
             raise BadInputError(
                 f"{model} has no cases to be judged on; draw golden cases and confirm them (`starloop data golden draw`)"
             )
         evaluation = workshop.evaluation()
         answers = {
-            number: evaluation.answers(pinned(settings, configured, number), suites.every(), lambda: None)
+            number: evaluation.answers(
+                pinned(workshop.settings, configured, number), suites.every(), lambda: None
+            )
             for number in numbers
         }
     contract, first = TaskContract.from_settings(configured), answers[numbers[0]]
@@ -64,38 +65,30 @@ def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> No
                 compared = Comparison.of(outcomes(cases, first, given))
                 shown[suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
         report.append({"version": number, "suites": shown})
-    emit({"model": model, "versions": report}, as_json, lambda: _table(model, report))
+    emit({"model": model, "versions": report}, as_json, lambda: _text(report))
 
 
-def _table(model: str, report: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (
-        "version",
-        "suite",
-        "cases",
-        "right",
-        "valid format",
-        "ms/request",
-        "difference",
-        "interval (95 %)",
-    )
-    rows = []
+def _text(report: Sequence[Mapping[str, Any]]) -> str:
+    """Plain columns: cells that a narrow terminal breaks up cannot be compared."""
+    rows = [("version", "suite", "cases", "right", "valid", "ms/request", "points against the first (95 %)")]
     for version in report:
         for suite, figures in version["suites"].items():
-            against = figures.get("against")
-            rows.append(
-                (
-                    version["version"],
-                    suite,
-                    figures["n"],
-                    _percent(figures["accuracy"]),
-                    _percent(figures["valid_format"]),
-                    None if figures["ms_per_request"] is None else f"{figures['ms_per_request']:.0f}",
-                    against and f"{100 * against['difference']:+.1f}",
-                    against and "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in against["interval"])),
-                )
-            )
-    return listing(f"{model}: versions on its suites", columns, rows)
+            cells = (version["version"], suite, str(figures["n"]))
+            shares = (_percent(figures["accuracy"]), _percent(figures["valid_format"]))
+            spent = "-" if figures["ms_per_request"] is None else f"{figures['ms_per_request']:.0f}"
+            rows.append((*cells, *shares, spent, _against(figures.get("against"))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{share:.1%}"
+def _against(compared: Mapping[str, Any] | None) -> str:
+    if compared is None or not compared["n"]:
+        return "-"
+    low, high = (100 * bound for bound in compared["interval"])
+    return f"{100 * compared['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

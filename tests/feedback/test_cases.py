@@ -1,0 +1,253 @@
+"""The cases that versions are judged by: drawn blind, answered by people, never trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from feedback.datasets.cases import (
+    confirm_case,
+    draw_cases,
+    drop_case,
+    golden_cases,
+    holdout_cases,
+    import_base_examples,
+    list_cases,
+    regression_cases,
+)
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.failures import triage_model
+from feedback.datasets.freeze import build_dataset
+from feedback.datasets.groups import KnownPrompts, normalise, prompt_hash
+from feedback.datasets.splits import row_side, user_key
+from feedback.errors import BadFieldError, ConflictError, DataRefusedError, NotFoundError
+from feedback.settings import Dataset
+from feedback.starter.grammar import SCHEMA
+from feedback.storage.database import Database
+from feedback.storage.tables import Case
+from tests.feedback.test_freeze import rows_of, topics
+from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
+
+CONTRACT = TaskContract(SCHEMA)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    return World(database, settings_for(tmp_path, evaluation_share=0.5))
+
+
+def drawn(world: World, count: int, seed: int = 1) -> list[Case]:
+    with world.database.session() as session:
+        found = draw_cases(session, "assistant", count, world.settings, seed, NOW)
+        session.commit()
+        return found
+
+
+def confirm(world: World, case: Case, answer: str = RIGHT) -> Case:
+    with world.database.session() as session:
+        row = confirm_case(session, case.id, answer, "rob", NOW, CONTRACT)
+        session.commit()
+        return row
+
+
+def prompts(cases: Sequence[Case]) -> list[str]:
+    return [case.messages[-1]["content"] for case in cases]
+
+
+def test_cases_are_drawn_from_the_evaluation_side_one_for_each_group_and_once(world: World) -> None:
+    for n, prompt in enumerate(topics(60)):
+        world.ask(prompt, user=f"user {n}")
+        world.ask(prompt + " !", user=f"user {n}")
+    world.write()
+    first = drawn(world, 5)
+    rest = drawn(world, 1000, seed=2)
+    cases = [*first, *rest]
+    assert len(first) == 5 and 8 < len(cases) < 30  # a quarter of 60 groups
+    assert len({case.group_key for case in cases}) == len(cases)
+    assert all(case.state == "drawn" and case.suite == "golden" for case in cases)
+    assert drawn(world, 1000, seed=3) == []
+
+
+def test_the_draw_is_blind_to_what_was_answered_and_said(sqlite_database: Database, tmp_path: Path) -> None:
+    """The same traffic with other answers and ratings gives the same cases."""
+    world = World(sqlite_database, settings_for(tmp_path, evaluation_share=0.5))
+    for n, prompt in enumerate(topics(40)):
+        world.ask(prompt, RIGHT if n % 2 else WRONG, user=f"user {n}")
+    world.write()
+    with sqlite_database.session() as session:
+        before = prompts(draw_cases(session, "assistant", 6, world.settings, 4, NOW))
+        session.rollback()
+    with sqlite_database.session() as session:
+        session.connection().execute(text("UPDATE inference SET output = 'sorry', finish_reason = 'length'"))
+        session.commit()
+    assert prompts(drawn(world, 6, seed=4)) == before
+
+
+def test_only_production_chats_are_drawn(world: World) -> None:
+    asked = topics(30)
+    for n, prompt in enumerate(asked):
+        world.ask(prompt, user=f"user {n}", purpose="evaluation")
+        world.ask(prompt, user=f"user {n}", request=None, stored=False)
+        world.ask(prompt, user=f"user {n}", request='{"prompt": "a completion"}')
+        world.ask(prompt, user=f"user {n}", model="another")
+    assert drawn(world.write(), 100) == []
+
+
+def test_a_case_counts_once_a_person_gave_its_answer(world: World) -> None:
+    for n, prompt in enumerate(topics(30)):
+        world.ask(prompt, user=f"user {n}")
+    case, other = drawn(world.write(), 2)
+    with world.database.reading() as session:
+        assert golden_cases(session, "assistant") == []
+    row = confirm(world, case)
+    assert (row.state, row.answer, row.confirmed_by, row.slice) == ("confirmed", RIGHT, "rob", "refund")
+    with world.database.reading() as session:
+        (golden,) = golden_cases(session, "assistant")
+        assert (golden.id, golden.messages, golden.answer) == (case.id, case.messages, RIGHT)
+        assert regression_cases(session, "assistant") == []
+    assert confirm(world, case, OTHER).answer == OTHER  # a better answer
+    with world.database.session() as session:
+        drop_case(session, case.id)
+        drop_case(session, other.id)
+        session.commit()
+    with world.database.reading() as session:
+        assert golden_cases(session, "assistant") == []
+    with pytest.raises(ConflictError, match="was dropped"):
+        confirm(world, case)
+
+
+def test_an_answer_against_the_task_contract_is_refused(world: World) -> None:
+    for n, prompt in enumerate(topics(30)):
+        world.ask(prompt, user=f"user {n}")
+    (case,) = drawn(world.write(), 1)
+    with pytest.raises(BadFieldError, match="answer: is not JSON"):
+        confirm(world, case, "a refund")
+    with world.database.session() as session, pytest.raises(NotFoundError):
+        drop_case(session, "nothing")
+
+
+def test_cases_are_listed_by_suite_and_state_in_pages(world: World) -> None:
+    for n, prompt in enumerate(topics(40)):
+        world.ask(prompt, user=f"user {n}")
+    cases = drawn(world.write(), 5)
+    confirm(world, cases[0])
+    with world.database.reading() as session:
+        waiting = list_cases(session, "assistant", "golden", "drawn", 3, None)
+        rest = list_cases(session, "assistant", "golden", "drawn", 3, waiting.next_cursor)
+        assert len(waiting.items) == 3 and len(rest.items) == 1
+        assert [case.id for case in list_cases(session, None, None, "confirmed", 9, None).items] == [
+            cases[0].id
+        ]
+        assert list_cases(session, "assistant", "regression", None, 9, None).items == []
+
+
+def with_examples(database: Database, directory: Path, count: int = 60) -> World:
+    file = directory / "examples.jsonl"
+    lines = [
+        json.dumps(
+            {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": RIGHT}]}
+        )
+        for prompt in topics(count, seed=9)
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return World(database, settings_for(directory, str(file), evaluation_share=0.5, replay=20.0))
+
+
+def test_base_examples_for_evaluation_become_regression_cases_once_and_the_others_are_replayed(
+    database: Database, tmp_path: Path
+) -> None:
+    world = with_examples(database, tmp_path)
+    counts = []
+    for _ in range(2):
+        with database.session() as session:
+            counts.append(import_base_examples(session, world.settings, "assistant", NOW))
+            session.commit()
+    assert 5 < counts[0] < 30 and counts[1] == 0
+    for n, prompt in enumerate(topics(30)):
+        world.correct(prompt, user=f"user {n}")
+    dataset = build_dataset(database, world.write().settings, "assistant", "one", (), NOW)
+    with database.reading() as session:
+        cases = regression_cases(session, "assistant")
+    judged = {case.messages[-1]["content"] for case in cases}
+    taught = {row["messages"][-1]["content"] for row in rows_of(world, dataset) if row["source"] == "base"}
+    assert len(judged) == counts[0] and taught and not judged & taught
+    assert all((case.answer, case.slice) == (RIGHT, "refund") for case in cases)
+
+
+def test_corrected_failures_for_evaluation_are_held_out_and_never_trained_on(world: World) -> None:
+    asked = topics(60)
+    for n, prompt in enumerate(asked):
+        world.correct(prompt, user=f"user {n}")
+        world.say(world.ask(asked[n] + " again?", user=f"user {n}"), 1)
+    world.write()
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, NOW)
+        session.commit()
+    with world.database.reading() as session:
+        assert holdout_cases(session, "assistant") == []  # no dataset yet, so no sides
+    dataset = build_dataset(world.database, world.settings, "assistant", "one", ("replay",), NOW)
+    with world.database.reading() as session:
+        held = holdout_cases(session, "assistant")
+    assert 5 < len(held) < 30 and all(case.answer == RIGHT for case in held)
+    taught = {row["messages"][-1]["content"] for row in rows_of(world, dataset)}
+    assert not taught & {case.messages[-1]["content"] for case in held}
+
+
+def test_a_group_with_a_case_is_never_trained_on_even_were_the_share_changed(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, settings_for(tmp_path, evaluation_share=0.9))
+    for n, prompt in enumerate(topics(10)):
+        world.correct(prompt, user=f"user {n}")
+    cases = drawn(world.write(), 100)
+    world.settings = settings_for(tmp_path, evaluation_share=0.01)
+    try:
+        dataset = build_dataset(world.database, world.settings, "assistant", "one", ("replay",), NOW)
+        taught = {row["group"] for row in rows_of(world, dataset)}
+    except DataRefusedError:
+        taught = set()
+    assert cases and not taught & {case.group_key for case in cases}
+
+
+WORDS = ["alpha", "brave", "candle", "delta", "echo", "figure", "garden"]
+TRAFFIC = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join),
+        st.sampled_from(["u1", "u2", "u3", "u4", "u5", "u6", None]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TRAFFIC, st.integers(1, 39))
+def test_no_row_changes_side_and_no_group_or_user_is_on_two(
+    traffic: list[tuple[str, str | None]], cut: int
+) -> None:
+    """However much comes later: a row's side stays, and neither its group nor its user is on the other side."""
+    rules = Dataset(evaluation_share=0.5)
+    known = KnownPrompts(rules)
+    groups = {}
+    sides: list[list[str | None]] = []
+    for part in (traffic[:cut], traffic):
+        fresh = {prompt_hash(prompt): normalise(prompt) for prompt, _ in part}
+        rows = known.place({key: text for key, text in fresh.items() if key not in groups})
+        groups |= {row.prompt_hash: row for row in rows}
+        sides.append([])
+        for n, (prompt, user) in enumerate(part):
+            row = groups[prompt_hash(prompt)]
+            who = user_key(user, None, str(n))
+            sides[-1].append(None if row.unused else row_side(row.group_key, who, 0.5))
+    assert sides[1][: len(sides[0])] == sides[0]
+    seen: dict[str, str] = {}
+    for (prompt, user), side in zip(traffic, sides[1], strict=True):
+        for key in (f"group {groups[prompt_hash(prompt)].group_key}", f"user {user}" if user else None):
+            if side is not None and key is not None:
+                assert seen.setdefault(key, side) == side

@@ -1,0 +1,176 @@
+"""`starloop cycle` and `starloop evaluate` as they are typed, and what the loop's process must never load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from feedback.settings import Settings
+from feedback.storage.database import Database
+from tests.trainer.world import MODEL, World
+from trainer.commands.cycle import cycle
+from trainer.commands.evaluate import evaluate
+from trainer.lease import LoopLease
+from trainer.schedule import Loop
+from trainer.workshop import Workshop
+
+_CONFIGURATION = """\
+[storage]
+directory = "{directory}"
+[[engine]]
+base = "{directory}/tiny-base"
+[[model]]
+name = "assistant"
+base = "{directory}/tiny-base"
+"""
+
+
+class Shell:
+    """A terminal in a world: commands with its configuration, against its fake server."""
+
+    def __init__(self, world: World, configuration: Path) -> None:
+        self.world = world
+        self._configuration = configuration
+
+    def run(self, command: click.Command, *arguments: str) -> Result:
+        return CliRunner().invoke(command, [*arguments, "--config", str(self._configuration)])
+
+    def json(self, command: click.Command, *arguments: str) -> Any:
+        result = self.run(command, *arguments, "--json")
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.stderr
+        return json.loads(result.stdout)
+
+
+@pytest.fixture
+def shell(sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    world = World(sqlite_database, tmp_path)
+
+    @contextmanager
+    def open_workshop(_: Settings) -> Iterator[Workshop]:
+        yield world.workshop()
+
+    monkeypatch.setattr("trainer.opening.open_workshop", open_workshop)
+    configuration = tmp_path / "starloop.toml"
+    configuration.write_text(_CONFIGURATION.format(directory=tmp_path), encoding="utf-8")
+    return Shell(world, configuration)
+
+
+def test_a_cycle_runs_here_where_no_loop_does_and_its_reason_is_told(shell: Shell) -> None:
+    shell.world.users_correct(120)
+    shell.world.people_confirm(50, 50)
+    result = shell.run(cycle, "run", "--model", MODEL)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(
+        "promoted assistant@1.0: golden set: 50 fixes and 0 regressions in 100 cases"
+    )
+    document = shell.json(cycle, "show", _only(shell)["id"])
+    assert (document["decision"], document["requested_by"]) == ("promoted", "command line")
+    assert document["result"]["gate"]["decision"] == "promoted"
+    assert "gate, golden set: 50 fixes" in shell.run(cycle, "show", document["id"]).stdout
+
+
+def test_a_rejected_challenger_is_exit_status_1_and_a_skipped_cycle_is_0(shell: Shell) -> None:
+    assert shell.run(cycle, "run", "--model", MODEL).exit_code == 0
+    assert _only(shell)["decision"] == "skipped"
+    shell.world.users_correct(120)
+    shell.world.learns = lambda _: "nonsense"
+    shell.world.people_confirm(50, 50)
+    assert shell.run(cycle, "run", "--model", MODEL, "--mode", "propose").exit_code == 1
+
+
+def test_guards_are_switched_off_by_name_only(shell: Shell) -> None:
+    shell.run(cycle, "run", "--model", MODEL, "--without-guard", "raters", "--without-guard", "size")
+    assert _only(shell)["guards_off"] == ["raters", "size"]
+    assert shell.run(cycle, "run", "--model", MODEL, "--without-guard", "everything").exit_code == 2
+
+
+def test_an_unknown_model_is_refused_and_nothing_is_queued(shell: Shell) -> None:
+    result = shell.run(cycle, "run", "--model", "nobody")
+    assert result.exit_code == 1 and "'nobody'" in result.stderr
+    assert shell.json(cycle, "list") == {"items": [], "next_cursor": None}
+
+
+def test_an_interrupted_cycle_is_gone_on_with_rather_than_run_anew(shell: Shell) -> None:
+    world = shell.world
+    interrupted = world.request()
+    record = world.record(interrupted)
+    record.begin("triage")
+    LoopLease.release(record._lease)
+    result = shell.run(cycle, "run", "--model", MODEL)
+    assert f"going on with cycle {interrupted}" in result.stderr
+    assert _only(shell)["id"] == interrupted
+
+
+def test_where_a_loop_leads_it_does_the_work_and_the_command_waits(shell: Shell) -> None:
+    world = shell.world
+    lease = LoopLease(world.database, 3600, world.clock)
+    loop = Loop(world.workshop(), lease, world.stopping)
+    loop.poll()
+
+    def work() -> None:
+        while not world.stopping.wait(0.05):
+            loop.poll()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        result = shell.run(cycle, "run", "--model", MODEL)
+    finally:
+        world.stopping.set()
+        thread.join()
+    assert result.exit_code == 0 and result.stdout.startswith("skipped: ")
+    assert "queued" in result.stderr or "triage" in result.stderr
+
+
+def test_a_queued_cycle_is_cancelled_and_listed_as_such(shell: Shell) -> None:
+    identifier = shell.world.request()
+    assert shell.json(cycle, "cancel", identifier)["state"] == "cancelled"
+    assert shell.run(cycle, "cancel", identifier).exit_code == 1
+    assert identifier in shell.run(cycle, "list", "--model", MODEL).stdout
+    assert shell.run(cycle, "show", "no-such-cycle").exit_code == 1
+
+
+def test_versions_are_compared_on_all_suites_with_the_first(shell: Shell) -> None:
+    shell.world.users_correct(120)
+    shell.world.people_confirm(50, 50)
+    shell.run(cycle, "run", "--model", MODEL)
+    report = shell.json(evaluate, "--model", MODEL, "--versions", "base, 1.0")
+    base, first = report["versions"]
+    assert (base["version"], base["suites"]["golden"]["accuracy"]) == ("base", 0.5)
+    against = first["suites"]["golden"]["against"]
+    assert (against["version"], against["fixes"], against["difference"]) == ("base", 50, 0.5)
+    table = shell.run(evaluate, "--model", MODEL, "--versions", "base,1.0").stdout
+    assert "+50.0" in table and "regression" in table
+
+
+def test_versions_that_there_are_not_and_models_without_cases_are_refused(shell: Shell) -> None:
+    assert "1.7" in shell.run(evaluate, "--model", MODEL, "--versions", "base,1.7").stderr
+    assert "no cases" in shell.run(evaluate, "--model", MODEL, "--versions", "base").stderr
+    assert shell.run(evaluate, "--model", MODEL, "--versions", " , ").exit_code == 1
+
+
+def test_the_loops_process_never_loads_torch() -> None:
+    code = (
+        "import sys, trainer.opening, trainer.schedule, trainer.commands.loop, trainer.commands.cycle, "
+        "trainer.commands.evaluate, trainer.commands.compare\n"
+        "heavy = {'torch', 'transformers', 'peft', 'litestar', 'vllm'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {sorted(heavy)}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def _only(shell: Shell) -> dict[str, Any]:
+    (document,) = shell.json(cycle, "list")["items"]
+    found: dict[str, Any] = document
+    return found

@@ -1,0 +1,133 @@
+"""When cycles run, and who runs them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlmodel import col, select
+
+from feedback.errors import SettingsError
+from feedback.settings import Schedule
+from feedback.storage.database import Database
+from feedback.storage.tables import Cycle
+from tests.trainer.world import MODEL, World
+from trainer.lease import LoopLease
+from trainer.schedule import Loop, cron_trigger
+
+
+def cycles(world: World) -> list[Cycle]:
+    with world.database.reading() as session:
+        return list(session.exec(select(Cycle).order_by(col(Cycle.id))))
+
+
+def loop(world: World, lease: LoopLease | None = None) -> Loop:
+    lease = lease or LoopLease(world.database, 15, world.clock)
+    return Loop(world.workshop(), lease, world.stopping)
+
+
+def test_a_queued_cycle_is_run_by_the_loop_that_leads(sqlite_database: Database, tmp_path: Path) -> None:
+    world = World(sqlite_database, tmp_path)
+    leading, standing_by = loop(world), loop(world)
+    assert not leading.poll()
+    world.request()
+    assert not standing_by.poll()
+    assert cycles(world)[0].state == "queued"
+    assert leading.poll()
+    assert (cycles(world)[0].state, cycles(world)[0].decision) == ("done", "skipped")
+    assert not leading.poll()
+
+
+def test_a_cycle_that_its_loop_left_running_is_gone_on_with_by_the_next(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path)
+    world.record(world.request()).begin("triage")
+    assert cycles(world)[0].state == "running"
+    assert not loop(world).poll()  # whoever led may still be at it
+    world.now += timedelta(minutes=1)
+    assert loop(world).poll()
+    assert cycles(world)[0].state == "done"
+    assert cycles(world)[0].steps[0]["resumed"] == 1
+
+
+def test_by_the_clock_every_model_gets_a_cycle_unless_it_has_one(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path)
+    leading, standing_by = loop(world), loop(world)
+    leading.poll()
+    standing_by.poll()
+    standing_by.request_all()
+    assert cycles(world) == []
+    leading.request_all()
+    leading.request_all()
+    (only,) = cycles(world)
+    assert (only.model, only.mode, only.requested_by) == (MODEL, "auto", "schedule")
+
+
+def test_the_loop_works_until_it_is_told_to_stop_and_lets_the_next_one_lead(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path, schedule=Schedule(cron="* * * * *", poll_seconds=0.05))
+    lease = LoopLease(world.database, 15, world.clock)
+    thread = threading.Thread(target=loop(world, lease).run)
+    thread.start()
+    world.request()
+    deadline = time.monotonic() + 30
+    while cycles(world)[0].state != "done" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    world.stopping.set()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert cycles(world)[0].state == "done"
+    assert LoopLease(world.database, 15, world.clock).acquire()
+
+
+def test_a_loop_whose_database_is_away_goes_on(sqlite_database: Database, tmp_path: Path) -> None:
+    world = World(sqlite_database, tmp_path)
+    leading = loop(world)
+    assert not leading.poll()
+    file = tmp_path / "starloop.sqlite"
+    sqlite_database.close()
+    moved = file.rename(tmp_path / "away.sqlite")
+    file.mkdir()
+    world.stopping.set()  # so that the pause after trouble is short
+    assert not leading.poll()
+    world.stopping.clear()
+    file.rmdir()
+    moved.rename(file)
+    world.request()
+    assert leading.poll()
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("0 3 * * *", "2026-03-02T03:00"),
+        ("30 2 1 * *", "2026-04-01T02:30"),
+        ("0 3 * * 0", "2026-03-08T03:00"),
+        ("0 3 * * 7", "2026-03-08T03:00"),
+        ("0 3 * * 1-5", "2026-03-02T03:00"),
+        ("0 3 * * SAT", "2026-03-07T03:00"),
+        ("0 3 * * 2,4", "2026-03-03T03:00"),
+        ("0 3 * * */3", "2026-03-04T03:00"),
+        ("*/15 * * * *", "2026-03-01T04:15"),
+    ],
+)
+def test_cron_means_what_it_means_everywhere_in_utc(expression: str, expected: str) -> None:
+    sunday = datetime(2026, 3, 1, 4, 1, tzinfo=UTC)
+    fires = cron_trigger(expression).get_next_fire_time(None, sunday)
+    assert fires == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "expression", ["daily", "0 3 * *", "61 * * * *", "0 3 * * 8", "0 3 * * 5-2", "0 3 * * mo"]
+)
+def test_an_unknown_schedule_is_refused_with_its_text(expression: str) -> None:
+    with pytest.raises(SettingsError, match=r"schedule\.cron") as caught:
+        cron_trigger(expression)
+    assert repr(expression) in str(caught.value)

@@ -1,0 +1,92 @@
+"""`starloop train`: one fine-tuning by hand, published but not promoted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from feedback.commands.options import emit, json_option, settings_option
+from feedback.ids import new_id
+from feedback.registry.models import ensure_models
+from feedback.settings import Settings
+from feedback.storage.database import opened
+from feedback.storage.tables import ModelVersion
+from trainer.publication import train_version
+from trainer.training import Progress
+
+
+@click.command(short_help="fine-tune a model on a dataset version, without promoting the result")
+@click.option("--model", required=True, metavar="M", help="Name of a [[model]].")
+@click.option(
+    "--dataset", required=True, metavar="ID", help="A dataset version; `starloop data list` shows them."
+)
+@json_option
+@settings_option
+def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
+    """Fine-tune MODEL on a frozen dataset version, check the adapter and publish it as the next version.
+
+    The version can be called as MODEL@NUMBER at once. The champion stays what it is: `starloop evaluate` compares,
+    `starloop models promote` moves it.
+
+    Example: starloop train --model assistant --dataset 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
+    """
+    with opened(settings) as database, _bar() as bar:
+        with database.session() as session:
+            ensure_models(session, settings, datetime.now(UTC))
+            session.commit()
+        task = bar.add_task("loading", total=None)
+
+        def show(progress: Progress) -> None:
+            if progress.step:
+                bar.update(task, description=_words(progress), total=progress.steps, completed=progress.step)
+
+        version = train_version(
+            database,
+            settings,
+            lambda: datetime.now(UTC),
+            model,
+            dataset,
+            settings.directory / "runs" / new_id(datetime.now(UTC)),
+            show,
+        )
+    emit(_shown(version), as_json, lambda: _text(version))
+
+
+def _bar() -> ProgressBar:
+    """On standard error, and only where a person watches: standard output is the report's."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    return ProgressBar(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def _words(progress: Progress) -> str:
+    loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+    return f"epoch {progress.epoch}/{progress.epochs}{loss}"
+
+
+def _shown(version: ModelVersion) -> dict[str, object]:
+    return {
+        "model": version.model,
+        "version": version.number,
+        "state": version.state,
+        "dataset_id": version.dataset_id,
+        "note": version.note,
+        "facts": version.facts,
+    }
+
+
+def _text(version: ModelVersion) -> str:
+    facts = version.facts
+    validation = facts["validation_loss"]
+    lines = [
+        f"{version.model}@{version.number} is trained, checked and published; it is not promoted.",
+        f"{facts['examples']} examples, {facts['steps']} steps in {facts['seconds']:.0f} s ({facts['stopped']}); "
+        f"validation loss {'not measured' if validation is None else f'{validation:.4f}'}",
+    ]
+    lines += [f"{count} examples left out: {reason}" for reason, count in facts["left_out"].items()]
+    lines.append(f"Next: starloop models promote {version.model} {version.number} --reason …")
+    return "\n".join(lines)

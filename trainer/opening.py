@@ -1,0 +1,29 @@
+"""Puts a command's workshop together from its settings: database, key, server and training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from feedback.access.keys import ensure_loop_key
+from feedback.registry.models import ensure_models
+from feedback.settings import Settings
+from feedback.storage.database import opened
+from trainer.gateway import open_gateway
+from trainer.publication import make_version
+from trainer.workshop import Workshop, utc_now
+
+
+@contextmanager
+def open_workshop(settings: Settings) -> Iterator[Workshop]:
+    """Everything the loop needs, for as long as the block takes. The server itself need not be up yet."""
+    with opened(settings) as database:
+        with database.session() as session:
+            ensure_models(session, settings, utc_now())
+            session.commit()
+        gateway = open_gateway(settings, ensure_loop_key(database, settings.directory, utc_now()))
+        try:
+            yield Workshop(database, settings, gateway, partial(make_version, database, settings, utc_now))
+        finally:
+            gateway.close()

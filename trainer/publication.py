@@ -1,0 +1,122 @@
+"""From a frozen dataset version to a published model version: train, check, reserve a number, publish.
+
+Cycles and `starloop train` share these steps. Each may be interrupted and asked again: a training that ended is found,
+a cycle keeps its number, and publishing the same weights twice changes nothing. Nothing here promotes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from feedback.errors import ConflictError, NotFoundError
+from feedback.registry.adapters import AdapterStore, adapter_name
+from feedback.registry.bases import resolve_base
+from feedback.registry.versions import mark_version, reserve_version
+from feedback.settings import Settings
+from feedback.storage.database import Database
+from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
+from trainer.process import default_threads, run_child
+from trainer.training import Progress, TrainingSpec, train
+
+CHECK_SECONDS = 1800.0
+"""Longest that loading a base and one forward pass may take."""
+
+
+def make_version(
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    cycle: Cycle,
+    on_progress: Callable[[Progress], None],
+) -> ModelVersion:
+    """A cycle's dataset version made into a published model version; the same one however often it is called."""
+    if cycle.dataset_id is None:
+        raise ConflictError(f"cycle {cycle.id} has no dataset version yet; its dataset step comes first")
+    work = settings.directory / "runs" / cycle.id
+    return train_version(
+        database, settings, clock, cycle.model, cycle.dataset_id, work, on_progress, cycle_id=cycle.id
+    )
+
+
+def train_version(
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    name: str,
+    dataset_id: str,
+    work: Path,
+    on_progress: Callable[[Progress], None],
+    cycle_id: str | None = None,
+) -> ModelVersion:
+    """Train a model on a dataset version in the folder `work`, and publish what passed the checks, unpromoted.
+
+    Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
+    `trainer.training.train` raises; nothing is published then.
+    """
+    model = settings.model_named(name)
+    if model is None:
+        known = ", ".join(repr(model.name) for model in settings.model)
+        raise NotFoundError(f"the configuration has no [[model]] named {name!r}; it has {known}")
+    with database.reading() as session:
+        dataset = session.get(DatasetVersion, dataset_id)
+    if dataset is None:
+        raise NotFoundError(
+            f"there is no dataset version {dataset_id[:60]!r}; `starloop data list` shows those there are"
+        )
+    if dataset.model != name:
+        raise ConflictError(
+            f"dataset version {dataset_id} belongs to the model {dataset.model!r}, not to {name!r}"
+        )
+    engine = next(engine for engine in settings.engine if engine.base == model.base)
+    base = resolve_base(model.base, settings.directory)
+    spec = TrainingSpec.of(
+        settings.training,
+        base_path=base.path,
+        base_revision=base.revision,
+        engine_model=base.engine_model,
+        dataset=str(settings.directory / "datasets" / dataset_id),
+        out=str(work),
+        max_rank=engine.max_lora_rank,
+    )
+    trained = train(spec, on_progress)
+    store = AdapterStore(settings.directory / "adapters")
+    with database.session() as session:
+        version = reserve_version(
+            session,
+            name,
+            cycle_id,
+            dataset_id,
+            model.base,
+            base.revision,
+            store.hash_of(trained.adapter),
+            dataset.note,
+            trained.facts,
+            clock(),
+        )
+        session.commit()
+    store.publish(trained.adapter, adapter_name(name, version.number), trained.facts)
+    if version.state == "staged":
+        with database.session() as session:
+            version = mark_version(session, name, version.number, "registered")
+            session.commit()
+    return version
+
+
+def check_adapter(
+    folder: Path, base_path: str, engine_model: str, max_rank: int, work: Path
+) -> dict[str, Any]:
+    """Check in a child process an adapter that was not trained just now; raises `UnsoundAdapterError`.
+
+    What `train` returns was checked in the same way by the process that saved it.
+    """
+    return run_child(
+        "trainer.soundness",
+        {"folder": str(folder), "base_path": base_path, "engine_model": engine_model, "max_rank": max_rank},
+        work,
+        threads=default_threads(),
+        timeout_seconds=CHECK_SECONDS,
+        on_event=lambda event: None,
+    )
