@@ -274,7 +274,7 @@ def _save(model: nn.Module, config: LoraConfig, folder: Path) -> Path:
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)  # a set's order would differ from run to run
+    config.target_modules = sorted(config.target_modules or ())  # a set's order would differ from run to run
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)

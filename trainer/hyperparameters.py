@@ -17,8 +17,9 @@ def chosen_rate(parameters: int) -> float:
     2e-4 for billions of parameters (about ten times full fine-tuning's), rising by a power of the size to what was
     measured best on the starter model.
     """
-    power = math.log(_TINY_RATE / _LARGE_RATE) / math.log(_LARGE / _TINY)
-    return min(_TINY_RATE, max(_LARGE_RATE, _LARGE_RATE * (_LARGE / max(parameters, 1)) ** power))
+    power: float = math.log(_TINY_RATE / _LARGE_RATE) / math.log(_LARGE / _TINY)
+    rate: float = _LARGE_RATE * (_LARGE / max(parameters, 1)) ** power
+    return min(_TINY_RATE, max(_LARGE_RATE, rate))
 
 
 def chosen_epochs(parameters: int) -> int:

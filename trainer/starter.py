@@ -296,7 +296,7 @@ def make_starter(out: Path, scale: Scale, seed: int) -> dict[str, object]:
     tokenizer = train_tokenizer(scale, seed)
     model = new_model(tokenizer, scale)
     loss = pretrain(model, tokenizer, scale, seed)
-    model.to(torch.bfloat16)  # type: ignore[call-arg]
+    model.to(torch.bfloat16)
     model.generation_config = GenerationConfig(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI, omit
 
 from feedback.errors import UnavailableError
 from server.demo.population import Opinion, Request
@@ -40,7 +41,6 @@ class DemoClient:
             api_key="demo",
             max_retries=2,
             timeout=120,
-            http_client=DefaultAsyncHttpxClient(limits=limits),
         )
         self._http = httpx.AsyncClient(base_url=address, timeout=120, limits=limits)
 
@@ -56,7 +56,7 @@ class DemoClient:
             messages=[{"role": "user", "content": text}],
             temperature=0,
             max_tokens=_MAX_TOKENS,
-            **({"user": user} if user else {}),
+            user=user or omit,
             extra_headers={"x-starloop-purpose": "evaluation"} if evaluation else None,
         )
         milliseconds = (time.perf_counter() - started) * 1000
@@ -92,11 +92,13 @@ class DemoClient:
             return request, answer
 
         heard: list[tuple[Request, Answer, Opinion | None]] = []
-        for answered in await bounded([lambda r=r: one(r) for r in requests], advance):
+        for answered in await bounded([partial(one, request) for request in requests], advance):
             request, answer = answered
             heard.append((request, answer, think(request, answer.text)))
         rated = [(request, answer, opinion) for request, answer, opinion in heard if opinion is not None]
-        await bounded([lambda r=r, a=a, o=o: self.rate(a, r, o) for r, a, o in rated], lambda: None)
+        await bounded(
+            [partial(self.rate, answer, request, opinion) for request, answer, opinion in rated], lambda: None
+        )
         return heard
 
     async def review(self, count: int, right: dict[str, str], advance: Callable[[], None]) -> int:
@@ -107,7 +109,7 @@ class DemoClient:
             answer = right[case["messages"][-1]["content"]]
             await self._call("POST", f"/v1/cases/{case['id']}/confirm", {"answer": answer})
 
-        await bounded([lambda c=c: one(c) for c in drawn], advance)
+        await bounded([partial(one, case) for case in drawn], advance)
         return len(drawn)
 
     async def cycle(self, guards_off: Sequence[str], show: Callable[[str], None]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -113,7 +114,7 @@ class Story:
             return await self.client.ask(f"{MODEL}@{version}", message.text, None, evaluation=True)
 
         with self._bar(f"  measuring {version} on held-out messages", len(self._yardstick)) as advance:
-            answers = await bounded([lambda m=m: one(m) for m in self._yardstick], advance)
+            answers = await bounded([partial(one, message) for message in self._yardstick], advance)
         serving = [row for row in self.versions if not row.decision.startswith("rejected")]
         self.versions.append(score(version, self._yardstick, answers, serving[-1] if serving else None))
 
