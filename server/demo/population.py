@@ -23,7 +23,7 @@ MISTAKES = 0.03
 """Share of honest corrections that are wrong."""
 NEWEST_SHARE, EARLIER_SHARE = 0.35, 0.15
 """Shares of traffic about the newest topics, and about those that were new in earlier turns."""
-LIARS = 3
+LIARS = 6
 
 
 @dataclass(frozen=True)

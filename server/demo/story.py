@@ -34,7 +34,7 @@ class Pace:
     turn_requests: int = 3500
     golden_cases: int = 350
     quiet_requests: int = 400
-    liar_requests: int = 100
+    liar_requests: int = 120
     per_known: int = 500
     per_drift: int = 250
 

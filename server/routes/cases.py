@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Literal
 
-from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
-from feedback.datasets.contract import TaskContract
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
+from feedback.datasets.contract import TaskContract
 from feedback.errors import NotFoundError
 from feedback.storage.tables import Case
 from server.gateway import Gateway

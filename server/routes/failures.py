@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from feedback.datasets.failures import list_failures, resolve_failure
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from feedback.datasets.failures import list_failures, resolve_failure
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
 from server.views import FailureView, Listed, listed, view

@@ -132,13 +132,16 @@ class Inside:
         }
         answer = Answer()
         read = False
+        over = asyncio.Event()  # as ASGI has it: the client left, or has its answer
+        if leave_after is not None:
+            asyncio.get_running_loop().call_later(leave_after, over.set)
 
         async def receive() -> Any:
             nonlocal read
             if not read:
                 read = True
                 return {"type": "http.request", "body": content, "more_body": False}
-            await (asyncio.sleep(leave_after) if leave_after is not None else asyncio.Event().wait())
+            await over.wait()
             return {"type": "http.disconnect"}
 
         async def take(message: Any) -> None:
@@ -148,6 +151,8 @@ class Inside:
             else:
                 answer.pieces.append(message.get("body", b""))
                 answer.complete = not message.get("more_body", False)
+                if answer.complete:
+                    over.set()
 
         await self.app(scope, receive, take)
         return answer
