@@ -29,6 +29,7 @@ from trainer.base_model import BaseModel, load_base
 from trainer.batches import fitting, length_grouped
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 from trainer.soundness import WEIGHTS, check_against
+from trainer.stopping import Watch
 from trainer.tokens import IGNORED, Encoded, EncodedRows, Encoder
 from trainer.training import TrainingSpec
 
@@ -38,9 +39,6 @@ ROOM = {"cpu": 8192, "cuda": 32768}
 """Padded tokens in one forward pass; a batch above it is accumulated from several."""
 VALIDATION_LIMIT = 1024
 """Most validation examples looked at each time."""
-LEAST_TO_CHOOSE = 100
-"""Validation examples below which their loss is shown but chooses nothing: measured on 10 to 30 of them, it stopped
-training long before the new topics were learned."""
 CHECKS_PER_EPOCH = 4
 STEPS_BETWEEN_CHECKS = 10
 """On a small set a validation every few steps would cost more than it tells."""
@@ -88,8 +86,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     between = max(math.ceil(per_epoch / CHECKS_PER_EPOCH), min(per_epoch, STEPS_BETWEEN_CHECKS))
     order = random.Random(spec.seed)
     best = {name: value.detach().clone() for name, value in weights.items()}
-    best_loss, best_step, waited = math.inf, 0, 0
-    choosing = len(watched) >= LEAST_TO_CHOOSE
+    watch = Watch(spec.patience)
     history: list[dict[str, Any]] = []
     step = tokens_seen = 0
     recent: list[float] = []
@@ -126,7 +123,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 "tokens_per_second": round(tokens_seen / (time.monotonic() - loop_started), 1),
             }
             if watched and (step % between == 0 or step == steps):
-                found = _validate(model, base, watched)
+                found, losses = _validate(model, base, watched)
                 if not math.isfinite(found["validation"]):
                     raise _diverged(step - 1, peak, examples)
                 history.append(
@@ -134,17 +131,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 )
                 recent.clear()
                 progress["validation_loss"] = found["validation"]
-                if found["validation"] < best_loss or not choosing:
-                    best_loss, best_step, waited = found["validation"], step, 0
+                if watch.see(step, found["validation"], losses):
                     for name, value in weights.items():
                         best[name].copy_(value.detach())
-                else:
-                    waited += 1
             emit(progress)
-            if waited >= spec.patience:
+            if watch.over:
                 break
-        if waited >= spec.patience:
-            stopped = f"no better validation loss in {waited} checks"
+        if watch.over:
+            stopped = f"validation loss worse than the best in {watch.worse} checks"
             break
     loop_seconds = time.monotonic() - loop_started
     if watched:
@@ -161,14 +155,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     partial.replace(out / "adapter")
     return {
         "steps": step,
-        "best_step": best_step or step,
+        "best_step": watch.best_step or step,
         "epochs": epochs,
         "stopped": stopped,
         "examples": len(train.examples),
         "validation_examples": len(validation.examples),
         "left_out": dict(train.left_out + validation.left_out),
         "trained_share": round(train.trained_share, 4),
-        "validation_loss": None if math.isinf(best_loss) else best_loss,
+        "validation_loss": None if math.isinf(watch.best_loss) else watch.best_loss,
         "history": history,
         "learning_rate": peak,
         "batch": spec.batch,
@@ -236,23 +230,29 @@ def _losses(model: nn.Module, base: BaseModel, examples: Sequence[Encoded]) -> t
 
 
 @torch.no_grad()
-def _validate(model: nn.Module, base: BaseModel, examples: Sequence[Encoded]) -> dict[str, Any]:
-    """Mean loss per answer token over all, and over new and old examples apart, so that forgetting shows."""
+def _validate(
+    model: nn.Module, base: BaseModel, examples: Sequence[Encoded]
+) -> tuple[dict[str, Any], list[float]]:
+    """Mean loss per answer token over all, and over new and old examples apart, so that forgetting shows; and each
+    example's own loss."""
     model.eval()
+    each = [0.0] * len(examples)
     lengths = [len(example.tokens) for example in examples]
     sums = {True: 0.0, False: 0.0}
     counts = {True: 0, False: 0}
     for part in fitting(range(len(examples)), lengths, ROOM[base.device.type]):
-        chosen = [examples[index] for index in part]
-        for example, loss in zip(chosen, _losses(model, base, chosen)[1].tolist(), strict=True):
-            sums[example.new] += loss
-            counts[example.new] += example.trained
+        losses = _losses(model, base, [examples[index] for index in part])[1].tolist()
+        for index, loss in zip(part, losses, strict=True):
+            each[index] = loss
+            sums[examples[index].new] += loss
+            counts[examples[index].new] += examples[index].trained
 
     def mean(*slices: bool) -> float | None:
         count = sum(counts[one] for one in slices)
         return round(sum(sums[one] for one in slices) / count, 5) if count else None
 
-    return {"validation": mean(True, False), "validation_new": mean(True), "validation_old": mean(False)}
+    means = {"validation": mean(True, False), "validation_new": mean(True), "validation_old": mean(False)}
+    return means, each
 
 
 def _diverged(done: int, rate: float, examples: Sequence[Encoded]) -> UnsoundAdapterError:
