@@ -1,0 +1,72 @@
+"""What a process and all its descendants took of the machine, by the operating system's own accounting (Linux)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_QUIET_SHARE = 0.05
+
+
+def tree(root: int) -> list[int]:
+    """The process and its descendants that are alive."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int(_after_name(entry / "stat")[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], [root]
+    while waiting:
+        process = waiting.pop()
+        found.append(process)
+        waiting += children.get(process, [])
+    return found
+
+
+def cpu_by_thread(root: int) -> Counter[str]:
+    """CPU seconds (user and system) of all threads that are alive in the tree, summed up by thread name."""
+    seconds: Counter[str] = Counter()
+    for process in tree(root):
+        for task in Path(f"/proc/{process}/task").glob("*"):
+            try:
+                # nanoseconds on a CPU; `stat` would count in whole ticks
+                spent = int((task / "schedstat").read_text().split()[0]) / 1e9
+                seconds[(task / "comm").read_text().strip()] += spent
+            except OSError:
+                continue
+    return seconds
+
+
+def memory(root: int) -> float:
+    """Resident memory of the tree in MB; what processes share is counted once for each of them."""
+    pages = 0
+    for process in tree(root):
+        try:
+            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        except OSError:
+            continue
+    return pages * _PAGE / 1e6
+
+
+def wait_until_quiet(root: int, patience: float) -> None:
+    """Return once the tree does next to nothing: what a load left behind is done."""
+    deadline = time.monotonic() + patience
+    before = cpu_by_thread(root).total()
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        now = cpu_by_thread(root).total()
+        if now - before < 0.2 * _QUIET_SHARE:
+            return
+        before = now
+
+
+def _after_name(stat: Path) -> list[str]:
+    """The fields after the name, which may hold spaces and parentheses: state, parent, …"""
+    return stat.read_text().rpartition(")")[2].split()
