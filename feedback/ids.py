@@ -20,7 +20,8 @@ def new_id(now: datetime) -> str:
     value |= ((random >> 62) & 0xFFF) << 64
     value |= 0b10 << 62
     value |= random & ((1 << 62) - 1)
-    return str(uuid.UUID(int=value))
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_id(text: str, field: str = "inference_id") -> str:

@@ -15,6 +15,7 @@ from litestar.di import Provide
 from feedback.settings import Settings
 from feedback.settings_file import load
 from server import errors, openapi
+from server.application import Application
 from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
@@ -48,7 +49,7 @@ def create_app(settings: Settings, *, now: Clock = lambda: datetime.now(UTC)) ->
     def provide_gateway() -> Gateway:
         return gateway
 
-    return Litestar(
+    return Application(
         [handler for family in _FAMILIES for handler in family.ROUTES],
         before_request=admit,
         dependencies={"gateway": Provide(provide_gateway, sync_to_thread=False)},

@@ -51,6 +51,8 @@ class Completion:
         self._asked = ""
         self._first_byte: float | None = None
         self.id = new_id(now)
+        self.begun = False
+        """The answer's head is on its way: what goes wrong from now on can only end it."""
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         watch = ClientWatch(receive)
@@ -87,9 +89,7 @@ class Completion:
         """Capture, then send: the header says whether the first worked."""
         captured = await self._captured(status, facts, content.decode("utf-8", "replace"), error)
         headers = self._headers(kind, captured)
-        headers.append((b"content-length", str(len(content)).encode("ascii")))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+        await self._send_whole(send, status, headers, content)
 
     async def _refuse(self, send: Send, status: int, content: bytes) -> None:
         """The engine said no. What is wrong with the request is told as it came; the engine's own trouble is ours."""
@@ -110,9 +110,13 @@ class Completion:
         captured = await self._captured(failure.status, Facts(), failure.content.decode(), failure.message)
         headers = self._headers("application/json", captured)
         headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
-        headers.append((b"content-length", str(len(failure.content)).encode("ascii")))
-        await send({"type": "http.response.start", "status": failure.status, "headers": headers})
-        await send({"type": "http.response.body", "body": failure.content, "more_body": False})
+        await self._send_whole(send, failure.status, headers, failure.content)
+
+    async def _send_whole(self, send: Send, status: int, headers: _Headers, content: bytes) -> None:
+        headers.append((b"content-length", str(len(content)).encode("ascii")))
+        self.begun = True
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
 
     async def _abandon(self, error: ClientGoneError) -> None:
         """Nobody is there to be answered; what happened is recorded."""
@@ -126,6 +130,7 @@ class Completion:
         promised = self._gateway.capture.problem is None
         headers = self._headers(connection.content_type, promised)
         headers.append((b"cache-control", b"no-store"))
+        self.begun = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         failure: StarloopError | None = None
         status = 200

@@ -11,13 +11,14 @@ import binascii
 import hmac
 import secrets
 import struct
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from feedback.access.secret_file import read_or_create
 from feedback.errors import NotAllowedError
 
 TOKEN_KEY = "token.key"
+_DAY_SECONDS = 86_400
 _HEADER = struct.Struct(">QB")  # expiry in Unix seconds; 1 when a user follows
 
 
@@ -26,11 +27,11 @@ class FeedbackTokens:
 
     def __init__(self, secret: str, lifetime_days: int) -> None:
         self._secret = secret.encode("ascii")
-        self._lifetime = timedelta(days=lifetime_days)
+        self._lifetime = lifetime_days * _DAY_SECONDS
 
     def issue(self, inference_id: str, user: str | None, now: datetime) -> str:
         """A token that says: until it expires, its bearer is `user` for this inference."""
-        expiry = int((now + self._lifetime).timestamp())
+        expiry = int(now.timestamp()) + self._lifetime
         payload = _HEADER.pack(expiry, user is not None) + (user or "").encode("utf-8", "replace")
         return f"{_text(payload)}.{_text(self._sign(inference_id, payload))}"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from litestar import post
-from litestar.types import ASGIApp
 
 from feedback.errors import BadFieldError
+from server.application import DIRECT
 from server.body import Body, read_chat, read_completion
 from server.completion import Completion
 from server.gateway import Gateway
@@ -14,22 +14,22 @@ from server.request import SCOPES, GatewayRequest, Parts
 from server.routing import choose
 
 _PURPOSES = ("production", "evaluation", "replay")
-_INFER = {SCOPES: ("infer",)}
+_INFER = {SCOPES: ("infer",), DIRECT: True}
 
 
 @post("/v1/chat/completions", status_code=200, opt=_INFER, operation_class=ChatOperation)
-async def chat_completion(request: GatewayRequest, gateway: Parts) -> ASGIApp:
+async def chat_completion(request: GatewayRequest, gateway: Parts) -> Completion:
     """Answer a conversation. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
     return _begin(request, gateway, "/v1/chat/completions", read_chat(await request.body()))
 
 
 @post("/v1/completions", status_code=200, opt=_INFER, operation_class=CompletionOperation)
-async def completion(request: GatewayRequest, gateway: Parts) -> ASGIApp:
+async def completion(request: GatewayRequest, gateway: Parts) -> Completion:
     """Continue a text. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
     return _begin(request, gateway, "/v1/completions", read_completion(await request.body()))
 
 
-def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> ASGIApp:
+def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> Completion:
     caller = request.user
     purpose = request.headers.get("x-starloop-purpose", "production")
     if purpose not in _PURPOSES:

@@ -1,0 +1,70 @@
+"""The short way to the completion routes answers as Litestar's own would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from litestar import Litestar
+
+from server.application import Application
+from tests.server.inside import HELLO, Answer, Inside
+from tests.server.upstream import FakeEngine
+
+_CHAT = "/v1/chat/completions"
+
+
+def _told(answer: Answer) -> tuple[int, Any, set[str]]:
+    """What does not differ from one request to the next."""
+    body = answer.json
+    for name in ("id", "created"):
+        body.pop(name, None)
+    return answer.status, body, set(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (HELLO, {}, 200),
+        ({"model": "nobody", "messages": HELLO["messages"]}, {}, 404),
+        ({"model": "assistant"}, {}, 400),
+        (HELLO, {"x-forwarded-for": "10.0.0.9"}, 401),
+        ({**HELLO, "filler": "x" * 5_000_000}, {}, 413),
+    ],
+)
+def test_both_ways_answer_alike(
+    gateway: Inside, monkeypatch: pytest.MonkeyPatch, body: Any, headers: dict[str, str], status: int
+) -> None:
+    short = gateway.call("POST", _CHAT, body, headers)
+    monkeypatch.setattr(Application, "__call__", Litestar.__call__)
+    long = gateway.call("POST", _CHAT, body, headers)
+
+    assert short.status == status
+    assert _told(short) == _told(long)
+
+
+def test_the_completion_routes_and_no_others_are_reached_directly(gateway: Inside) -> None:
+    app = gateway.app
+    assert isinstance(app, Application)
+
+    assert set(app.direct) == {("POST", _CHAT), ("POST", "/v1/completions")}
+
+
+def test_another_method_is_refused_with_those_that_are_allowed(gateway: Inside) -> None:
+    answer = gateway.call("GET", _CHAT)
+
+    assert answer.status == 405
+    assert set(answer.headers["allow"].split(", ")) == {"POST", "OPTIONS"}
+
+
+def test_a_failure_nobody_foresaw_is_told_and_nothing_of_it(
+    gateway: Inside, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_model: str) -> bytes:
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr("server.body.Body.forwarded", lambda _body, model: fail(model))
+    answer = gateway.call("POST", _CHAT, HELLO)
+
+    assert answer.status == 500
+    assert b"secret" not in answer.body
