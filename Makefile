@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-quick check format starter pins clean
+.PHONY: help install demo up test test-quick check format bench-gateway bench-memory starter pins clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,12 @@ check: install ## Lint, format and types, changing nothing
 format: install ## Put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-gateway: install ## The gateway beside others, in turns; writes tests/bench/results (ARGS=--quick: only shown)
+	$(BIN)/python -m tests.bench $(or $(ARGS),--output tests/bench/results/gateway.md)
+
+bench-memory: install ## Memory of the gateway over a million requests, and two workers beside one
+	$(BIN)/python -m tests.bench.memory $(or $(ARGS),--output tests/bench/results/memory.md)
 
 starter: install ## Train the starter model again and put it into the package
 	$(BIN)/python -m trainer.starter $(ARGS)

@@ -34,9 +34,11 @@ from server.routes import (
 _FAMILIES = (completions, models, feedback, inferences, failures, cases, datasets, cycles, health, pages)
 
 
-def create_app(settings: Settings, *, now: Clock = lambda: datetime.now(UTC)) -> Litestar:
+def create_app(
+    settings: Settings, *, now: Clock = lambda: datetime.now(UTC), drains_apart: bool = False
+) -> Litestar:
     """One worker's application. Nothing is opened before the server starts it."""
-    gateway = Gateway(settings, now)
+    gateway = Gateway(settings, now, drains_apart)
 
     @asynccontextmanager
     async def life(_app: Litestar) -> AsyncIterator[None]:
@@ -66,4 +68,4 @@ def create_app(settings: Settings, *, now: Clock = lambda: datetime.now(UTC)) ->
 def from_environment() -> Litestar:
     """The application of a server process: `STARLOOP_CONFIG` names the file, `STARLOOP_<SECTION>__<KEY>` overrides it."""
     path = os.environ.get("STARLOOP_CONFIG")
-    return create_app(load(Path(path) if path else None, os.environ))
+    return create_app(load(Path(path) if path else None, os.environ), drains_apart=True)

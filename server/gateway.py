@@ -14,6 +14,7 @@ from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
 from feedback.settings import Settings
+from feedback.storage.carrier import Apart, Carrier, Task
 from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
@@ -28,13 +29,15 @@ Clock = Callable[[], datetime]
 class Gateway:
     """One worker's parts. Made without touching anything; `open` and `close` are its life."""
 
-    def __init__(self, settings: Settings, now: Clock) -> None:
+    def __init__(self, settings: Settings, now: Clock, drains_apart: bool = False) -> None:
+        """`drains_apart` brings records to the database in a process beside this one, which then has more time."""
         self.settings = settings
         self.now = now
         self.adapters = AdapterStore(settings.directory / "adapters")
         self.engines = Engines(settings.engine)
         self.live = LiveSnapshot(self._load)
         self._prepared = False
+        self._drains_apart = drains_apart
         self.database: Database
         self.tokens: FeedbackTokens
         self.journal: Journal
@@ -68,7 +71,13 @@ class Gateway:
         except UnavailableError as error:
             _log.warning("starting without the database: %s", error)
         self.journal = Journal.open(self.settings.directory, self.settings.capture.sync, self.now())
-        self.drainer = Drainer(self.journal, self.database, self.settings.directory)
+        self.drainer = Drainer(self.journal, self.database, self.settings.directory, self._carrier())
+
+    def _carrier(self) -> Carrier | None:
+        if not self._drains_apart:
+            return None
+        settings, path = self.settings, self.journal.path
+        return Apart(Task(settings.database_url, settings.capture.sync, str(settings.directory), str(path)))
 
     def _load(self) -> Snapshot:
         if not self._prepared:

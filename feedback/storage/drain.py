@@ -12,9 +12,9 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from feedback.errors import StarloopError
+from feedback.errors import StarloopError, StorageError, UnavailableError
 from feedback.storage.adoption import adopt
-from feedback.storage.batches import BATCH, bring, check_linked
+from feedback.storage.carrier import Carrier, Here
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
 from feedback.threads import name_this_thread
@@ -30,8 +30,13 @@ log = logging.getLogger(__name__)
 class Drainer:
     """Drains one worker's journal (or none, for a process that only adopts) in a thread of its own."""
 
-    def __init__(self, journal: Journal | None, database: Database, directory: Path) -> None:
+    def __init__(
+        self, journal: Journal | None, database: Database, directory: Path, carrier: Carrier | None = None
+    ) -> None:
         self._journal = journal
+        self._carrier = carrier or (
+            None if journal is None else Here(journal, journal.path, database, directory)
+        )
         self._database = database
         self._directory = directory
         self._position = 0
@@ -54,6 +59,8 @@ class Drainer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._carrier is not None:
+            self._carrier.close()
 
     def wake(self) -> None:
         """Drain now rather than at the next tick."""
@@ -96,22 +103,23 @@ class Drainer:
             self._wake.clear()
 
     def _drain_own(self) -> int:
-        journal = self._journal
-        if journal is None:
+        journal, carrier = self._journal, self._carrier
+        if journal is None or carrier is None:
             return 0
         stored = 0
         seen = time.monotonic()
         goal = journal.last
         try:
             while self._position < goal:
-                entries = journal.read(self._position, BATCH)
-                check_linked(journal.path, self._position, entries)
-                stored += bring(self._database, self._directory, journal.path.stem, entries)
-                self._position = entries[-1].seq
+                carried = carrier.carry(self._position, goal)
+                stored += carried.stored
+                self._position = carried.position
                 journal.forget(self._position)
+                if carried.problem:
+                    raise (UnavailableError if carried.away else StorageError)(carried.problem)
         finally:
             if goal:
-                journal.settle()  # also with the database away, or the log would grow without end
+                carrier.settle()
         self._level = seen
         return stored
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,51 +12,43 @@ from tests.bench import peers
 from tests.bench.contenders import STARTERS, Bench, Contender
 from tests.bench.measure import Load, measure
 from tests.bench.report import Run, write
+from tests.bench.station import stationed
 
 _LOADS = [Load(streamed, connections) for streamed in (False, True) for connections in (1, 32, 256)]
 
 
 def main() -> None:
     options = _options()
-    peers.FOLDER.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=peers.FOLDER))
-    station = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.station"],
-        cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert station.stdout is not None
-    bench = Bench(folder, json.loads(station.stdout.readline())["port"])
-    contenders: dict[str, Contender] = {}
     run = Run(options.seconds, options.rounds, " ".join(["make bench-gateway", *_arguments()]))
-    try:
-        peers.debian("wrk")
-        for name in options.contenders:
-            _tell(f"starting {name}")
-            try:
-                contenders[name] = STARTERS[name](bench)
-                run.notes[contenders[name].name] = contenders[name].note
-            except peers.NotInstalledError as error:
-                run.missing[name] = str(error)
-                _tell(f"  left out: {error}")
-        for number in range(options.rounds):
-            for load in options.loads:
-                for contender in contenders.values():
-                    result = measure(contender, load, options.seconds, station, folder)
-                    run.add(load, contender.name, result)
-                    _tell(f"round {number + 1} {load.name:15} {contender.name:22} {_short(result)}")
-    finally:
-        for contender in contenders.values():
-            contender.stop()
-        station.terminate()
-        station.wait()
-        if options.keep:
-            _tell(f"logs and data stay in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+    with stationed(options.keep) as (station, folder, port):
+        contenders: dict[str, Contender] = {}
+        try:
+            peers.debian("wrk")
+            _start(options.contenders, Bench(folder, port), contenders, run)
+            for number in range(options.rounds):
+                for load in options.loads:
+                    for contender in contenders.values():
+                        result = measure(contender, load, options.seconds, station, folder)
+                        run.add(load, contender.name, result)
+                        _tell(f"round {number + 1} {load.name:15} {contender.name:22} {_short(result)}")
+        finally:
+            for contender in contenders.values():
+                contender.stop()
     if options.output:
         write(run, options.output)
-    else:
-        print(run.table())
+    print(run.table())
+
+
+def _start(names: list[str], bench: Bench, contenders: dict[str, Contender], run: Run) -> None:
+    """Start those that can be started; why the others cannot is part of the report."""
+    for name in names:
+        _tell(f"starting {name}")
+        try:
+            contenders[name] = STARTERS[name](bench)
+            run.notes[contenders[name].name] = contenders[name].note
+        except peers.NotInstalledError as error:
+            run.missing[name] = str(error)
+            _tell(f"  left out: {error}")
 
 
 def _options() -> argparse.Namespace:
@@ -70,7 +58,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, help="length of one measurement (2)")
     parser.add_argument("--contenders", type=lambda text: text.split(","), default=list(STARTERS))
     parser.add_argument("--loads", help="such as plain-32,streaming-1", default="")
-    parser.add_argument("--output", type=Path, help="Markdown file to write, JSON beside it; without it: to the terminal")
+    parser.add_argument(
+        "--output", type=Path, help="Markdown file to write, JSON beside it; without it: to the terminal"
+    )
     parser.add_argument("--keep", action="store_true", help="leave logs and data behind")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 4)

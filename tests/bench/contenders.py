@@ -93,7 +93,9 @@ class Bench:
         return self._starloop(name, "keys, limits and capture on", "server.command", workers)
 
     def uncaptured(self) -> Contender:
-        return self._starloop("starloop, no capture", "the same without a journal", "tests.bench.uncaptured", 1)
+        return self._starloop(
+            "starloop, no capture", "the same without a journal", "tests.bench.uncaptured", 1
+        )
 
     def litellm(self) -> Contender:
         python = peers.python("litellm", f"litellm[proxy]=={peers.LITELLM}")
@@ -105,8 +107,20 @@ class Bench:
         }
         path = folder / "config.yaml"
         path.write_text(json.dumps(configuration))  # JSON is YAML
-        command = [str(python.parent / "litellm"), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)]
-        environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+        command = [
+            str(python.parent / "litellm"),
+            "--config",
+            str(path),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        environment = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_LOG": "ERROR",
+        }
         contender = Contender(
             "LiteLLM",
             f"litellm {peers.LITELLM}, one worker, a master key, no logging",
@@ -131,7 +145,9 @@ class Bench:
                 "authorization": "Bearer none",
             },
         )
-        return self._started(contender, [*command, f"--port={port}", "--headless"], {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"})
+        return self._started(
+            contender, [*command, f"--port={port}", "--headless"], {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"}
+        )
 
     def tensorzero(self) -> Contender:
         python = peers.python("tensorzero", f"tensorzero=={peers.TENSORZERO}")
@@ -162,12 +178,16 @@ class Bench:
             f'[[engine]]\nbase = "{MODEL}"\nurls = ["{self.engine}"]\n[[model]]\nname = "assistant"\nbase = "{MODEL}"\n'
         )
         keys = [sys.executable, "-m", "server.command", "keys", "create", "--scopes", "infer", "--json"]
-        made = subprocess.run([*keys, "--config", str(configuration)], cwd=peers.ROOT, capture_output=True, check=True)
+        made = subprocess.run(
+            [*keys, "--config", str(configuration)], cwd=peers.ROOT, capture_output=True, check=True
+        )
         secret = json.loads(made.stdout)["secret"]
         contender = Contender(
             name, note, f"http://127.0.0.1:{port}{_CHAT}", "assistant", {"authorization": f"Bearer {secret}"}
         )
-        return self._started(contender, [sys.executable, "-m", module, "serve", "--config", str(configuration)])
+        return self._started(
+            contender, [sys.executable, "-m", module, "serve", "--config", str(configuration)]
+        )
 
     def _folder(self, name: str) -> Path:
         folder = self.folder / name

@@ -23,7 +23,9 @@ _MODEL = "assistant"
 class Load:
     """Calls of some seconds."""
 
-    def __init__(self, gateway: AsyncTensorZeroGateway, release: asyncio.StreamWriter, seconds: float) -> None:
+    def __init__(
+        self, gateway: AsyncTensorZeroGateway, release: asyncio.StreamWriter, seconds: float
+    ) -> None:
         self._gateway = gateway
         self._release = release
         self._deadline = perf_counter() + seconds
@@ -62,7 +64,9 @@ async def _obey(
 ) -> dict[str, float]:
     load, started = Load(gateway, release, command["seconds"]), perf_counter()
     calls = range(command["connections"])
-    await asyncio.gather(*(load.streamed(number) if command["streamed"] else load.plain() for number in calls))
+    await asyncio.gather(
+        *(load.streamed(number) if command["streamed"] else load.plain() for number in calls)
+    )
     seconds = perf_counter() - started
     if command["streamed"]:
         return {

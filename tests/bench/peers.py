@@ -53,7 +53,9 @@ def node(package: str, version: str, entry: str) -> list[str]:
     path = folder / "node_modules" / package / entry
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _run(["npm", "install", "--no-fund", "--no-audit", "--ignore-scripts", f"{package}@{version}"], folder)
+        _run(
+            ["npm", "install", "--no-fund", "--no-audit", "--ignore-scripts", f"{package}@{version}"], folder
+        )
     return ["node", str(path)]
 
 

@@ -70,7 +70,7 @@ def write(run: Run, path: Path) -> None:
     """The table, and all single measurements as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(run.table(), encoding="utf-8")
-    content = {"machine": _machine(), "command": run.command, "contenders": run.notes, "missing": run.missing}
+    content = {"machine": machine(), "command": run.command, "contenders": run.notes, "missing": run.missing}
     content |= {"seconds": run.seconds, "results": run.results}
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -83,7 +83,7 @@ def _opening(run: Run) -> list[str]:
         "turns. All of it, the client and the static engine too, shares the same cores. Figures are medians over the "
         "rounds; ratios and differences are taken within a round first.",
         "",
-        f"Machine: {_machine()}.",
+        f"Machine: {machine()}.",
         "",
     ]
 
@@ -101,12 +101,18 @@ def _headline(run: Run) -> list[str]:
             result["cpu_us_by_thread"].get("drainer", 0.0) for result in run.results[plain][OURS]
         )
         total = run.middle(plain, OURS, "cpu_us")
-        lines.append(f"- CPU per request at 32 connections: {total:.0f} µs, {drained:.0f} µs of it the drainer's")
+        lines.append(
+            f"- CPU per request at 32 connections: {total:.0f} µs, {drained:.0f} µs of it the drainer's"
+        )
     if single in run.results and OURS in run.results[single]:
         half, most = (run.added(single, OURS, value) for value in ("p50_ms", "p99_ms"))
         lines.append(f"- added latency at 1 connection: p50 {half:.2f} ms, p99 {most:.2f} ms")
     if streams in run.results and OURS in run.results[streams]:
-        first = run.added(Load(True, 1).name, OURS, "first_p50_ms") if Load(True, 1) in run.loads else float("nan")
+        first = (
+            run.added(Load(True, 1).name, OURS, "first_p50_ms")
+            if Load(True, 1) in run.loads
+            else float("nan")
+        )
         lines.append(f"- added time to first chunk at 1 connection: p50 {first:.2f} ms")
         if "LiteLLM" in run.results[streams]:
             ratio = run.ratio(streams, OURS, "LiteLLM", "chunks_per_second")
@@ -141,9 +147,13 @@ def _load_table(run: Run, load: Load) -> list[str]:
     return [*lines, ""]
 
 
-def _machine() -> str:
+def machine() -> str:
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     packages = ", ".join(f"{name} {version(name)}" for name in ("granian", "litestar", "msgspec", "uvloop"))

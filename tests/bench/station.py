@@ -9,15 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
 
+from tests.bench import peers
 from tests.bench.streams import load
 from tests.bench.upstream import Upstream, UpstreamConnection
+
+
+@contextmanager
+def stationed(keep: bool = False) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
+    """A running station, a folder for a run (deleted after it unless `keep`), and the static engine's port."""
+    peers.FOLDER.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=peers.FOLDER))
+    command = [sys.executable, "-m", "tests.bench.station"]
+    process = subprocess.Popen(
+        command, cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process, folder, json.loads(process.stdout.readline())["port"]
+    finally:
+        process.terminate()
+        process.wait()
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _serve() -> None:
@@ -42,7 +67,10 @@ async def _obey(upstream: Upstream, command: dict[str, Any]) -> dict[str, float]
 def _requests(path: str, host: str, headers: dict[str, str], body: dict[str, Any]) -> Callable[[int], bytes]:
     """The request of the stream with a number, in HTTP's bytes."""
     mark = "stream number 0000000000"
-    said = [*body["messages"][:-1], {**body["messages"][-1], "content": body["messages"][-1]["content"] + mark}]
+    said = [
+        *body["messages"][:-1],
+        {**body["messages"][-1], "content": body["messages"][-1]["content"] + mark},
+    ]
     data = json.dumps({**body, "messages": said, "stream": True}).encode()
     lines = [f"POST {path} HTTP/1.1", f"host: {host}", f"content-length: {len(data)}"]
     head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items())]).encode()

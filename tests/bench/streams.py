@@ -53,7 +53,11 @@ class StreamClient(asyncio.Protocol):
     """One client that asks for one stream after the other."""
 
     def __init__(
-        self, upstream: Upstream, request: Callable[[int], bytes], result: StreamResult, lost: Callable[[], None]
+        self,
+        upstream: Upstream,
+        request: Callable[[int], bytes],
+        result: StreamResult,
+        lost: Callable[[], None],
     ) -> None:
         self._upstream = upstream
         self._request = request
@@ -112,7 +116,12 @@ class StreamClient(asyncio.Protocol):
 
 
 async def load(
-    upstream: Upstream, host: str, port: int, request: Callable[[int], bytes], connections: int, seconds: float
+    upstream: Upstream,
+    host: str,
+    port: int,
+    request: Callable[[int], bytes],
+    connections: int,
+    seconds: float,
 ) -> StreamResult:
     """Keep `connections` streams under way for some seconds. Connections that close are replaced."""
     loop = asyncio.get_running_loop()

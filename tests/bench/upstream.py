@@ -42,9 +42,7 @@ def _event(choices: str, usage: str = "") -> bytes:
 
 
 def _word(role: str = "") -> bytes:
-    return _event(
-        f'{{"index":0,"delta":{{{role}"content":" word"}},"logprobs":null,"finish_reason":null}}'
-    )
+    return _event(f'{{"index":0,"delta":{{{role}"content":" word"}},"logprobs":null,"finish_reason":null}}')
 
 
 _HEALTH = _plain("", "text/plain")
@@ -55,7 +53,9 @@ _COMPLETION = _plain(
     '"logprobs":null,"finish_reason":"stop","stop_reason":null}],"service_tier":null,"system_fingerprint":null,'
     f'"usage":{_USAGE},"prompt_logprobs":null,"kv_transfer_params":null}}'
 )
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 _PIECES = [_HEAD + _word('"role":"assistant",'), *[_word()] * (CHUNKS - 1)]
 _TAIL = (
     _event('{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop","stop_reason":null}')

@@ -45,14 +45,21 @@ def cpu_by_thread(root: int) -> Counter[str]:
 
 
 def memory(root: int) -> float:
-    """Resident memory of the tree in MB; what processes share is counted once for each of them."""
-    pages = 0
-    for process in tree(root):
+    """Resident memory of the tree in MB; what processes share is counted for each of them."""
+    return sum(memory_by_process(root).values())
+
+
+def memory_by_process(root: int) -> dict[str, float]:
+    """Resident memory in MB, by process name and how deep it stands in the tree's order."""
+    sizes: dict[str, float] = {}
+    for place, process in enumerate(sorted(tree(root))):
         try:
-            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
+            pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+            name = Path(f"/proc/{process}/comm").read_text().strip()
         except OSError:
             continue
-    return pages * _PAGE / 1e6
+        sizes[f"{place} {name}"] = pages * _PAGE / 1e6
+    return sizes
 
 
 def wait_until_quiet(root: int, patience: float) -> None:
