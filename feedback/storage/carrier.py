@@ -143,7 +143,9 @@ class Apart:
     def _start(self) -> None:
         command = [sys.executable, "-P", "-m", "feedback.storage.carrier"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._tell(self._task)  # not on the command line, which anybody may read: the address holds a password
+        self._tell(
+            self._task
+        )  # not on the command line, which anybody may read: the address holds a password
 
     def _tell(self, message: Struct) -> None:
         assert self._process is not None and self._process.stdin is not None

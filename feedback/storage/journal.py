@@ -24,6 +24,8 @@ from feedback.storage.records import Record, encode
 
 # Rows deleted beside one transaction's inserts: enough to keep up with the drainer, few enough not to be felt.
 _FORGET_STEP = 128
+# Turns of the event loop that a transaction waits for company, as long as each brings some.
+_GATHER_TURNS = 4
 _PAGE = 4096
 _DEFAULT_LIMIT = 8 << 30
 _Waiting = tuple[bytes, "asyncio.Future[None]"]
@@ -92,8 +94,16 @@ class Journal:
         future: asyncio.Future[None] = loop.create_future()
         self._turn.append((encode(record), future))
         if len(self._turn) == 1 and not self._writing:
-            loop.call_soon(self._flush)
+            loop.call_soon(self._gather, 1, _GATHER_TURNS)
         await future
+
+    def _gather(self, seen: int, turns: int) -> None:
+        """Let those join that come a turn or two later: a transaction costs more than a row. Alone, nobody waits."""
+        waiting = len(self._turn)
+        if waiting > seen and turns > 1:
+            asyncio.get_running_loop().call_soon(self._gather, waiting, turns - 1)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         """Write the turn: here (microseconds), or in a thread where each transaction waits for the disk."""

@@ -54,7 +54,7 @@ def _start(names: list[str], bench: Bench, contenders: dict[str, Contender], run
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-gateway", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds of a second; some two minutes")
-    parser.add_argument("--rounds", type=int, help="turns that everybody takes (4)")
+    parser.add_argument("--rounds", type=int, help="turns that everybody takes (3)")
     parser.add_argument("--seconds", type=int, help="length of one measurement (2)")
     parser.add_argument("--contenders", type=lambda text: text.split(","), default=list(STARTERS))
     parser.add_argument("--loads", help="such as plain-32,streaming-1", default="")
@@ -63,7 +63,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--keep", action="store_true", help="leave logs and data behind")
     options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 4)
+    options.rounds = options.rounds or (2 if options.quick else 3)
     options.seconds = options.seconds or (1 if options.quick else 2)
     named = {f"{'streaming' if load.streamed else 'plain'}-{load.connections}": load for load in _LOADS}
     options.loads = [named[name] for name in options.loads.split(",")] if options.loads else _LOADS
