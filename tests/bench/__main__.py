@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.bench.contenders import STARTERS, Bench, Contender
 from tests.bench.measure import Load, measure
 from tests.bench.report import Run, write
 from tests.bench.station import stationed
+from tests.bench.usage import machine_busy, own_work
 
 _LOADS = [Load(streamed, connections) for streamed in (False, True) for connections in (1, 32, 256)]
 
@@ -25,12 +27,15 @@ def main() -> None:
         try:
             peers.debian("wrk")
             _start(options.contenders, Bench(folder, port), contenders, run)
+            started, busy, own = time.monotonic(), machine_busy(), own_work()
             for number in range(options.rounds):
                 for load in options.loads:
                     for contender in contenders.values():
                         result = measure(contender, load, options.seconds, station, folder)
                         run.add(load, contender.name, result)
                         _tell(f"round {number + 1} {load.name:15} {contender.name:22} {_short(result)}")
+            others = machine_busy() - busy - (own_work() - own)
+            run.others = max(0.0, others / (time.monotonic() - started) / (os.cpu_count() or 1))
         finally:
             for contender in contenders.values():
                 contender.stop()

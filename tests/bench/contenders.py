@@ -90,7 +90,7 @@ class Bench:
 
     def captured(self, workers: int = 1) -> Contender:
         name = "starloop" if workers == 1 else f"starloop, {workers} workers"
-        return self._starloop(name, "keys, limits and capture on", "server.command", workers)
+        return self._starloop(name, "a key and capture on", "server.command", workers)
 
     def uncaptured(self) -> Contender:
         return self._starloop(

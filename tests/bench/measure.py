@@ -55,6 +55,8 @@ def measure(
         result = _wrk(contender, load.connections, seconds, folder)
     if "requests" in result:
         result["requests_per_second"] = result["requests"] / result["seconds"]
+        if not result["requests"]:  # nothing was answered in that time, so there is no latency
+            result["p50_ms"] = result["p99_ms"] = float("nan")
     wait_until_quiet(root, _PATIENCE)
     spent = cpu_by_thread(root)
     reached = ask(station, {"asked": True})["asked"] - asked

@@ -26,6 +26,8 @@ class Run:
     seconds: int
     rounds: int
     command: str
+    others: float | None = None
+    """Share of the machine that other programs took meanwhile; None when that is not known."""
     notes: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     results: dict[str, _Results] = field(default_factory=dict)
@@ -71,7 +73,7 @@ def write(run: Run, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(run.table(), encoding="utf-8")
     content = {"machine": machine(), "command": run.command, "contenders": run.notes, "missing": run.missing}
-    content |= {"seconds": run.seconds, "results": run.results}
+    content |= {"seconds": run.seconds, "others": run.others, "results": run.results}
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -83,9 +85,13 @@ def _opening(run: Run) -> list[str]:
         "turns. All of it, the client and the static engine too, shares the same cores. Figures are medians over the "
         "rounds; ratios and differences are taken within a round first.",
         "",
-        f"Machine: {machine()}.",
+        f"Machine: {machine()}.{_company(run.others)}",
         "",
     ]
+
+
+def _company(others: float | None) -> str:
+    return "" if others is None else f" Other programs took {others:.0%} of it meanwhile."
 
 
 def _headline(run: Run) -> list[str]:

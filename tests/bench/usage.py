@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections import Counter
 from pathlib import Path
@@ -60,6 +61,18 @@ def memory_by_process(root: int) -> dict[str, float]:
             continue
         sizes[f"{place} {name}"] = pages * _PAGE / 1e6
     return sizes
+
+
+def machine_busy() -> float:
+    """CPU seconds that the whole machine has worked since it started."""
+    user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:])
+    return (user + nice + system + sum(rest[:3])) / _TICK
+
+
+def own_work() -> float:
+    """CPU seconds of this process, its living descendants and the children that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return cpu_by_thread(os.getpid()).total() + ended.ru_utime + ended.ru_stime
 
 
 def wait_until_quiet(root: int, patience: float) -> None:
