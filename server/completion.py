@@ -9,6 +9,7 @@ from litestar.types import Receive, Scope, Send
 
 from feedback.errors import StarloopError, StorageError, UnavailableError
 from feedback.ids import new_id
+from feedback.storage.conversations import answers_a_conversation
 from feedback.storage.records import InferenceRecord
 from server.access import Caller
 from server.answers import Facts, has_error_object, read_answer, read_error
@@ -19,7 +20,7 @@ from server.errors import Failure, error_object, tell
 from server.events import DONE, Events, error_event
 from server.gateway import Gateway
 from server.replicas import Replica
-from server.routing import Route
+from server.routing import Route, is_pinned
 
 CLIENT_GONE = 499
 _Headers = list[tuple[bytes, bytes]]
@@ -192,7 +193,12 @@ class Completion:
             first_token_ms=None if first is None else (first - self._started) * 1000,
             metadata=dict(body.metadata) if kept and body.metadata else None,
             stored=kept,
+            pinned=is_pinned(body.model),
         )
+        if self._conversation is not None and answers_a_conversation(record):
+            self._gateway.conversations.answered(
+                record.model, self._conversation, record.version, record.created
+            )
         try:
             await self._gateway.capture.inference(record)
         except StorageError:

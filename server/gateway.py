@@ -14,14 +14,17 @@ from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
 from feedback.settings import Settings
+from feedback.storage.conversations import forget_conversations
 from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
 from server.capture import Capture
+from server.conversations import Conversations
 from server.replicas import Engines
 from server.snapshot import LiveSnapshot
 
 _log = logging.getLogger(__name__)
+_KEPT_SECONDS = 30 * 86_400.0
 Clock = Callable[[], datetime]
 
 
@@ -33,6 +36,7 @@ class Gateway:
         self.now = now
         self.adapters = AdapterStore(settings.directory / "adapters")
         self.engines = Engines(settings.engine)
+        self.conversations = Conversations()
         self.live = LiveSnapshot(self._load)
         self._prepared = False
         self.database: Database
@@ -75,6 +79,7 @@ class Gateway:
             self._prepare()
             self._prepared = True
         with self.database.reading() as session:
+            self.conversations.hear(session)
             return load_snapshot(session)
 
     def _prepare(self) -> None:
@@ -82,5 +87,6 @@ class Gateway:
         self.database.upgrade()
         with self.database.session() as session:
             ensure_models(session, self.settings, self.now())
+            forget_conversations(session, self.now().timestamp() - _KEPT_SECONDS)
             session.commit()
         ensure_loop_key(self.database, self.settings.directory, self.now())

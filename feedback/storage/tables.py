@@ -53,6 +53,8 @@ class Inference(SQLModel, table=True):
     )
     stored: bool = True
     """False with `store: false`: only metadata was kept."""
+    pinned: bool = False
+    """The client named the version; otherwise the gateway chose it."""
     content_hash: str = ""
     """SHA-256 over the row's immutable content (`storage.hashing`); `db verify` recomputes it."""
 
@@ -78,6 +80,19 @@ class Feedback(SQLModel, table=True):
     tags: list[str] | None = Field(default=None, sa_type=JSON)
     current: bool = True
     content_hash: str = ""
+
+
+class Conversation(SQLModel, table=True):
+    """Which version a conversation stays on, kept for a month so that every gateway and a later start know it."""
+
+    __tablename__ = "conversation"
+
+    key: str = Field(primary_key=True, max_length=32)
+    """Digest of model and conversation (`storage.conversations`)."""
+    version: str
+    created: float
+    stored: float = Field(index=True)
+    """When the row was written: what gateways read on from."""
 
 
 class PromptGroup(SQLModel, table=True):

@@ -36,9 +36,12 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
         raise BadFieldError("x-starloop-purpose", f"{purpose[:40]!r} is none of {', '.join(_PURPOSES)}")
     if purpose != "production":
         caller.need("admin")
-    route = choose(body.model, gateway.live.current)
-    caller.need_model(route.model)
     conversation = body.conversation(request.headers.get("x-starloop-conversation"))
+    stays = None
+    if conversation is not None and purpose == "production" and body.goes_on(conversation):
+        stays = gateway.conversations.version(body.model, conversation)
+    route = choose(body.model, gateway.live.current, stays)
+    caller.need_model(route.model)
     return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now())
 
 

@@ -38,6 +38,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_champion_move_model", "champion_move", ["model"], unique=False)
     op.create_table(
+        "conversation",
+        sa.Column("key", sa.String(32), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("stored", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("key"),
+    )
+    op.create_index("ix_conversation_stored", "conversation", ["stored"], unique=False)
+    op.create_table(
         "cycle",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
@@ -177,6 +186,7 @@ def upgrade() -> None:
         sa.Column("first_token_ms", sa.Float(), nullable=True),
         sa.Column("metadata", sa.JSON(), nullable=True),
         sa.Column("stored", sa.Boolean(), nullable=False),
+        sa.Column("pinned", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
