@@ -56,6 +56,11 @@ class Engine(Section, frozen=True):
     request_seconds: Seconds = 600.0
     """Longest wait for an answer's next byte."""
 
+    @property
+    def adapter_limit(self) -> int:
+        """Versions that the engine keeps in memory."""
+        return max(self.max_cpu_loras, self.max_loras)
+
 
 class Model(Section, frozen=True):
     name: Name

@@ -54,9 +54,14 @@ class Completion:
         self.id = new_id(now)
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        with self._gateway.under_way.on(self._route.adapter):
+            await self._run(receive, send)
+
+    async def _run(self, receive: Receive, send: Send) -> None:
         watch = ClientWatch(receive)
         engines = self._gateway.engines
         try:
+            await self._gateway.adapter_watch.admit(self._route)
             async with engines.ask(self._route.base, self._request, watch.over) as (connection, replica):
                 if connection.status == 200 and self._body.stream:
                     await self._stream(connection, replica.patience, watch, send)

@@ -18,9 +18,11 @@ from feedback.storage.conversations import forget_conversations
 from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
+from server.adapter_watch import AdapterWatch
 from server.capture import Capture
 from server.conversations import Conversations
 from server.replicas import Engines
+from server.retirement import Retirements, UnderWay
 from server.snapshot import LiveSnapshot
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ class Gateway:
         self.engines = Engines(settings.engine)
         self.conversations = Conversations()
         self.live = LiveSnapshot(self._load)
+        self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
+        self.under_way = UnderWay()
+        self.retirements = Retirements(self)
         self._prepared = False
         self.database: Database
         self.tokens: FeedbackTokens
@@ -55,9 +60,13 @@ class Gateway:
         self.drainer.start()
         self.live.start()
         await self.engines.start()
+        self.adapter_watch.start()
+        self.retirements.start()
 
     async def close(self) -> None:
         """Stop all parts; what the drainer could not bring away stays in the journal for the next start."""
+        await self.retirements.stop()
+        await self.adapter_watch.stop()
         await self.engines.stop()
         await asyncio.to_thread(self.live.stop)
         await asyncio.to_thread(self.drainer.stop)

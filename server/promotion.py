@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-import msgspec
-
 from feedback.errors import ConflictError, UnsoundAdapterError
+from feedback.registry.adapters import adapter_name
 from feedback.registry.models import SERVABLE, MoveKind, get_model, move_champion, rollback_target
 from feedback.registry.versions import get_version
 from server.answers import read_answer, read_error
@@ -36,22 +35,29 @@ async def promote(
     Raises `NotFoundError` for an unknown model or version, `ConflictError` when its state does not allow it,
     `UnsoundAdapterError` when its files are not what was published, `UnavailableError` when no engine can be warmed.
     """
-    route = await asyncio.to_thread(_sound_route, gateway, model, version)
-    return await _move(gateway, route, "promotion", reason, decided_by, cycle_id)
+    return await _move(gateway, model, version, "promotion", reason, decided_by, cycle_id)
 
 
 async def roll_back(gateway: Gateway, model: str, reason: str, decided_by: str) -> Moved:
     """Make the champion before this one the champion again. Raises `ConflictError` when there was none."""
     version = await asyncio.to_thread(_version_before, gateway, model)
-    route = await asyncio.to_thread(_sound_route, gateway, model, version)
-    return await _move(gateway, route, "rollback", reason, decided_by, None)
+    return await _move(gateway, model, version, "rollback", reason, decided_by, None)
 
 
 async def _move(
-    gateway: Gateway, route: Route, kind: MoveKind, reason: str, decided_by: str, cycle_id: str | None
+    gateway: Gateway,
+    model: str,
+    version: str,
+    kind: MoveKind,
+    reason: str,
+    decided_by: str,
+    cycle_id: str | None,
 ) -> Moved:
-    await warm(gateway, route)
-    moved = await asyncio.to_thread(_write, gateway, route, kind, reason, decided_by, cycle_id)
+    # Held before its state is read: a retirement that begins now waits until no warm-up can load the version again.
+    with gateway.under_way.on(None if version == BASE else adapter_name(model, version)):
+        route = await asyncio.to_thread(_sound_route, gateway, model, version)
+        await warm(gateway, route)
+        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, decided_by, cycle_id)
     await asyncio.to_thread(gateway.live.refresh)
     return moved
 
@@ -66,15 +72,10 @@ async def warm(gateway: Gateway, route: Route) -> None:
 
 async def _warm(replica: Replica, route: Route) -> None:
     asked = route.adapter or replica.base_id
-    body = msgspec.json.encode({"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0})
-    connection = await replica.connections.take()
-    try:
-        await connection.send(replica.connections.request("POST", "/v1/completions", body), _WARM_SECONDS)
-        content = await connection.read_all(_WARM_SECONDS)
-    finally:
-        replica.connections.give_back(connection)
-    if connection.status != 200:
-        told = read_error(content) or f"status {connection.status}"
+    body = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+    status, content = await replica.call("POST", "/v1/completions", body, _WARM_SECONDS)
+    if status != 200:
+        told = read_error(content) or f"status {status}"
         raise BrokenAnswerError(f"the engine at {replica.connections.url} does not serve {asked!r}: {told}")
     read_answer(content, asked)
 

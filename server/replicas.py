@@ -39,17 +39,19 @@ class Replica:
         self.problem = "it was not asked yet"
         self.base_id = ""
         """What the engine calls its base model."""
+        self.rises = 0
+        """How often it came up: what it had loaded before, it has to read again."""
         self.outstanding = 0
         self._misses = 0
 
     async def look(self) -> None:
         """Ask whether it is well, and what its base is called."""
         try:
-            health = await self._get("/health")
+            health = await self.call("GET", "/health")
             if health[0] != 200:
                 raise UnreachableError(f"the engine at {self.connections.url} says that it is not well")
             if not self.healthy:
-                self.base_id = _base_id((await self._get("/v1/models"))[1], self.connections.url)
+                self.base_id = _base_id(await self._cards(), self.connections.url)
         except UnavailableError as error:
             self._misses += 1
             if isinstance(error, UnreachableError) or self._misses >= _MISSES or not self.healthy:
@@ -59,6 +61,7 @@ class Replica:
         if not self.healthy:
             _log.info("engine at %s serves %s", self.connections.url, self.base_id)
             self.healthy, self.problem = True, ""
+            self.rises += 1
 
     def fall(self, problem: str) -> None:
         """Take it out of service until it is well again."""
@@ -66,13 +69,31 @@ class Replica:
             _log.warning("%s", problem)
         self.healthy, self.problem = False, problem
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
+    async def call(
+        self, method: str, path: str, body: object = None, patience: float = _PATIENCE
+    ) -> tuple[int, bytes]:
+        """One request of our own, and its answer's status and body. Raises `UnavailableError`."""
+        content = b"" if body is None else msgspec.json.encode(body)
         connection = await self.connections.take()
         try:
-            await connection.send(self.connections.request("GET", path), _PATIENCE)
-            return connection.status, await connection.read_all(_PATIENCE)
+            await connection.send(self.connections.request(method, path, content), patience)
+            return connection.status, await connection.read_all(patience)
         finally:
             self.connections.give_back(connection)
+
+    async def listed(self) -> set[str]:
+        """The models and adapters that the engine knows now. Raises `UnavailableError`."""
+        return {card.id for card in await self._cards()}
+
+    async def _cards(self) -> list[_Card]:
+        status, body = await self.call("GET", "/v1/models")
+        try:
+            return msgspec.json.decode(body, type=_Cards).data
+        except msgspec.DecodeError as error:
+            url = self.connections.url
+            raise BrokenAnswerError(
+                f"{url}/v1/models is not what vLLM answers (status {status}: {error})"
+            ) from None
 
 
 class Engines:
@@ -107,6 +128,10 @@ class Engines:
     def of(self, base: str) -> list[Replica]:
         """The replicas that serve a base."""
         return self._bases.get(base, [])
+
+    def rises(self, base: str) -> int:
+        """How often a replica of a base came up."""
+        return sum(replica.rises for replica in self.of(base))
 
     def missing(self) -> dict[str, str]:
         """Bases that no replica serves now, with the reason."""
@@ -166,12 +191,8 @@ async def _poll(replica: Replica) -> None:
         await replica.look()
 
 
-def _base_id(body: bytes, url: str) -> str:
-    """The name of the model that is nobody's adapter, as `/v1/models` lists it."""
-    try:
-        cards = msgspec.json.decode(body, type=_Cards).data
-    except msgspec.DecodeError as error:
-        raise BrokenAnswerError(f"{url}/v1/models is not what vLLM answers ({error})") from None
+def _base_id(cards: list[_Card], url: str) -> str:
+    """The name of the model that is nobody's adapter."""
     for card in cards:
         if card.parent is None:
             return card.id

@@ -53,6 +53,12 @@ def choose(requested: str, snapshot: Snapshot, stays: str | None = None) -> Rout
     return Route(name, model.champion or BASE, model.base)
 
 
+def is_served(route: Route, snapshot: Snapshot) -> bool:
+    """Whether a route that was chosen a moment ago still leads somewhere."""
+    model = snapshot.models.get(route.model)
+    return model is not None and (route.version == BASE or route.version in model.versions)
+
+
 def is_pinned(requested: str) -> bool:
     """Whether the client named the version itself."""
     return "@" in requested

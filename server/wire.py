@@ -53,6 +53,11 @@ class Rollback(Wire):
     reason: Line
 
 
+class Retire(Wire):
+    version: Version
+    reason: Line
+
+
 class Resolve(Wire):
     """What is to become of a failure case."""
 

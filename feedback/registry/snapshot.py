@@ -5,7 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
+from feedback.registry.adapters import adapter_name
 from feedback.registry.models import SERVABLE
+from feedback.registry.retirements import open_retirements
 from feedback.storage.tables import Key, ModelVersion, RegisteredModel
 
 
@@ -20,6 +22,16 @@ class ModelRoute(Struct, frozen=True):
     """Numbers that may be asked for by name."""
     moves: int
     created: float
+    hashes: dict[str, str] = {}
+    """By number: the hash with which each of the versions was registered."""
+
+
+class Retiring(Struct, frozen=True):
+    """A version that is on its way out."""
+
+    id: str
+    adapter: str
+    base: str
 
 
 class Grant(Struct, frozen=True):
@@ -40,16 +52,17 @@ class Snapshot(Struct, frozen=True):
     """By the secret's hash; revoked keys are not among them."""
     any_key: bool
     """A key was once created. Revoked ones count: revoking the last must not open the door to everyone."""
+    retiring: tuple[Retiring, ...] = ()
 
 
 def load_snapshot(session: Session) -> Snapshot:
-    """The registry as it stands, in three queries."""
-    servable: dict[tuple[str, str], set[str]] = {}
-    query = select(ModelVersion.model, ModelVersion.base, ModelVersion.number).where(
-        col(ModelVersion.state).in_(SERVABLE)
-    )
-    for model, base, number in session.exec(query):
-        servable.setdefault((model, base), set()).add(number)
+    """The registry as it stands, in four queries."""
+    servable: dict[tuple[str, str], dict[str, str]] = {}
+    query = select(
+        ModelVersion.model, ModelVersion.base, ModelVersion.number, ModelVersion.adapter_hash
+    ).where(col(ModelVersion.state).in_(SERVABLE))
+    for model, base, number, adapter_hash in session.exec(query):
+        servable.setdefault((model, base), {})[number] = adapter_hash
     models = {
         row.name: ModelRoute(
             name=row.name,
@@ -59,6 +72,7 @@ def load_snapshot(session: Session) -> Snapshot:
             versions=frozenset(servable.get((row.name, row.base), ())),
             moves=row.moves,
             created=row.created,
+            hashes=servable.get((row.name, row.base), {}),
         )
         for row in session.exec(select(RegisteredModel))
     }
@@ -67,6 +81,10 @@ def load_snapshot(session: Session) -> Snapshot:
         models=models,
         keys={key.secret_hash: _grant(key) for key in keys if key.revoked is None},
         any_key=any(not key.internal for key in keys),
+        retiring=tuple(
+            Retiring(row.id, adapter_name(row.model, row.number), row.base)
+            for row in open_retirements(session)
+        ),
     )
 
 

@@ -1,7 +1,7 @@
 """Model versions: numbers that are given once, and the states that a version goes through.
 
     staged ──▶ registered ──▶ promoted ──▶ retired
-       │            └──▶ rejected ──┘ (a person may still promote it)
+       │            └──▶ rejected ──┘ (a person may still promote it; any of them may be retired, see `retirements`)
        └──▶ retired (its adapter was never published)
 
 A version is `staged` from the moment its number is reserved until its adapter stands published; nothing routes to it
@@ -112,19 +112,20 @@ def get_version(session: Session, model: str, number: str) -> ModelVersion:
 def list_versions(session: Session, model: str) -> list[ModelVersion]:
     """All versions of a model, highest number first, whatever their state."""
     versions = session.exec(select(ModelVersion).where(col(ModelVersion.model) == model))
-    return sorted(versions, key=lambda version: _parts(version.number), reverse=True)
+    return sorted(versions, key=lambda version: order_of(version.number), reverse=True)
 
 
 def _next_number(versions: list[ModelVersion], base: str, base_revision: str, major: bool) -> str:
     if not versions:
         return "1.0"
     last = versions[0]
-    highest, minor = _parts(last.number)
+    highest, minor = order_of(last.number)
     if major or (last.base, last.base_revision) != (base, base_revision):
         return f"{highest + 1}.0"
     return f"{highest}.{minor + 1}"
 
 
-def _parts(number: str) -> tuple[int, int]:
+def order_of(number: str) -> tuple[int, int]:
+    """What numbers are sorted by: 1.10 comes after 1.9."""
     major, _, minor = number.partition(".")
     return int(major), int(minor)

@@ -243,6 +243,35 @@ class Move(SQLModel, table=True):
     created: float
 
 
+class Retirement(SQLModel, table=True):
+    """A version on its way out of the engines and off the disk; open until its files are gone."""
+
+    __tablename__ = "retirement"
+    __table_args__ = (UniqueConstraint("model", "number"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str
+    number: str
+    base: str
+    reason: str
+    decided_by: str
+    created: float
+    finished: float | None = None
+
+
+class GatewayWorker(SQLModel, table=True):
+    """One process of a gateway, as long as it lives: a version's files stay until all of them have let go of it."""
+
+    __tablename__ = "gateway_worker"
+
+    id: str = Field(primary_key=True, max_length=36)
+    place: str
+    """Host and process."""
+    seen: float
+    progress: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    """`{retirement id: {step, problem}}`."""
+
+
 class Cycle(SQLModel, table=True):
     """One run of the loop; `steps` is its persisted state machine."""
 

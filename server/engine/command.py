@@ -54,7 +54,7 @@ def engine_launch(
         *("--host", engine.host, "--port", str(engine.port)),
         "--enable-lora",
         *("--max-loras", str(engine.max_loras)),
-        *("--max-cpu-loras", str(max(engine.max_cpu_loras, engine.max_loras))),
+        *("--max-cpu-loras", str(engine.adapter_limit)),
         *("--max-lora-rank", str(_rank(engine.max_lora_rank))),
         "--disable-uvicorn-access-log",  # a log that grows with every request
     ]

@@ -6,6 +6,7 @@ from litestar import post
 from litestar.types import ASGIApp
 
 from feedback.errors import BadFieldError
+from feedback.registry.adapters import adapter_name
 from server.body import Body, read_chat, read_completion
 from server.completion import Completion
 from server.gateway import Gateway
@@ -40,6 +41,8 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
     stays = None
     if conversation is not None and purpose == "production" and body.goes_on(conversation):
         stays = gateway.conversations.version(body.model, conversation)
+        if stays is not None and gateway.adapter_watch.problem(adapter_name(body.model, stays)):
+            stays = None
     route = choose(body.model, gateway.live.current, stays)
     caller.need_model(route.model)
     return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now())

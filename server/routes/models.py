@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath, JSONBody
 from sqlmodel import Session
 
@@ -13,9 +13,10 @@ from feedback.storage.tables import ModelVersion, RegisteredModel
 from server.access import Caller
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
+from server.retirement import retire
 from server.routing import BASE, UnknownModelError
-from server.views import ModelCard, ModelList, MovedView, VersionsView, VersionView, view
-from server.wire import Promote, Rollback
+from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
+from server.wire import Promote, Retire, Rollback
 
 _READ = {SCOPES: ("infer", "review", "train")}
 _ADMIN = {SCOPES: ("admin",)}
@@ -66,6 +67,20 @@ async def roll_back_model(
     return _shown(await roll_back(gateway, name, data.reason, request.user.owner))
 
 
+@post("/v1/models/{name:str}/retire", status_code=200, opt=_ADMIN)
+async def retire_version(
+    name: FromPath[str], data: JSONBody[Retire], request: GatewayRequest, gateway: Parts
+) -> Response[RetiredView]:
+    """Take a version out of service for good and remove its files; 202 while something holds the files."""
+    request.user.need_model(name)
+    number = data.version.removeprefix(f"{name}@")
+    done = await retire(gateway, name, number, data.reason, request.user.owner)
+    shown = RetiredView(
+        model=name, version=number, state="retired", removed=done.removed, waits_for=done.waits_for
+    )
+    return Response(shown, status_code=200 if done.removed else 202)
+
+
 def _decided_by(caller: Caller, cycle_id: str | None) -> str:
     """The loop acts on the gate's word; anyone else decides in their own name."""
     return "gate" if caller.owner == "loop" and cycle_id is not None else caller.owner
@@ -102,4 +117,4 @@ def _version(row: RegisteredModel, version: ModelVersion) -> VersionView:
     )
 
 
-ROUTES = [models, model, versions, promote_version, roll_back_model]
+ROUTES = [models, model, versions, promote_version, roll_back_model, retire_version]

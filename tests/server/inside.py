@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from litestar import Litestar
@@ -165,6 +166,13 @@ class Inside:
 
     def wait_for(self, condition: Any, seconds: float = 5.0) -> None:
         self.run(self.until(condition, seconds))
+
+    def eventually(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+        """As `wait_for`, for a condition that makes requests itself."""
+        deadline = monotonic() + seconds
+        while not condition():
+            assert monotonic() < deadline
+            self.run(asyncio.sleep(0.05))
 
     def record(self, inference_id: str) -> Any:
         """The inference as the API shows it, once it has been drained."""

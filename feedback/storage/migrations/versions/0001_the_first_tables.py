@@ -163,6 +163,14 @@ def upgrade() -> None:
     )
     op.create_index("feedback_inference", "feedback", ["inference_id", "rater"], unique=False)
     op.create_table(
+        "gateway_worker",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("place", sa.String(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.Column("progress", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "inference",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
@@ -246,6 +254,19 @@ def upgrade() -> None:
         sa.Column("inferences", sa.BigInteger(), nullable=False),
         sa.Column("feedback", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("shard"),
+    )
+    op.create_table(
+        "retirement",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("number", sa.String(), nullable=False),
+        sa.Column("base", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("decided_by", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("finished", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("model", "number"),
     )
     op.create_table(
         "suite_look",
