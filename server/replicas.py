@@ -70,10 +70,11 @@ class Replica:
         self.healthy, self.problem = False, problem
 
     async def call(
-        self, method: str, path: str, body: object = None, patience: float = _PATIENCE
+        self, method: str, path: str, body: object = None, patience: float | None = None
     ) -> tuple[int, bytes]:
         """One request of our own, and its answer's status and body. Raises `UnavailableError`."""
         content = b"" if body is None else msgspec.json.encode(body)
+        patience = patience or _PATIENCE
         connection = await self.connections.take()
         try:
             await connection.send(self.connections.request(method, path, content), patience)

@@ -14,7 +14,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -106,6 +106,7 @@ class Retirements:
         self._id = new_id(gateway.now())
         self._place = f"{socket.gethostname()}:{os.getpid()}"
         self._said = 0.0
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -114,16 +115,16 @@ class Retirements:
 
     async def stop(self) -> None:
         """Take no part any more, and let nobody wait for this worker."""
+        self._stopping.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task  # not cancelled: a report on its way would come after the farewell
         try:
             await asyncio.to_thread(self._leave)
         except StarloopError as error:
             _log.warning("the others are not told that this worker ends: %s", error)
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self._tick()
             except StarloopError as error:
@@ -132,7 +133,9 @@ class Retirements:
                 )  # told by the snapshot, which needs the same database
             except Exception:  # the task's boundary: retirements of other versions must go on
                 _log.exception("a step of a retirement failed")
-            await asyncio.sleep(_TICK_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._stopping.wait()
 
     async def _tick(self) -> None:
         gateway, now = self._gateway, asyncio.get_running_loop().time()

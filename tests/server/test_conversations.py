@@ -134,6 +134,9 @@ def test_gateways_on_one_postgresql_tell_each_other(
     engine: FakeEngine, postgresql_database: Database, tmp_path: Path
 ) -> None:
     url = postgresql_database.engine.url.render_as_string(hide_password=False)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "two" / "adapters").symlink_to(tmp_path / "one" / "adapters")
     with (
         inside(settings_for(tmp_path / "one", [engine.url], database=url)) as one,
         inside(settings_for(tmp_path / "two", [engine.url], database=url)) as two,
