@@ -74,6 +74,10 @@ class AdapterWatch:
         seen = self._seen.get(adapter)
         return None if seen is None else seen.problem
 
+    def problems(self) -> dict[str, str]:
+        """The versions that are not asked for, with the reason."""
+        return {name: seen.problem for name, seen in list(self._seen.items()) if seen.problem is not None}
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_INTERVAL_SECONDS)

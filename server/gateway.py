@@ -21,8 +21,9 @@ from feedback.storage.journal import Journal
 from server.adapter_watch import AdapterWatch
 from server.capture import Capture
 from server.conversations import Conversations
-from server.replicas import Engines
+from server.replicas import Engines, Replica
 from server.retirement import Retirements, UnderWay
+from server.routing import Route
 from server.snapshot import LiveSnapshot
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Gateway:
         self.settings = settings
         self.now = now
         self.adapters = AdapterStore(settings.directory / "adapters")
-        self.engines = Engines(settings.engine)
+        self.engines = Engines(settings.engine, self._warm_champions)
         self.conversations = Conversations()
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
@@ -72,6 +73,24 @@ class Gateway:
         await asyncio.to_thread(self.drainer.stop)
         self.journal.close()
         self.database.close()
+
+    async def _warm_champions(self, base: str, replica: Replica) -> None:
+        """Before an engine that came up gets traffic, it answers once as each champion that it is to serve."""
+        try:
+            champions = [
+                Route(model.name, model.champion, base)
+                for model in self.live.current.models.values()
+                if model.base == base and model.champion is not None
+            ]
+        except UnavailableError:
+            return  # there is no view of the registry yet, and so no traffic
+        for route in champions:
+            try:
+                with self.under_way.on(route.adapter):
+                    await self.adapter_watch.admit(route)
+                    await replica.warm(route.adapter)
+            except UnavailableError as error:
+                _log.warning("%s is not warm: %s", route.name, error)
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)

@@ -9,13 +9,8 @@ from feedback.errors import ConflictError, UnsoundAdapterError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.models import SERVABLE, MoveKind, get_model, move_champion, rollback_target
 from feedback.registry.versions import get_version
-from server.answers import read_answer, read_error
-from server.connections import BrokenAnswerError
 from server.gateway import Gateway
-from server.replicas import Replica
 from server.routing import BASE, Route
-
-_WARM_SECONDS = 120.0
 
 
 class Moved(NamedTuple):
@@ -67,17 +62,7 @@ async def warm(gateway: Gateway, route: Route) -> None:
     replicas = [replica for replica in gateway.engines.of(route.base) if replica.healthy]
     if not replicas:
         gateway.engines.pick(route.base)  # says why there is none
-    await asyncio.gather(*(_warm(replica, route) for replica in replicas))
-
-
-async def _warm(replica: Replica, route: Route) -> None:
-    asked = route.adapter or replica.base_id
-    body = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-    status, content = await replica.call("POST", "/v1/completions", body, _WARM_SECONDS)
-    if status != 200:
-        told = read_error(content) or f"status {status}"
-        raise BrokenAnswerError(f"the engine at {replica.connections.url} does not serve {asked!r}: {told}")
-    read_answer(content, asked)
+    await asyncio.gather(*(replica.warm(route.adapter) for replica in replicas))
 
 
 def _sound_route(gateway: Gateway, model: str, version: str) -> Route:

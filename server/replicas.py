@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
 from feedback import settings
 from feedback.errors import UnavailableError
+from server.answers import read_answer, read_error
 from server.connections import BrokenAnswerError, Connection, Connections, UnreachableError
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _PATIENCE = 5.0
+_WARM_SECONDS = 120.0
 # A busy engine may answer late; only silence that lasts makes it unwell. A refused connection does at once.
 _MISSES = 3
 
@@ -32,9 +35,10 @@ class _Cards(msgspec.Struct):
 class Replica:
     """One engine process at one address."""
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, patience: float, prepare: Prepare) -> None:
         self.connections = Connections(url)
         self.patience = patience
+        self._prepare = prepare
         self.healthy = False
         self.problem = "it was not asked yet"
         self.base_id = ""
@@ -52,6 +56,8 @@ class Replica:
                 raise UnreachableError(f"the engine at {self.connections.url} says that it is not well")
             if not self.healthy:
                 self.base_id = _base_id(await self._cards(), self.connections.url)
+                self.rises += 1
+                await self._prepare(self)
         except UnavailableError as error:
             self._misses += 1
             if isinstance(error, UnreachableError) or self._misses >= _MISSES or not self.healthy:
@@ -61,7 +67,6 @@ class Replica:
         if not self.healthy:
             _log.info("engine at %s serves %s", self.connections.url, self.base_id)
             self.healthy, self.problem = True, ""
-            self.rises += 1
 
     def fall(self, problem: str) -> None:
         """Take it out of service until it is well again."""
@@ -82,6 +87,19 @@ class Replica:
         finally:
             self.connections.give_back(connection)
 
+    async def warm(self, adapter: str | None) -> None:
+        """Let it answer once as an adapter, or as its base: what it has to load, it loads now.
+
+        The adapter's files must have been checked. Raises `UnavailableError` when it cannot answer as that.
+        """
+        asked = adapter or self.base_id
+        body = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        status, content = await self.call("POST", "/v1/completions", body, _WARM_SECONDS)
+        if status != 200:
+            told = read_error(content) or f"status {status}"
+            raise BrokenAnswerError(f"the engine at {self.connections.url} does not serve {asked!r}: {told}")
+        read_answer(content, asked)
+
     async def listed(self) -> set[str]:
         """The models and adapters that the engine knows now. Raises `UnavailableError`."""
         return {card.id for card in await self._cards()}
@@ -97,13 +115,22 @@ class Replica:
             ) from None
 
 
+async def _nothing(_base: str, _replica: Replica) -> None:
+    pass
+
+
+Prepare = Callable[[Replica], Awaitable[None]]
+PrepareBase = Callable[[str, Replica], Awaitable[None]]
+
+
 class Engines:
     """All replicas of all bases."""
 
-    def __init__(self, engines: Sequence[settings.Engine]) -> None:
+    def __init__(self, engines: Sequence[settings.Engine], prepare: PrepareBase = _nothing) -> None:
+        """`prepare` is done with each replica of a base before it gets its first request."""
         self._bases = {
             engine.base: [
-                Replica(url, engine.request_seconds)
+                Replica(url, engine.request_seconds, partial(prepare, engine.base))
                 for url in engine.urls or [f"http://{engine.host}:{engine.port}"]
             ]
             for engine in engines

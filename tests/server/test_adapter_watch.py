@@ -111,6 +111,8 @@ def test_poison_in_a_folder_that_serves_is_noticed_and_asked_for_no_more(
     asked = len(engine.completions())
     assert gateway.ask().status == 503
     assert len(engine.completions()) == asked
+    (told,) = gateway.call("GET", "/health/ready").json["missing"]
+    assert told.startswith(f"version assistant@{number}: ")
 
 
 def test_a_version_that_poison_took_out_serves_again_once_its_files_are_back(
@@ -141,6 +143,22 @@ def test_a_restarted_engine_is_asked_for_nothing_that_was_changed_while_it_was_d
     gateway.wait_for(lambda: not gateway.gateway.engines.missing())
     assert gateway.ask({"model": f"assistant@{number}"}).status == 503
     assert engine.loaded == set()
+
+
+def test_a_champion_that_was_changed_while_the_engine_was_down_is_not_even_warmed(
+    gateway: Inside, engine: FakeEngine
+) -> None:
+    number = new_version(gateway)
+    promote(gateway, number)
+    engine.stop()
+    gateway.wait_for(gateway.gateway.engines.missing)
+    nan(folder(gateway, number))
+    engine.loaded.clear()
+    engine.start()
+    gateway.wait_for(lambda: not gateway.gateway.engines.missing())
+    assert gateway.ask().status == 503
+    assert engine.loaded == set()
+    assert gateway.ask({"model": "assistant@base"}).status == 200
 
 
 def test_a_folder_under_a_name_that_nobody_registered_reaches_no_engine(
