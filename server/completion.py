@@ -82,7 +82,7 @@ class Completion:
             watch.stop()
 
     def _request(self, replica: Replica) -> bytes:
-        self._asked = self._route.adapter or replica.base_id
+        self._asked = self._route.adapter or replica.base_name
         return replica.connections.request("POST", self._path, self._body.forwarded(self._asked), self.id)
 
     # -- plain answers

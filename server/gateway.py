@@ -9,7 +9,7 @@ from datetime import datetime
 
 from feedback.access.keys import ensure_loop_key
 from feedback.access.tokens import FeedbackTokens, open_tokens
-from feedback.errors import UnavailableError
+from feedback.errors import StarloopError, UnavailableError
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
@@ -21,6 +21,7 @@ from feedback.storage.journal import Journal
 from server.adapter_watch import AdapterWatch
 from server.capture import Capture
 from server.conversations import Conversations
+from server.engine.neutral import neutral_name
 from server.replicas import Engines, Replica
 from server.retirement import Retirements, UnderWay
 from server.routing import Route
@@ -38,7 +39,7 @@ class Gateway:
         self.settings = settings
         self.now = now
         self.adapters = AdapterStore(settings.directory / "adapters")
-        self.engines = Engines(settings.engine, self._warm_champions)
+        self.engines = Engines(settings.engine, self._prepare_replica)
         self.conversations = Conversations()
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
@@ -74,8 +75,22 @@ class Gateway:
         self.journal.close()
         self.database.close()
 
-    async def _warm_champions(self, base: str, replica: Replica) -> None:
+    async def _prepare_replica(self, base: str, replica: Replica) -> None:
         """Before an engine that came up gets traffic, it answers once as each champion that it is to serve."""
+        replica.neutral = None
+        name = neutral_name(replica.base_id)
+        try:
+            if self.adapters.fingerprint(name):
+                await asyncio.to_thread(self.adapters.check, name)
+                await replica.warm(name)
+                replica.neutral = name
+        except StarloopError as error:
+            _log.warning(
+                "%s is asked for its base by the base's own name: %s", replica.connections.url, error
+            )
+        await self._warm_champions(base, replica)
+
+    async def _warm_champions(self, base: str, replica: Replica) -> None:
         try:
             champions = [
                 Route(model.name, model.champion, base)

@@ -43,6 +43,8 @@ class Replica:
         self.problem = "it was not asked yet"
         self.base_id = ""
         """What the engine calls its base model."""
+        self.neutral: str | None = None
+        """The adapter that stands for the base in requests, where the engine needs one."""
         self.rises = 0
         """How often it came up: what it had loaded before, it has to read again."""
         self.outstanding = 0
@@ -87,12 +89,17 @@ class Replica:
         finally:
             self.connections.give_back(connection)
 
+    @property
+    def base_name(self) -> str:
+        """What to ask for in order to be answered by the base."""
+        return self.neutral or self.base_id
+
     async def warm(self, adapter: str | None) -> None:
         """Let it answer once as an adapter, or as its base: what it has to load, it loads now.
 
         The adapter's files must have been checked. Raises `UnavailableError` when it cannot answer as that.
         """
-        asked = adapter or self.base_id
+        asked = adapter or self.base_name
         body = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         status, content = await self.call("POST", "/v1/completions", body, _WARM_SECONDS)
         if status != 200:

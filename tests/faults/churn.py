@@ -41,6 +41,8 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
     another: int = 0
     """Answers that are, token by token, those of another version than the one that they name."""
+    mistaken: list[str] = field(default_factory=list)
+    """Of the answers that are wrong: the version that was named, and those whose answer it is."""
     different: int = 0
     """Answers that are no version's own."""
     wrong_tokens: int = 0
@@ -188,8 +190,9 @@ class _Load:
             outcome.wrong_tokens += sum(a != b for a, b in zip(tokens, own, strict=False)) or abs(
                 len(tokens) - len(own)
             )
-            others = {kept for (name, of), kept in self._alone.items() if of == text and name != version}
-            if tokens in others:
+            owners = [name for (name, of), kept in self._alone.items() if of == text and kept == tokens]
+            outcome.mistaken.append(f"{version} answered as {', '.join(owners) or 'nobody'}")
+            if owners:
                 outcome.another += 1
             else:
                 outcome.different += 1
@@ -254,8 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time.sleep(1)  # until every worker has heard of them
         results = asyncio.run(run(on, versions, chosen.answers, chosen.moves, chosen.clients, chosen.seed))
     print(table(results))
-    for failure in results.churn.failed[:5]:
-        print("failed:", failure)
+    for told in (results.churn.failed + results.control.mistaken + results.churn.mistaken)[:20]:
+        print("-", told)
     return 0 if holds(results) else 1
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
 from sqlmodel import func, select
 
 from feedback.storage.database import Database
@@ -35,22 +36,43 @@ class Pair:
     engine: FakeEngine
 
 
-@pytest.fixture
-def pair(postgresql_database: Database, tmp_path: Path) -> Iterator[Pair]:
-    url = postgresql_database.engine.url.render_as_string(hide_password=False)
+@pytest.fixture(scope="module")
+def database(postgresql: str) -> Iterator[Database]:
+    """One for the whole module, as starting gateways takes longest."""
+    admin = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("CREATE DATABASE gateways"))
+    made = Database(postgresql.replace("/postgres?", "/gateways?"))
+    yield made
+    made.close()
+    with admin.connect() as connection:
+        connection.execute(text("DROP DATABASE gateways WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(scope="module")
+def running(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    url = database.engine.url.render_as_string(hide_password=False)
     url = url.replace("postgresql+psycopg://", "postgresql://")
-    with ExitStack() as running:
-        engine = running.enter_context(fake_engine())
-        shared = tmp_path / "adapters"
+    directory = tmp_path_factory.mktemp("gateways")
+    with ExitStack() as started:
+        engine = started.enter_context(fake_engine())
+        shared = directory / "adapters"
         shared.mkdir()
         for name in ("one", "two"):
-            (tmp_path / name / "data").mkdir(parents=True)
-            (tmp_path / name / "data" / "adapters").symlink_to(shared)
+            (directory / name / "data").mkdir(parents=True)
+            (directory / name / "data" / "adapters").symlink_to(shared)
         one, two = (
-            running.enter_context(served(tmp_path / name, [engine.url], database=url))
+            started.enter_context(served(directory / name, [engine.url], database=url))
             for name in ("one", "two")
         )
-        yield Pair(one, two, postgresql_database, engine)
+        yield Pair(one, two, database, engine)
+
+
+@pytest.fixture
+def pair(running: Pair) -> Pair:
+    running.engine.delay = running.engine.pause = 0.0
+    return running
 
 
 def version_of(gateway: Served, model: str = "assistant") -> str:
@@ -142,14 +164,15 @@ def test_feedback_goes_through_either_and_nothing_stands_twice(pair: Pair) -> No
     assert set(statuses) <= {201, 202}
 
     def ratings(gateway: Served) -> Counter[int | None]:
-        items = httpx.get(f"{gateway.address}/v1/inferences?limit=200", timeout=10).json()["items"]
-        assert {item["id"] for item in items} <= set(identifiers)
-        return Counter(item["rating"] for item in items)
+        items = httpx.get(f"{gateway.address}/v1/inferences?limit=1000", timeout=10).json()["items"]
+        mine = [item for item in items if item["id"] in identifiers]
+        assert len({item["id"] for item in mine}) == len(mine)
+        return Counter(item["rating"] for item in mine)
 
     for gateway in (pair.one, pair.two):
         until(lambda gateway=gateway: ratings(gateway) == {5: 120}, 5)
     found = verify(pair.database, pair.one.directory)
-    assert (found.inferences, found.feedback, found.sound) == (120, 240, True)
+    assert (found.feedback, found.duplicated, found.sound) == (240, 0, True)
 
 
 # -- the end of one, under load
@@ -157,29 +180,38 @@ def test_feedback_goes_through_either_and_nothing_stands_twice(pair: Pair) -> No
 
 @dataclass
 class Balanced:
-    """Clients before several gateways, as a balancer is: what could not be sent to one goes to the next."""
+    """Clients before several gateways, as a balancer is: what none of them began to answer goes to the next one.
+
+    A connection that still stands in the queue of a listener when that closes is reset by the system, unread. That the
+    gateway had not begun such a request shows in the record: it holds no inference but those that were answered.
+    """
 
     addresses: list[str]
     answers: Counter[str] = field(default_factory=Counter)
+    unread: int = 0
     failed: list[str] = field(default_factory=list)
     over: bool = False
 
     async def ask(self, client: httpx.AsyncClient, number: int) -> None:
         body = {**HELLO, "stream": number % 2 == 0}
         for address in self.addresses[number % 2 :] + self.addresses[: number % 2]:
+            request = client.build_request("POST", f"{address}/v1/chat/completions", json=body)
             try:
-                answer = await client.post(f"{address}/v1/chat/completions", json=body)
-            except httpx.ConnectError:
+                answer = await client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
+                self.unread += 1
                 continue
+            try:
+                content = await answer.aread()
             except httpx.HTTPError as error:
                 self.failed.append(f"{address}: {error!r}")
                 return
-            whole = answer.content.endswith(b"data: [DONE]\n\n" if body["stream"] else b"}")
+            whole = content.endswith(b"data: [DONE]\n\n" if body["stream"] else b"}")
             if answer.status_code != 200 or not whole:
-                self.failed.append(f"{address}: {answer.status_code} {answer.text[:200]}")
+                self.failed.append(f"{address}: {answer.status_code} {content[:200]!r}")
             self.answers[address] += 1
             return
-        self.failed.append("nobody listened")
+        self.over = True
 
     async def client(self, start: int) -> None:
         number = start
@@ -190,6 +222,8 @@ class Balanced:
 
 
 def test_a_gateway_that_ends_under_load_fails_no_request(pair: Pair) -> None:
+    """The last one with this pair: only one of them is left."""
+    before = _stored(pair.database)
     pair.engine.delay, pair.engine.pause = 0.05, 0.02
     load = Balanced([pair.one.address, pair.two.address])
 
@@ -198,14 +232,15 @@ def test_a_gateway_that_ends_under_load_fails_no_request(pair: Pair) -> None:
         await asyncio.sleep(1.5)
         pair.one.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(3.0)
+        assert not load.over
         load.over = True
         await asyncio.gather(*clients)
 
     asyncio.run(scenario())
     assert load.failed == []
     assert pair.one.process.wait(20) == 0
-    assert load.answers[pair.one.address] > 20 and load.answers[pair.two.address] > 100
-    until(lambda: _stored(pair.database) == sum(load.answers.values()), 5)
+    assert load.answers[pair.one.address] > 20 and load.answers[pair.two.address] > 60
+    until(lambda: _stored(pair.database) == before + sum(load.answers.values()), 5)
     assert verify(pair.database, pair.one.directory).sound
 
 
@@ -227,7 +262,7 @@ def test_two_workers_that_end_under_load_finish_what_they_began(tmp_path: Path) 
             await asyncio.gather(*clients)
 
         asyncio.run(scenario())
-        assert [failure for failure in load.failed if failure != "nobody listened"] == []
+        assert load.failed == []
         assert gateway.process.wait(20) == 0
         record = Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
         found = verify(record, gateway.directory)
