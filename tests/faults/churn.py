@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -249,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that engine and gateway end too
     with (
         TemporaryDirectory(prefix="starloop-churn-") as folder,
         stage(Path(folder), workers=chosen.workers, max_loras=chosen.max_loras) as on,

@@ -31,7 +31,7 @@ def test_answers_under_churn_are_those_made_alone(on: Stage) -> None:
     assert results.distinct > 0.5, shown
     assert results.quiet.failed + results.control.failed + results.churn.failed == [], shown
     assert (results.control.another, results.churn.another) == (0, 0), shown
-    assert results.churn.different <= results.control.different, shown
+    assert (results.control.different, results.churn.different) == (0, 0), shown
     assert len(results.churn.versions) == 6 and results.churn.moves == 6, shown
 
 
@@ -72,7 +72,7 @@ def test_versions_are_retired_under_load_and_the_engine_lives_on(on: Stage) -> N
         assert sum(one.result() for one in counts) > 20
     known = [card["id"] for card in httpx.get(f"{on.engine_address}/v1/models").json()["data"]]
     assert {"assistant@1.2", "assistant@1.3"}.isdisjoint(known)
-    left = {path.name for path in (on.directory / "adapters").iterdir()}
+    left = {path.name for path in (on.directory / "adapters").glob("assistant@*")}
     assert left == {"assistant@1.0", "assistant@1.1", "assistant@1.4"}
     # More adapters than the engine has places for are asked again, so that it must choose which to keep.
     for version in ("1.4", "1.0", "1.1", "1.4"):
