@@ -186,8 +186,7 @@ def test_an_engine_that_loads_it_again_behind_our_back_gets_the_files_back(
         *("adapter_config.json", "adapter_model.safetensors", "starloop.json")
     ]
     engine.unloads = True
-    gateway.wait_for(lambda: not folder(gateway).exists())
-    assert list(folder(gateway).parent.iterdir()) == []
+    gateway.wait_for(lambda: list(folder(gateway).parent.iterdir()) == [])
 
 
 @pytest.mark.usefixtures("impatient")
