@@ -138,7 +138,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             if watch.over:
                 break
         if watch.over:
-            stopped = f"validation loss worse than the best in {watch.worse} checks"
+            stopped = f"validation loss worse than the best in {watch.worse} checks in a row"
             break
     loop_seconds = time.monotonic() - loop_started
     if watched:
@@ -155,14 +155,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     partial.replace(out / "adapter")
     return {
         "steps": step,
-        "best_step": watch.best_step or step,
+        "best_step": watch.kept_step or step,
         "epochs": epochs,
         "stopped": stopped,
         "examples": len(train.examples),
         "validation_examples": len(validation.examples),
         "left_out": dict(train.left_out + validation.left_out),
         "trained_share": round(train.trained_share, 4),
-        "validation_loss": None if math.isinf(watch.best_loss) else watch.best_loss,
+        "validation_loss": None if math.isinf(watch.kept_loss) else watch.kept_loss,
         "history": history,
         "learning_rate": peak,
         "batch": spec.batch,

@@ -31,6 +31,7 @@ base = "starter"
 mode = "auto"
 [dataset]
 evaluation_share = 0.35   # 12 % of the traffic may judge, 42 % may teach
+replay = 6.0              # a model of two million parameters forgets more easily than a large one
 [schedule]
 cron = ""                 # cycles start when the demo asks for one
 """

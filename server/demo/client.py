@@ -16,7 +16,7 @@ from feedback.errors import UnavailableError
 from server.demo.population import Opinion, Request
 
 MODEL = "assistant"
-_CONCURRENCY = 32
+_CONCURRENCY = 64
 _MAX_TOKENS = 24
 
 
@@ -131,7 +131,7 @@ class DemoClient:
 
 
 async def bounded(calls: Sequence[Callable[[], Any]], advance: Callable[[], None]) -> list[Any]:
-    """Await all calls with at most 32 under way; results in the order of the calls."""
+    """Await all calls with a bounded number under way; results in the order of the calls."""
     gate = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(call: Callable[[], Any]) -> Any:

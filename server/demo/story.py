@@ -36,7 +36,7 @@ class Pace:
     quiet_requests: int = 400
     liar_requests: int = 120
     per_known: int = 500
-    per_drift: int = 250
+    per_drift: int = 200
 
 
 @dataclass
