@@ -12,6 +12,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from feedback.errors import SettingsError, StarloopError
 from feedback.settings_file import load
@@ -81,5 +82,5 @@ def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -
     """A plain table; None shows as a dash."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))  # as it stands, no markup
     return table

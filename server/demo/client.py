@@ -16,7 +16,7 @@ from feedback.errors import UnavailableError
 from server.demo.population import Opinion, Request
 
 MODEL = "assistant"
-_CONCURRENCY = 64
+_CONCURRENCY = 32
 _MAX_TOKENS = 24
 
 

@@ -24,8 +24,8 @@ MISTAKES = 0.03
 NEWEST_SHARE, EARLIER_SHARE = 0.35, 0.15
 """Shares of traffic about the newest topics, and about those that were new in earlier turns."""
 LIARS = 6
-LIES = {"refund": "cancel", "login": "bug"}
-"""What liars call two topics that the model knows well. They agree on it, as people with an aim would."""
+LIES = {"refund": "cancel"}
+"""What liars call a topic that the model knows well. They agree on it, as people with an aim would."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Population:
         return requests
 
     def attack(self, count: int) -> list[Request]:
-        """`count` requests of each liar, about the topics that they lie about."""
+        """`count` requests of each liar, about what they lie about."""
         return [
             Request(f"liar-{liar}", draw(self.rng, tuple(LIES), "live"), liar=True)
             for liar in range(LIARS)
