@@ -26,7 +26,11 @@ def count(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
         print("a library greets its users")
         os.write(1, b'{"event": "done", "result": {"forged": true}}\n')
         emit({"event": "progress", "number": number})
-    return {"threads": os.environ["OMP_NUM_THREADS"], "wait": os.environ["OMP_WAIT_POLICY"], "nice": os.nice(0)}
+    return {
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "wait": os.environ["OMP_WAIT_POLICY"],
+        "nice": os.nice(0),
+    }
 
 
 def wait(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_silent_child_still_gives_its_parent_a_turn_each_second(tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         send(tmp_path, "wait", on_event)
-    assert max(later - earlier for earlier, later in zip(turns, turns[1:], strict=False)) < 1.5
+    assert max(later - earlier for earlier, later in pairwise(turns)) < 1.5
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,11 @@ def test_a_file_that_a_child_cannot_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("errand", "spec", "words"),
     [
-        ("die", {"signal": signal.SIGKILL}, "killed .signal 9., most often because the machine ran out of memory"),
+        (
+            "die",
+            {"signal": signal.SIGKILL},
+            "killed .signal 9., most often because the machine ran out of memory",
+        ),
         ("die", {"signal": signal.SIGSEGV}, "signal 11"),
         ("exit_at_once", {"status": 7}, "exit status 7"),
         ("exit_at_once", {"status": 0}, "exit status 0"),
@@ -123,7 +128,9 @@ def test_a_file_that_a_child_cannot_read_is_named(tmp_path: Path) -> None:
 def test_a_child_that_ends_without_a_word_is_no_success(
     tmp_path: Path, errand: str, spec: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(errors.StarloopError, match=f"ended without a result: .*{words}.*errands.log") as raised:
+    with pytest.raises(
+        errors.StarloopError, match=f"ended without a result: .*{words}.*errands.log"
+    ) as raised:
         send(tmp_path, errand, **spec)
     assert type(raised.value) is errors.StarloopError
 

@@ -47,7 +47,9 @@ def test_overfitting_ends_every_training_soon_after_its_best_check() -> None:
 
 def test_the_best_check_is_the_one_with_the_lowest_mean() -> None:
     watch = Watch(patience=10)
-    kept = [watch.see(step, mean, [mean] * 200) for step, mean in enumerate([3.0, 2.0, 2.5, 1.5, 1.6], start=1)]
+    kept = [
+        watch.see(step, mean, [mean] * 200) for step, mean in enumerate([3.0, 2.0, 2.5, 1.5, 1.6], start=1)
+    ]
     assert kept == [True, True, False, True, False]
     assert (watch.best_step, watch.best_loss) == (4, 1.5)
 
