@@ -123,7 +123,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 "tokens_per_second": round(tokens_seen / (time.monotonic() - loop_started), 1),
             }
             if watched and (step % between == 0 or step == steps):
-                found, losses = _validate(model, base, watched)
+                found, each = _validate(model, base, watched)
                 if not math.isfinite(found["validation"]):
                     raise _diverged(step - 1, peak, examples)
                 history.append(
@@ -131,7 +131,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 )
                 recent.clear()
                 progress["validation_loss"] = found["validation"]
-                if watch.see(step, found["validation"], losses):
+                if watch.see(step, found["validation"], each):
                     for name, value in weights.items():
                         best[name].copy_(value.detach())
             emit(progress)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 LEAST_TO_CHOOSE = 100
 """Validation examples below which their loss is shown but chooses nothing: on 10 to 30 of them the best check is
 mostly luck."""
-_BEYOND_CHANCE = 3.0
-"""Standard errors that a mean difference must exceed. More than a single comparison would ask for, as the lowest of many
-checks owes some of that to luck."""
+_CHANCE = 0.05
+"""How often two checks of which neither is worse may seem to differ, over all pairs of checks together."""
 
 
 class Watch:
@@ -20,7 +19,8 @@ class Watch:
     A mean over a hundred examples wavers by itself, so only a difference *beyond chance* decides: such a check counts
     against `patience`, while of checks that chance alone may have told apart the later one is kept, as it has seen more and
     was made at a lower rate. (Measured on the starter: taking every waver at its word stopped a training in its first
-    third, with 79 % right on the golden set instead of 92 %.)
+    third, with 79 % right on the golden set instead of 92 %.) The lowest is also the luckiest of all checks, so the chance
+    is shared among all pairs of them.
     """
 
     def __init__(self, patience: int) -> None:
@@ -32,14 +32,16 @@ class Watch:
         self._patience = patience
         self._lowest = math.inf
         self._best: Sequence[float] = ()
+        self._seen = 0
 
     def see(self, step: int, mean: float, losses: Sequence[float]) -> bool:
         """Take in a check; whether its weights are those to keep.
 
         `mean` is the loss per answer token in nats, `losses` are the examples' own sums, in the same order each time.
         """
+        self._seen += 1
         choosing = len(losses) >= LEAST_TO_CHOOSE
-        if choosing and self._best and worse_beyond_chance(losses, self._best):
+        if choosing and self._best and worse_beyond_chance(losses, self._best, math.comb(self._seen, 2)):
             self.worse += 1
             return False
         self.kept_loss, self.kept_step, self.worse = mean, step, 0
@@ -53,9 +55,13 @@ class Watch:
         return self.worse >= self._patience
 
 
-def worse_beyond_chance(losses: Sequence[float], before: Sequence[float]) -> bool:
-    """Whether the paired losses rose by more than their noise explains."""
+def worse_beyond_chance(losses: Sequence[float], before: Sequence[float], pairs: int = 1) -> bool:
+    """Whether the paired losses rose by more than their noise explains: one-sided, 5 % shared among `pairs`.
+
+    `before` may have been chosen as the best of several checks that make that many pairs (Bonferroni's correction).
+    """
     rises = [now - then for now, then in zip(losses, before, strict=True)]
     if len(rises) < 2:
         return False
-    return fmean(rises) > _BEYOND_CHANCE * stdev(rises) / math.sqrt(len(rises))
+    beyond = NormalDist().inv_cdf(1 - _CHANCE / pairs)
+    return fmean(rises) > beyond * stdev(rises) / math.sqrt(len(rises))

@@ -1,92 +1,108 @@
-"""Early stopping: noise neither stops a training nor chooses its weights; getting worse for certain does."""
+"""Early stopping: real overfitting ends a training, noise does not."""
 
 from __future__ import annotations
 
-import math
-import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
 
 from trainer.stopping import LEAST_TO_CHOOSE, Watch, worse_beyond_chance
 
-
-def losses(mean: float, spread: float, seed: int, count: int = 200) -> list[float]:
-    rng = random.Random(seed)
-    return [rng.gauss(mean, spread) for _ in range(count)]
+CHECKS = 32
 
 
-def see(watch: Watch, step: int, seen: list[float]) -> bool:
-    return watch.see(step, sum(seen) / len(seen), seen)
-
-
-def test_noise_around_the_same_loss_never_stops_a_training() -> None:
-    for trial in range(20):
-        watch = Watch(patience=3)
-        for step in range(1, 41):
-            see(watch, step, losses(1.0, 0.5, 1000 * trial + step))
-            assert not watch.over
-
-
-def test_a_loss_that_rises_for_certain_stops_it_and_keeps_the_weights_from_before() -> None:
+def stopped_at(trend: Callable[[int], float], seed: int, examples: int = 200) -> int | None:
+    """The check at which a simulated training stops: examples of unlike difficulty, each noisy from check to check."""
+    generator = np.random.default_rng(seed)
+    difficulty = generator.gamma(1.0, 1.0, examples)
     watch = Watch(patience=3)
-    assert see(watch, 1, losses(2.0, 0.2, 1))
-    assert see(watch, 2, losses(1.0, 0.2, 2))
-    for step in (3, 4, 5):
-        assert not watch.over
-        assert not see(watch, step, losses(1.5, 0.2, step))
+    for check in range(1, CHECKS + 1):
+        losses = difficulty + trend(check) + generator.normal(0.0, 0.3, examples)
+        watch.see(check, float(losses.mean()), losses.tolist())
+        if watch.over:
+            return check
+    return None
+
+
+def overfitting(check: int) -> float:
+    return -0.1 * min(check, 8) + 0.1 * max(check - 8, 0)
+
+
+@pytest.mark.parametrize(
+    "trend",
+    [lambda check: 0.0, lambda check: -0.1 * min(check, 8), lambda check: -0.02 * check],
+    ids=["flat", "a plateau", "falling slowly"],
+)
+@pytest.mark.parametrize("examples", [LEAST_TO_CHOOSE, 500])
+def test_noise_ends_hardly_any_training(trend: Callable[[int], float], examples: int) -> None:
+    stops = [stopped_at(trend, seed, examples) for seed in range(200)]
+    assert sum(stop is not None for stop in stops) <= 0.05 * len(stops)
+
+
+def test_overfitting_ends_every_training_soon_after_its_best_check() -> None:
+    stops = [stopped_at(overfitting, seed) for seed in range(200)]
+    assert all(stop is not None and 11 <= stop <= 16 for stop in stops)
+
+
+def test_a_check_that_is_worse_for_certain_is_not_kept() -> None:
+    watch = Watch(patience=10)
+    kept = [
+        watch.see(step, mean, [mean] * 200) for step, mean in enumerate([3.0, 2.0, 2.5, 1.5, 1.6], start=1)
+    ]
+    assert kept == [True, True, False, True, False]
+    assert (watch.kept_step, watch.kept_loss) == (4, 1.5)
+
+
+def test_a_new_best_forgives_what_was_worse_before() -> None:
+    watch = Watch(patience=2)
+    for step, mean in enumerate([2.0, 2.5, 1.5, 1.6], start=1):
+        watch.see(step, mean, [mean + n * 1e-4 for n in range(200)])
+    assert watch.worse == 1 and not watch.over
+    watch.see(5, 1.7, [1.7 + n * 1e-4 for n in range(200)])
     assert watch.over
-    assert watch.kept_step == 2
 
 
 def test_of_checks_that_chance_may_have_told_apart_the_later_is_kept() -> None:
+    generator = np.random.default_rng(2)
     watch = Watch(patience=3)
-    best = losses(1.0, 0.5, 1)
-    assert see(watch, 1, best)
-    wavering = [loss + (0.05 if number % 2 else -0.04) for number, loss in enumerate(best)]
-    assert see(watch, 2, wavering)
+    first = generator.normal(1.0, 0.5, 200)
+    later = first + 0.05 + generator.normal(0.0, 0.5, 200)
+    assert later.mean() > first.mean()
+    assert watch.see(1, float(first.mean()), first.tolist())
+    assert watch.see(2, float(later.mean()), later.tolist())
     assert watch.kept_step == 2
 
 
-def test_small_losses_in_a_row_that_add_up_are_noticed_against_the_lowest() -> None:
+def test_small_rises_that_add_up_are_noticed_against_the_lowest() -> None:
+    generator = np.random.default_rng(3)
+    first = generator.normal(1.0, 0.5, 200)
     watch = Watch(patience=1)
-    best = losses(1.0, 0.5, 1)
-    see(watch, 1, best)
-    for step in range(2, 60):
-        see(watch, step, [loss + 0.001 * step + random.Random(step).gauss(0, 0.1) for loss in best])
-        if watch.over:
-            break
+    for check in range(CHECKS):
+        losses = first + 0.005 * check + generator.normal(0.0, 0.1, 200)
+        watch.see(check, float(losses.mean()), losses.tolist())
     assert watch.over
-    assert watch.kept_step < 59
 
 
-def test_too_few_examples_choose_nothing_so_the_last_weights_are_kept() -> None:
+def test_few_examples_choose_nothing_so_the_last_check_is_kept() -> None:
     watch = Watch(patience=1)
     few = LEAST_TO_CHOOSE - 1
-    for step, mean in ((1, 1.0), (2, 5.0), (3, 9.0)):
-        assert see(watch, step, losses(mean, 0.1, step, few))
-    assert not watch.over
-    assert watch.kept_step == 3
+    assert all(watch.see(step, float(step), [float(step)] * few) for step in range(1, 9))
+    assert watch.kept_step == 8 and not watch.over
 
 
-def test_a_patience_that_was_used_comes_back_with_a_check_that_is_not_worse() -> None:
-    watch = Watch(patience=2)
-    best = losses(1.0, 0.2, 1)
-    see(watch, 1, best)
-    see(watch, 2, [loss + 0.5 for loss in best])
-    see(watch, 3, list(best))
-    see(watch, 4, [loss + 0.5 for loss in best])
-    assert not watch.over
+def test_a_rise_must_exceed_what_its_own_spread_explains() -> None:
+    generator = np.random.default_rng(4)
+    before = generator.normal(1.0, 5.0, 400)
+    steady, wild = before + 0.1 + generator.normal(0, 0.2, 400), before + 0.1 + generator.normal(0, 5.0, 400)
+    assert worse_beyond_chance(steady.tolist(), before.tolist())
+    assert not worse_beyond_chance(wild.tolist(), before.tolist())
+    assert not worse_beyond_chance(before.tolist(), steady.tolist())
+    assert not worse_beyond_chance([2.0], [1.0])
 
 
-def test_nothing_is_kept_before_the_first_check() -> None:
-    assert Watch(3).kept_loss == math.inf
-
-
-def test_chance_alone_hardly_ever_calls_a_rise() -> None:
-    called = sum(
-        worse_beyond_chance(losses(1.0, 0.3, 2 * trial), losses(1.0, 0.3, 2 * trial + 1))
-        for trial in range(2000)
-    )
-    assert called / 2000 < 0.005
-
-
-def test_a_single_example_proves_nothing() -> None:
-    assert not worse_beyond_chance([9.0], [1.0])
+def test_without_a_difference_one_pair_seems_worse_one_time_in_twenty() -> None:
+    generator = np.random.default_rng(9)
+    pairs = [(generator.normal(size=150), generator.normal(size=150)) for _ in range(2000)]
+    share = np.mean([worse_beyond_chance(now.tolist(), then.tolist()) for now, then in pairs])
+    assert 0.035 < share < 0.065
