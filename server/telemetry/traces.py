@@ -25,17 +25,16 @@ if TYPE_CHECKING:
 _PATH = "/v1/traces"
 _NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+_LONGEST_PARENT = 256  # of longer ones OpenTelemetry complains in the log, once a request
 # Spans are sent by a thread of their own; at the end of a worker it waits no longer than this for the collector.
 _EXPORT_SECONDS = 5
 
 
 def with_endpoint(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """The settings with the collector that `OTEL_EXPORTER_OTLP_…` names, if they name none themselves; for entry points."""
+    """The settings with the collector that OpenTelemetry's variable names, if they name none; for entry points."""
     if settings.server.traces:
         return settings
-    endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environment.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", ""
-    )
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     server = msgspec.structs.replace(settings.server, traces=endpoint)
     return msgspec.structs.replace(settings, server=server)
 
@@ -128,7 +127,8 @@ class Traces:
     def begin(self, path: str, route: Route, traceparent: str | None) -> Trace:
         """A span for an inference, in the client's trace if its `traceparent` is well formed, else in a new one."""
         # Of the client's headers only this one is read; `tracestate` may hold anything and goes no further.
-        parent = self._parents.extract({"traceparent": traceparent} if traceparent else {})
+        known = traceparent is not None and len(traceparent) <= _LONGEST_PARENT
+        parent = self._parents.extract({"traceparent": traceparent} if known else {})
         operation = _OPERATIONS[path]
         span = self._tracer.start_span(
             f"{operation} {route.model}",
