@@ -60,7 +60,10 @@ CAPTURES_FAILED = Family(
     "starloop_captures_failed_total", "counter", (), "Inferences and feedback that no journal could take."
 )
 JOURNAL_BACKLOG = Family(
-    "starloop_journal_backlog", "gauge", (), "Records in journals that the database does not hold yet."
+    "starloop_journal_backlog",
+    "gauge",
+    (),
+    "Records in the workers' journals that the database does not hold yet.",
 )
 DRAIN_LAG = Family(
     "starloop_drain_lag_seconds", "gauge", (), "For how long there has been such a record.", "max"

@@ -12,7 +12,7 @@ from feedback.storage.journal import Journal
 from server.replicas import Engines
 from server.snapshot import LiveSnapshot
 from server.telemetry import families
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import NOTHING_SAID, Metrics
 
 _INTERVAL_SECONDS = 1.0
 
@@ -58,8 +58,7 @@ class Gauges:
         self._backlog.set(self._journal.backlog())
         self._lag.set(self._drainer.lag_seconds)
         age = self._live.age_seconds
-        if age is not None:
-            self._age.set(age)
+        self._age.set(NOTHING_SAID if age is None else age)
         for replica, healthy, outstanding in self._replicas:
             healthy.set(replica.healthy)
             outstanding.set(replica.outstanding)

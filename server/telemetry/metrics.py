@@ -1,4 +1,4 @@
-"""What a worker counts: one object, given to the parts that report to it. Costs an inference about 2 µs."""
+"""What a worker counts: one object, given to the parts that report to it. Costs a request about a microsecond."""
 
 from __future__ import annotations
 

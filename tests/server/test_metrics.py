@@ -7,16 +7,16 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from feedback.ids import new_id
 from feedback.registry.snapshot import ModelRoute, Snapshot
 from feedback.registry.versions import mark_version
+from feedback.settings import Server
 from feedback.storage.aside import set_aside
 from feedback.storage.records import InferenceRecord
 from server.telemetry import families
@@ -24,8 +24,8 @@ from server.telemetry.cells import SIZE, Cells, read_all
 from server.telemetry.exposition import expose
 from server.telemetry.families import FAMILIES
 from server.telemetry.metrics import Metrics
-from server.telemetry.reports import Reports
 from tests.server.inside import HELLO, Inside, inside, settings_for
+from tests.server.metrics_cost import microseconds, report_of
 from tests.server.test_access import bearing, make_key
 from tests.server.test_completion import STREAM, full, identifier
 from tests.server.upstream import FakeEngine
@@ -33,6 +33,7 @@ from tests.server.versions import add_version
 
 __all__ = ["full"]  # a fixture
 ROUTE = "/v1/chat/completions"
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "prometheus.yml"
 README = Path(__file__).parents[2] / "server" / "README.md"
 Numbers = dict[tuple[str, ...], float]
 
@@ -211,6 +212,18 @@ def test_any_key_may_scrape_and_nobody_without_one(gateway: Inside) -> None:
     assert scrape(gateway, bearing(secret))["starloop_workers",] == 1
 
 
+def test_prometheus_scrapes_with_the_example_in_deploy(gateway: Inside) -> None:
+    (job,) = yaml.safe_load(EXAMPLE.read_text())["scrape_configs"]
+    known = {"job_name", "metrics_path", "scrape_interval", "authorization", "static_configs"}
+    (targets,) = [static["targets"] for static in job["static_configs"]]
+    secret = make_key(gateway, "feedback")
+    sent = {"authorization": f"{job['authorization']['type']} {secret}"}
+
+    assert set(job) == known and set(job["authorization"]) == {"type", "credentials_file"}
+    assert targets == [f"{Server().host}:{Server().port}"]
+    assert gateway.call("GET", job["metrics_path"], None, sent).status == 200
+
+
 # -- versions
 
 
@@ -344,19 +357,4 @@ def test_what_finds_no_room_is_told_once_and_stops_nothing(caplog: pytest.LogCap
 def test_metrics_cost_a_request_less_than_ten_microseconds(tmp_path: Path) -> None:
     metrics = Metrics()
     metrics.share(tmp_path)
-    reports = Reports(metrics, log_requests=False, counted=(ROUTE,))
-    inference = record(first_token_ms=12.0)
-
-    def report() -> None:
-        metrics.under_way.add()
-        reports.inference(ROUTE, inference, True, None, None)
-        metrics.under_way.add(-1)
-
-    assert min(_microseconds(report) for _ in range(20)) < 10
-
-
-def _microseconds(work: Callable[[], None], times: int = 500) -> float:
-    started = perf_counter()
-    for _ in range(times):
-        work()
-    return (perf_counter() - started) / times * 1e6
+    assert microseconds(report_of(metrics), times=500, rounds=20) < 10
