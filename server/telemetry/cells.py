@@ -90,9 +90,8 @@ class Cells:
     def close(self) -> None:
         """Leave the file to whoever comes next."""
         if self._descriptor is not None:
-            fcntl.flock(
-                self._descriptor, fcntl.LOCK_UN
-            )  # closing alone would not: the mapping holds the file too
+            # Closing alone would not do it: the mapping holds the file too.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = None
 
