@@ -39,6 +39,11 @@ class Server(Section, frozen=True):
     feedback_token_days: Positive = 30
     drain_seconds: Seconds = 30.0
     """How long requests in flight may take to end after SIGTERM."""
+    log: Literal["text", "json"] = "text"
+    log_requests: bool = False
+    """Log each answered inference, not only those that failed."""
+    traces: str = ""
+    """OTLP collector over HTTP; empty takes what `OTEL_EXPORTER_OTLP_ENDPOINT` says, and without that sends none."""
 
 
 class Engine(Section, frozen=True):

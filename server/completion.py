@@ -20,6 +20,7 @@ from server.events import DONE, Events, error_event
 from server.gateway import Gateway
 from server.replicas import Replica
 from server.routing import Route
+from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
 _Headers = list[tuple[bytes, bytes]]
@@ -38,6 +39,7 @@ class Completion:
         purpose: str,
         conversation: str | None,
         now: datetime,
+        trace: Trace | None,
     ) -> None:
         self._gateway = gateway
         self._path = path
@@ -48,6 +50,7 @@ class Completion:
         self._conversation = conversation
         self._started = perf_counter()
         self._created = now
+        self._trace = trace
         self._asked = ""
         self._first_byte: float | None = None
         self.id = new_id(now)
@@ -55,6 +58,8 @@ class Completion:
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         watch = ClientWatch(receive)
         engines = self._gateway.engines
+        under_way = self._gateway.metrics.under_way
+        under_way.add()
         try:
             async with engines.ask(self._route.base, self._request, watch.over) as (connection, replica):
                 if connection.status == 200 and self._body.stream:
@@ -74,10 +79,13 @@ class Completion:
             await self._fail(send, tell(error))
         finally:
             watch.stop()
+            under_way.add(-1)
 
     def _request(self, replica: Replica) -> bytes:
         self._asked = self._route.adapter or replica.base_id
-        return replica.connections.request("POST", self._path, self._body.forwarded(self._asked), self.id)
+        body, trace = self._body.forwarded(self._asked), self._trace
+        traceparent = "" if trace is None else trace.header
+        return replica.connections.request("POST", self._path, body, self.id, traceparent)
 
     # -- plain answers
 
@@ -107,7 +115,9 @@ class Completion:
 
     async def _fail(self, send: Send, failure: Failure) -> None:
         """Answer with an error of ours; the inference is recorded all the same."""
-        captured = await self._captured(failure.status, Facts(), failure.content.decode(), failure.message)
+        captured = await self._captured(
+            failure.status, Facts(), failure.content.decode(), failure.message, failure.kind
+        )
         headers = self._headers("application/json", captured)
         headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
         headers.append((b"content-length", str(len(failure.content)).encode("ascii")))
@@ -145,7 +155,8 @@ class Completion:
         watch.stop()
         text, facts, failed = events.assemble()
         message = str(failure) if failure else failed
-        captured = await self._captured(status, facts, text, message)
+        kind = type(failure).__name__ if failure else "ErrorEvent" if failed else None
+        captured = await self._captured(status, facts, text, message, kind)
         if status == CLIENT_GONE:
             return
         if failure is None and promised and not captured:
@@ -165,8 +176,10 @@ class Completion:
             (b"x-starloop-captured", b"true" if captured else b"false"),
         ]
 
-    async def _captured(self, status: int, facts: Facts, response: str | None, error: str | None) -> bool:
-        """Write the record; False when that was not possible."""
+    async def _captured(
+        self, status: int, facts: Facts, response: str | None, error: str | None, kind: str | None = None
+    ) -> bool:
+        """Write the record and report the end; False when the first was not possible. `kind` is the error's."""
         body, kept = self._body, self._body.store
         first = self._first_byte
         record = InferenceRecord(
@@ -195,6 +208,8 @@ class Completion:
         )
         try:
             await self._gateway.capture.inference(record)
+            captured = True
         except StorageError:
-            return False
-        return True
+            captured = False
+        self._gateway.reports.inference(self._path, record, captured, kind, self._trace)
+        return captured

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 from feedback.access.keys import ensure_loop_key
 from feedback.access.tokens import FeedbackTokens, open_tokens
@@ -20,45 +21,66 @@ from feedback.storage.journal import Journal
 from server.capture import Capture
 from server.replicas import Engines
 from server.snapshot import LiveSnapshot
+from server.telemetry.gauges import Gauges
+from server.telemetry.metrics import Metrics
+from server.telemetry.reports import Reports
+from server.telemetry.traces import Traces
 
 _log = logging.getLogger(__name__)
+INFERENCE_ROUTES = ("/v1/chat/completions", "/v1/completions")
 Clock = Callable[[], datetime]
 
 
 class Gateway:
     """One worker's parts. Made without touching anything; `open` and `close` are its life."""
 
-    def __init__(self, settings: Settings, now: Clock) -> None:
+    def __init__(self, settings: Settings, now: Clock, shared_metrics: Path | None) -> None:
+        """`shared_metrics` is the directory where the workers of this gateway count together; None counts alone."""
         self.settings = settings
         self.now = now
+        self.metrics = Metrics()
+        self.reports = Reports(self.metrics, settings.server.log_requests, INFERENCE_ROUTES)
+        self.traces: Traces | None = None
         self.adapters = AdapterStore(settings.directory / "adapters")
-        self.engines = Engines(settings.engine)
+        self.engines = Engines(settings.engine, self.metrics)
         self.live = LiveSnapshot(self._load)
+        self._shared_metrics = shared_metrics
         self._prepared = False
         self.database: Database
         self.tokens: FeedbackTokens
         self.journal: Journal
         self.drainer: Drainer
         self.capture: Capture
+        self.gauges: Gauges
 
     async def open(self) -> None:
         """Start all parts. Neither an engine nor a database needs to be there yet.
 
-        Raises `StorageError` when the data directory cannot be used.
+        Raises `StorageError` when the data directory cannot be used, `SettingsError` when traces cannot be sent.
         """
+        if self._shared_metrics is not None:
+            self.metrics.share(self._shared_metrics)
+        if self.settings.server.traces:
+            self.traces = Traces(self.settings.server.traces)
         await asyncio.to_thread(self._open_storage)
-        self.capture = Capture(self.journal)
+        self.capture = Capture(self.journal, self.metrics)
         self.drainer.start()
         self.live.start()
         await self.engines.start()
+        self.gauges = Gauges(self.metrics, self.engines, self.live, self.journal, self.drainer)
+        self.gauges.start()
 
     async def close(self) -> None:
         """Stop all parts; what the drainer could not bring away stays in the journal for the next start."""
         await self.engines.stop()
         await asyncio.to_thread(self.live.stop)
         await asyncio.to_thread(self.drainer.stop)
+        self.gauges.stop()
         self.journal.close()
         self.database.close()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
+        self.metrics.close()
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
 from feedback import settings
 from feedback.errors import UnavailableError
 from server.connections import BrokenAnswerError, Connection, Connections, UnreachableError
+from server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -32,8 +34,10 @@ class _Cards(msgspec.Struct):
 class Replica:
     """One engine process at one address."""
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, patience: float, ejected: Callable[[str], None] = lambda _url: None) -> None:
+        """`ejected` is told its address when it is taken out of service."""
         self.connections = Connections(url)
+        self._ejected = ejected
         self.patience = patience
         self.healthy = False
         self.problem = "it was not asked yet"
@@ -64,6 +68,7 @@ class Replica:
         """Take it out of service until it is well again."""
         if self.healthy:
             _log.warning("%s", problem)
+            self._ejected(self.connections.url)
         self.healthy, self.problem = False, problem
 
     async def _get(self, path: str) -> tuple[int, bytes]:
@@ -78,10 +83,10 @@ class Replica:
 class Engines:
     """All replicas of all bases."""
 
-    def __init__(self, engines: Sequence[settings.Engine]) -> None:
+    def __init__(self, engines: Sequence[settings.Engine], metrics: Metrics) -> None:
         self._bases = {
             engine.base: [
-                Replica(url, engine.request_seconds)
+                Replica(url, engine.request_seconds, partial(metrics.ejected, engine.base))
                 for url in engine.urls or [f"http://{engine.host}:{engine.port}"]
             ]
             for engine in engines
@@ -103,6 +108,10 @@ class Engines:
         for replicas in self._bases.values():
             for replica in replicas:
                 replica.connections.close()
+
+    def all(self) -> list[tuple[str, Replica]]:
+        """Every replica, with its base."""
+        return [(base, replica) for base, replicas in self._bases.items() for replica in replicas]
 
     def of(self, base: str) -> list[Replica]:
         """The replicas that serve a base."""

@@ -39,7 +39,9 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
     route = choose(body.model, gateway.live.current)
     caller.need_model(route.model)
     conversation = body.conversation(request.headers.get("x-starloop-conversation"))
-    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now())
+    traces = gateway.traces
+    trace = None if traces is None else traces.begin(path, route, request.headers.get("traceparent"))
+    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now(), trace)
 
 
 ROUTES = [chat_completion, completion]

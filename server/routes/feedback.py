@@ -18,6 +18,7 @@ from server.access import Caller
 from server.capture import Recent
 from server.gateway import Gateway
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of
+from server.telemetry.families import NONE
 from server.views import FeedbackView, show_new_feedback
 from server.wire import AssistantMessage, NewFeedback
 
@@ -66,6 +67,9 @@ async def give_feedback(
         tags=data.tags or None,
     )
     await gateway.capture.feedback(record)
+    if record.rating is not None:
+        model, version = (known.model, known.version) if known is not None else (NONE, NONE)
+        gateway.metrics.rated(model, version, record.rating)
     return Response(
         show_new_feedback(record),
         status_code=201 if known is not None else 202,
@@ -109,7 +113,7 @@ def _find(gateway: Gateway, inference_id: str) -> tuple[Recent | None, bool]:
             row = get_inference(session, inference_id)
     except UnavailableError:
         return None, False
-    return (None if row is None else Recent(row.model, row.user, row.key_id)), True
+    return (None if row is None else Recent(row.model, row.version, row.user, row.key_id)), True
 
 
 def _may_be_early(inference_id: str, now: datetime) -> None:

@@ -178,6 +178,7 @@ NEEDS: dict[tuple[str, str], tuple[str, ...] | str] = {
     ("POST", "/v1/cycles/{cycle_id}/cancel"): ("train",),
     ("GET", "/health/live"): "open",
     ("GET", "/health/ready"): "open",
+    ("GET", "/metrics"): SCOPES,
     ("GET", "/"): "open",
     ("GET", "/static/{name}"): "open",
     ("GET", "/schema"): SCOPES,
