@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from feedback.access.keys import SCOPES, hash_secret
+from feedback.access.limits import Limits
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
 from feedback.registry.snapshot import Snapshot
 from server.loopback import is_local
@@ -23,6 +24,7 @@ class Caller(NamedTuple):
     scopes: frozenset[str]
     models: frozenset[str] | None
     """Models the key is for; None is all."""
+    limits: Limits | None = None
 
     def may(self, *scopes: str) -> bool:
         """Whether one of the scopes is held; `admin` holds all."""
@@ -71,7 +73,7 @@ def identify(peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapsho
     if secret is not None:
         grant = snapshot.keys.get(hash_secret(secret))
         if grant is not None:
-            return Caller(grant.id, grant.owner, grant.scopes, grant.models)
+            return Caller(grant.id, grant.owner, grant.scopes, grant.models, grant.limits)
     if not snapshot.any_key:
         if is_local(peer, headers):
             return AT_THIS_MACHINE

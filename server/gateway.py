@@ -18,6 +18,7 @@ from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
 from server.capture import Capture
+from server.counters import Counters
 from server.replicas import Engines
 from server.snapshot import LiveSnapshot
 
@@ -40,6 +41,7 @@ class Gateway:
         self.journal: Journal
         self.drainer: Drainer
         self.capture: Capture
+        self.counters: Counters
 
     async def open(self) -> None:
         """Start all parts. Neither an engine nor a database needs to be there yet.
@@ -58,11 +60,13 @@ class Gateway:
         await asyncio.to_thread(self.live.stop)
         await asyncio.to_thread(self.drainer.stop)
         self.journal.close()
+        self.counters.close()
         self.database.close()
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)
         self.tokens = open_tokens(self.settings.directory, self.settings.server.feedback_token_days)
+        self.counters = Counters.open(self.settings.directory)
         try:
             self.live.refresh()
         except UnavailableError as error:

@@ -19,6 +19,8 @@ from server.gateway import Gateway
 SCOPES = "scopes"
 OPEN = "open"
 """In a route's `opt`: anyone, also without a key. A route that declares nothing wants any key."""
+COUNTED = "counted"
+"""In a route's `opt`: it holds the caller to the key's limits itself."""
 
 Parts = NamedDependency[Gateway]
 Limit = Annotated[int, QueryParameter(ge=1, le=1000)]
@@ -59,12 +61,15 @@ async def admit(request: Request[Any, Any, Any]) -> None:
     Raises `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
     handler: that cost 20 µs a request.
     """
-    needed = request.route_handler.opt.get(SCOPES, ())
+    options = request.route_handler.opt
+    needed = options.get(SCOPES, ())
     if needed == OPEN:
         return
     caller = caller_of(request)
     if needed:
         caller.need(*needed)
+    if COUNTED not in options:
+        count(request, caller)
     request.scope["user"] = caller
 
 
@@ -73,3 +78,10 @@ def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
     gateway: Gateway = connection.app.state.gateway
     client = connection.scope["client"]
     return identify(client[0] if client else None, dict(connection.scope["headers"]), gateway.live.current)
+
+
+def count(connection: ASGIConnection[Any, Any, Any, Any], caller: Caller) -> None:
+    """Count a request of a key that may make only so many. Raises `LimitReachedError` for one too many."""
+    if caller.limits is not None and caller.key_id is not None:
+        gateway: Gateway = connection.app.state.gateway
+        gateway.counters.count(caller.key_id, caller.limits, gateway.now().timestamp())

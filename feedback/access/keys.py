@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
+from feedback.access.limits import Limits, stored_limits
 from feedback.access.secret_file import read_or_create, read_secret, replace_secret
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import new_id
@@ -33,14 +34,15 @@ def create_key(
     owner: str,
     models: Sequence[str] | None,
     now: datetime,
-    internal: bool = False,
+    limits: Limits | None = None,
 ) -> tuple[Key, str]:
     """A new key and its secret, which stands nowhere else; the caller commits.
 
     Raises `BadFieldError` for a scope that there is not, or for none.
     """
     secret = _new_secret()
-    key = _key(secret, scopes, owner, models, now, internal)
+    key = _key(secret, scopes, owner, models, now)
+    key.limits = stored_limits(limits)
     session.add(key)
     return key, secret
 
@@ -98,7 +100,7 @@ def _key(
     owner: str,
     models: Sequence[str] | None,
     now: datetime,
-    internal: bool,
+    internal: bool = False,
 ) -> Key:
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:

@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from feedback.access.keys import SCOPES, create_key, list_keys, revoke_key
+from feedback.access.limits import LIMITS, parse_limits, shown_limits
 from feedback.commands.options import emit, json_option, listing, settings_option
 from feedback.errors import BadFieldError
 from feedback.settings import Settings
@@ -27,12 +28,18 @@ def keys() -> None:
 @click.option("--scopes", required=True, help=f"Comma-separated, of: {', '.join(SCOPES)}.")
 @click.option("--owner", default="", help="Whose key it is; shown in lists and decisions.")
 @click.option("--models", default="", help="Comma-separated models that it is for; all without it.")
+@click.option(
+    "--limits",
+    default="",
+    help=f"Comma-separated, of {', '.join(LIMITS)}: requests and tokens a minute, completions at a time; "
+    "none without it.",
+)
 @json_option
 @settings_option
-def create(settings: Settings, scopes: str, owner: str, models: str, as_json: bool) -> None:
+def create(settings: Settings, scopes: str, owner: str, models: str, limits: str, as_json: bool) -> None:
     """Make a key and show its secret, which is kept nowhere.
 
-    Example: starloop keys create --scopes infer,feedback --owner web-shop
+    Example: starloop keys create --scopes infer,feedback --owner web-shop --limits rpm=600,tpm=100000,concurrent=8
     """
     named = _names(models)
     unknown = [name for name in named if settings.model_named(name) is None]
@@ -41,7 +48,9 @@ def create(settings: Settings, scopes: str, owner: str, models: str, as_json: bo
         raise click.UsageError(f"models: no [[model]] is named {', '.join(unknown)}; there are {known}")
     with opened(settings) as database, database.session() as session:
         try:
-            key, secret = create_key(session, _names(scopes), owner, named or None, datetime.now(UTC))
+            key, secret = create_key(
+                session, _names(scopes), owner, named or None, datetime.now(UTC), parse_limits(limits)
+            )
         except BadFieldError as error:
             raise click.UsageError(str(error)) from error
         session.commit()
@@ -92,6 +101,7 @@ def _shown(key: Key) -> dict[str, object]:
         "scopes": key.scopes,
         "owner": key.owner,
         "models": key.models,
+        "limits": key.limits,
         "internal": key.internal,
         "created": _moment(key.created),
         "revoked": None if key.revoked is None else _moment(key.revoked),
@@ -105,12 +115,13 @@ def _table(found: list[Key]) -> Table:
             key.owner or None,
             " ".join(key.scopes),
             "all" if key.models is None else " ".join(key.models),
+            shown_limits(key.limits),
             f"{_moment(key.created):%Y-%m-%d %H:%M}",
             "open" if key.revoked is None else f"revoked {_moment(key.revoked):%Y-%m-%d %H:%M}",
         ]
         for key in found
     ]
-    return listing("keys", ["id", "owner", "scopes", "models", "created (UTC)", "state"], rows)
+    return listing("keys", ["id", "owner", "scopes", "models", "limits", "created (UTC)", "state"], rows)
 
 
 def _moment(seconds: float) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
+from feedback.access.limits import Limits, read_limits
 from feedback.registry.models import SERVABLE
 from feedback.storage.tables import Key, ModelVersion, RegisteredModel
 
@@ -30,6 +31,7 @@ class Grant(Struct, frozen=True):
     scopes: frozenset[str]
     models: frozenset[str] | None
     """Models the key is for; None is all."""
+    limits: Limits | None = None
 
 
 class Snapshot(Struct, frozen=True):
@@ -72,5 +74,9 @@ def load_snapshot(session: Session) -> Snapshot:
 
 def _grant(key: Key) -> Grant:
     return Grant(
-        key.id, key.owner, frozenset(key.scopes), None if key.models is None else frozenset(key.models)
+        id=key.id,
+        owner=key.owner,
+        scopes=frozenset(key.scopes),
+        models=None if key.models is None else frozenset(key.models),
+        limits=read_limits(key.limits),
     )

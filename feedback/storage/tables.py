@@ -295,6 +295,8 @@ class Key(SQLModel, table=True):
     owner: str
     models: list[str] | None = Field(default=None, sa_type=JSON)
     """Models that the key is for; null is all."""
+    limits: dict[str, int] | None = Field(default=None, sa_type=JSON)
+    """`{rpm, tpm, concurrent}`, each only where there is one."""
     internal: bool = False
     """The loop's own key: it does not count as `a key was created`."""
     created: float

@@ -17,7 +17,7 @@ from litestar import Litestar
 
 from feedback.settings import Capture, Engine, Model, Server, Settings, Storage
 from server.app import create_app
-from server.gateway import Gateway
+from server.gateway import Clock, Gateway
 
 T = TypeVar("T")
 HELLO = {"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}]}
@@ -50,9 +50,9 @@ class Answer:
 class Inside:
     """The application, started."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: Clock | None = None) -> None:
         self.settings = settings
-        self.app: Litestar = create_app(settings)
+        self.app: Litestar = create_app(settings) if now is None else create_app(settings, now=now)
         self.gateway: Gateway = self.app.state.gateway
         self._loop = asyncio.new_event_loop()
         self._told: asyncio.Queue[Any] = asyncio.Queue()
@@ -193,9 +193,9 @@ def settings_for(
 
 
 @contextmanager
-def inside(settings: Settings) -> Iterator[Inside]:
-    """A started gateway."""
-    gateway = Inside(settings)
+def inside(settings: Settings, now: Clock | None = None) -> Iterator[Inside]:
+    """A started gateway, by a clock of the test's own if it has one."""
+    gateway = Inside(settings, now)
     gateway.start()
     try:
         yield gateway

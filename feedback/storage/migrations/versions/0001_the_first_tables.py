@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("models", sa.JSON(), nullable=True),
+        sa.Column("limits", sa.JSON(), nullable=True),
         sa.Column("internal", sa.Boolean(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("revoked", sa.Float(), nullable=True),
