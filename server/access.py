@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from feedback.access.keys import SCOPES, hash_secret
 from feedback.access.limits import Limits
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
-from feedback.registry.snapshot import Snapshot
+from feedback.registry.snapshot import Grant, Snapshot
 from server.loopback import is_local
 
 _BEARER = "bearer "
@@ -67,13 +68,13 @@ class Caller(NamedTuple):
 AT_THIS_MACHINE = Caller(None, "local", frozenset(SCOPES), None)
 
 
-def identify(peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Caller:
-    """The caller of a request. Raises `NoKeyError` when it has no key that is known and needs one."""
+def identify(peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapshot, now: datetime) -> Caller:
+    """The caller of a request. Raises `NoKeyError` when it has no key that is open and needs one."""
     secret = bearer(headers)
     if secret is not None:
         grant = snapshot.keys.get(hash_secret(secret))
         if grant is not None:
-            return Caller(grant.id, grant.owner, grant.scopes, grant.models, grant.limits)
+            return _caller(grant, now)
     if not snapshot.any_key:
         if is_local(peer, headers):
             return AT_THIS_MACHINE
@@ -90,6 +91,13 @@ def bearer(headers: Mapping[bytes, bytes]) -> str | None:
     """The secret in `Authorization: Bearer …`, or None."""
     value = headers.get(b"authorization", b"").decode("latin-1")
     return value[len(_BEARER) :].strip() or None if value[: len(_BEARER)].lower() == _BEARER else None
+
+
+def _caller(grant: Grant, now: datetime) -> Caller:
+    if grant.expires is not None and now.timestamp() >= grant.expires:
+        ended = datetime.fromtimestamp(grant.expires, UTC)
+        raise NoKeyError(f"this API key expired at {ended:%Y-%m-%d %H:%M:%S} UTC; {_MAKE}")
+    return Caller(grant.id, grant.owner, grant.scopes, grant.models, grant.limits)
 
 
 def _listed(models: Iterable[str] | None) -> str:

@@ -77,7 +77,8 @@ def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
     """Who is calling. Raises `NoKeyError`, or `UnavailableError` when no key could ever be read."""
     gateway: Gateway = connection.app.state.gateway
     client = connection.scope["client"]
-    return identify(client[0] if client else None, dict(connection.scope["headers"]), gateway.live.current)
+    peer, headers = client[0] if client else None, dict(connection.scope["headers"])
+    return identify(peer, headers, gateway.live.current, gateway.now())
 
 
 def count(connection: ASGIConnection[Any, Any, Any, Any], caller: Caller) -> None:

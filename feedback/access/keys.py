@@ -35,6 +35,7 @@ def create_key(
     models: Sequence[str] | None,
     now: datetime,
     limits: Limits | None = None,
+    expires: datetime | None = None,
 ) -> tuple[Key, str]:
     """A new key and its secret, which stands nowhere else; the caller commits.
 
@@ -43,6 +44,7 @@ def create_key(
     secret = _new_secret()
     key = _key(secret, scopes, owner, models, now)
     key.limits = stored_limits(limits)
+    key.expires = None if expires is None else expires.timestamp()
     session.add(key)
     return key, secret
 

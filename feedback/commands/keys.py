@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import click
 from rich.table import Table
 
+from feedback.access.expiry import parse_expiry
 from feedback.access.keys import SCOPES, create_key, list_keys, revoke_key
 from feedback.access.limits import LIMITS, parse_limits, shown_limits
 from feedback.commands.options import emit, json_option, listing, settings_option
@@ -34,13 +35,23 @@ def keys() -> None:
     help=f"Comma-separated, of {', '.join(LIMITS)}: requests and tokens a minute, completions at a time; "
     "none without it.",
 )
+@click.option("--expires", help="From when on it is refused: 90d, 12h, 4w, or a date or time in UTC.")
 @json_option
 @settings_option
-def create(settings: Settings, scopes: str, owner: str, models: str, limits: str, as_json: bool) -> None:
+def create(
+    settings: Settings,
+    scopes: str,
+    owner: str,
+    models: str,
+    limits: str,
+    expires: str | None,
+    as_json: bool,
+) -> None:
     """Make a key and show its secret, which is kept nowhere.
 
     Example: starloop keys create --scopes infer,feedback --owner web-shop --limits rpm=600,tpm=100000,concurrent=8
     """
+    now = datetime.now(UTC)
     named = _names(models)
     unknown = [name for name in named if settings.model_named(name) is None]
     if unknown:
@@ -49,7 +60,13 @@ def create(settings: Settings, scopes: str, owner: str, models: str, limits: str
     with opened(settings) as database, database.session() as session:
         try:
             key, secret = create_key(
-                session, _names(scopes), owner, named or None, datetime.now(UTC), parse_limits(limits)
+                session,
+                _names(scopes),
+                owner,
+                named or None,
+                now,
+                parse_limits(limits),
+                None if expires is None else parse_expiry(expires, now),
             )
         except BadFieldError as error:
             raise click.UsageError(str(error)) from error
@@ -104,11 +121,13 @@ def _shown(key: Key) -> dict[str, object]:
         "limits": key.limits,
         "internal": key.internal,
         "created": _moment(key.created),
+        "expires": None if key.expires is None else _moment(key.expires),
         "revoked": None if key.revoked is None else _moment(key.revoked),
     }
 
 
 def _table(found: list[Key]) -> Table:
+    now = datetime.now(UTC)
     rows = [
         [
             key.id,
@@ -117,11 +136,20 @@ def _table(found: list[Key]) -> Table:
             "all" if key.models is None else " ".join(key.models),
             shown_limits(key.limits),
             f"{_moment(key.created):%Y-%m-%d %H:%M}",
-            "open" if key.revoked is None else f"revoked {_moment(key.revoked):%Y-%m-%d %H:%M}",
+            _state(key, now),
         ]
         for key in found
     ]
     return listing("keys", ["id", "owner", "scopes", "models", "limits", "created (UTC)", "state"], rows)
+
+
+def _state(key: Key, now: datetime) -> str:
+    if key.revoked is not None:
+        return f"revoked {_moment(key.revoked):%Y-%m-%d %H:%M}"
+    if key.expires is None:
+        return "open"
+    expires = _moment(key.expires)
+    return f"{'expired' if expires <= now else 'open until'} {expires:%Y-%m-%d %H:%M}"
 
 
 def _moment(seconds: float) -> datetime:

@@ -32,6 +32,8 @@ class Grant(Struct, frozen=True):
     models: frozenset[str] | None
     """Models the key is for; None is all."""
     limits: Limits | None = None
+    expires: float | None = None
+    """Unix seconds from which on it allows nothing."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -39,7 +41,7 @@ class Snapshot(Struct, frozen=True):
 
     models: dict[str, ModelRoute]
     keys: dict[str, Grant]
-    """By the secret's hash; revoked keys are not among them."""
+    """By the secret's hash; revoked keys are not among them, expired ones are."""
     any_key: bool
     """A key was once created. Revoked ones count: revoking the last must not open the door to everyone."""
 
@@ -79,4 +81,5 @@ def _grant(key: Key) -> Grant:
         scopes=frozenset(key.scopes),
         models=None if key.models is None else frozenset(key.models),
         limits=read_limits(key.limits),
+        expires=key.expires,
     )

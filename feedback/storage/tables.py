@@ -300,6 +300,8 @@ class Key(SQLModel, table=True):
     internal: bool = False
     """The loop's own key: it does not count as `a key was created`."""
     created: float
+    expires: float | None = None
+    """From then on it is refused; null is never."""
     revoked: float | None = None
 
 

@@ -55,6 +55,17 @@ def test_a_key_is_shown_and_listed_for_people_too(config: Path) -> None:
     assert "admin" in listed.stdout and "assistant" in listed.stdout and "open" in listed.stdout
 
 
+def test_limits_and_expiry_are_shown_with_the_key(config: Path) -> None:
+    given = ("--scopes", "infer", "--limits", "rpm=600,concurrent=8", "--expires", "2300-01-31")
+    made = json.loads(_run(keys, "create", *given, "--json", config=config).stdout)
+    assert made["limits"] == {"rpm": 600, "concurrent": 8}
+    assert made["expires"] == "2300-01-31T00:00:00Z"
+    (listed,) = json.loads(_run(keys, "list", "--json", config=config).stdout)["items"]
+    assert listed == {name: value for name, value in made.items() if name != "secret"}
+    table = "".join(_run(keys, "list", config=config).stdout.split())
+    assert "rpm=" in table and "until" in table
+
+
 def test_a_revoked_key_is_shown_as_revoked(config: Path) -> None:
     made = json.loads(_run(keys, "create", "--scopes", "infer", "--json", config=config).stdout)
     revoked = _run(keys, "revoke", made["id"], "--json", config=config)
@@ -70,7 +81,16 @@ def test_a_key_that_there_is_not_ends_with_a_sentence_and_status_1(config: Path)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--scopes", "root"], ["--scopes", "infer", "--models", "nosuch"], []], ids=str
+    "arguments",
+    [
+        ["--scopes", "root"],
+        ["--scopes", "infer", "--models", "nosuch"],
+        ["--scopes", "infer", "--limits", "rps=1"],
+        ["--scopes", "infer", "--expires", "2001-01-01"],
+        ["--scopes", "infer", "--expires", "soon"],
+        [],
+    ],
+    ids=str,
 )
 def test_a_wrong_option_is_wrong_usage(arguments: list[str], config: Path) -> None:
     assert _run(keys, "create", *arguments, config=config).exit_code == 2

@@ -161,3 +161,28 @@ def test_workers_hold_one_key_to_one_limit(data: Path, tmp_path: Path) -> None:
             statuses = Counter(pool.map(ask, range(60)))
         assert statuses == {200: 20, 429: 40}
         assert len(engine.completions()) == 20
+
+
+# -- the time limit
+
+
+def test_a_key_works_until_the_moment_it_expires_and_then_says_when_that_was(
+    limited: Inside, engine: FakeEngine, clock: Clock
+) -> None:
+    ends = START + timedelta(days=90)
+    with limited.gateway.database.session() as session:
+        _, secret = create_key(session, ["infer", "feedback"], "shop", None, START, expires=ends)
+        session.commit()
+    limited.gateway.live.refresh()
+    key = bearing(secret)
+    clock.now = ends - timedelta(microseconds=1)
+    asked = limited.ask(headers=key)
+    assert asked.status == 200
+    clock.now = ends
+    opinion = {"inference_id": asked.headers["x-starloop-inference-id"], "rating": 4}
+    for refused in (limited.ask(headers=key), limited.call("POST", "/v1/feedback", opinion, key)):
+        assert refused.status == 401
+        assert refused.json["error"]["code"] == "invalid_api_key"
+        assert "expired at 2026-04-01 12:00:00 UTC" in refused.json["error"]["message"]
+    assert limited.ask().status == 401  # and the door stays shut
+    assert len(engine.completions()) == 1

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("limits", sa.JSON(), nullable=True),
         sa.Column("internal", sa.Boolean(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=True),
         sa.Column("revoked", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("secret_hash"),
