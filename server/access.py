@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from feedback.access.audit import Actor
 from feedback.access.keys import SCOPES, hash_secret
 from feedback.access.limits import Limits
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
@@ -26,6 +27,11 @@ class Caller(NamedTuple):
     models: frozenset[str] | None
     """Models the key is for; None is all."""
     limits: Limits | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Who the audit log names."""
+        return Actor(self.owner, self.key_id)
 
     def may(self, *scopes: str) -> bool:
         """Whether one of the scopes is held; `admin` holds all."""

@@ -18,6 +18,7 @@ from server import errors, openapi
 from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
+    audit,
     cases,
     completions,
     cycles,
@@ -30,7 +31,19 @@ from server.routes import (
     pages,
 )
 
-_FAMILIES = (completions, models, feedback, inferences, failures, cases, datasets, cycles, health, pages)
+_FAMILIES = (
+    completions,
+    models,
+    feedback,
+    inferences,
+    failures,
+    cases,
+    datasets,
+    cycles,
+    audit,
+    health,
+    pages,
+)
 
 
 def create_app(settings: Settings, *, now: Clock = lambda: datetime.now(UTC)) -> Litestar:

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
+from feedback.access.audit import Actor, note
 from feedback.access.limits import Limits, stored_limits
 from feedback.access.secret_file import read_or_create, read_secret, replace_secret
 from feedback.errors import BadFieldError, NotFoundError
@@ -79,7 +80,9 @@ def ensure_loop_key(database: Database, directory: Path, now: datetime) -> str:
             replace_secret(path, secret)
             known = None
         if known is None:
-            session.add(_key(secret, ["admin"], "loop", None, now, internal=True))
+            key = _key(secret, ["admin"], "loop", None, now, internal=True)
+            session.add(key)
+            note(session, Actor("gateway"), "key.create", key.id, now, scopes=key.scopes, owner=key.owner)
             try:
                 session.commit()
             except IntegrityError:  # another process entered the same secret just now

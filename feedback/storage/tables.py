@@ -305,6 +305,22 @@ class Key(SQLModel, table=True):
     revoked: float | None = None
 
 
+class Audit(SQLModel, table=True):
+    """One administrative act. Append-only: triggers refuse to change or delete a row."""
+
+    __tablename__ = "audit"
+
+    id: str = Field(primary_key=True, max_length=36)
+    created: float
+    actor: str
+    """Owner of the key, the operating system's user, or the part of Starloop that acted."""
+    key_id: str | None = None
+    act: str = Field(index=True)
+    subject: str
+    """Id or name of what was acted on."""
+    details: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+
+
 class Lease(SQLModel, table=True):
     """Who leads: one loop at a time."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from feedback.access.audit import note
 from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
 from feedback.datasets.contract import TaskContract
 from feedback.errors import NotFoundError
@@ -44,7 +45,18 @@ def draw(data: JSONBody[Draw], request: GatewayRequest, gateway: Parts) -> Liste
     request.user.need_model(data.model)
     with gateway.database.session() as session:
         seed = secrets.randbits(32)
-        drawn = draw_cases(session, data.model, data.count, gateway.settings, seed, gateway.now())
+        now = gateway.now()
+        drawn = draw_cases(session, data.model, data.count, gateway.settings, seed, now)
+        note(
+            session,
+            request.user.actor,
+            "case.draw",
+            data.model,
+            now,
+            asked=data.count,
+            drawn=len(drawn),
+            seed=seed,
+        )
         session.commit()
         return Listed([_shown(case) for case in drawn])
 
@@ -59,6 +71,7 @@ def confirm(
         contract = _contract(gateway, _model_of(session.get(Case, wanted), wanted))
         case = confirm_case(session, wanted, data.answer, request.user.owner, gateway.now(), contract)
         request.user.need_model(case.model)
+        note(session, request.user.actor, "case.confirm", case.id, gateway.now(), model=case.model)
         session.commit()
         return _shown(case)
 
@@ -70,6 +83,7 @@ def drop(case_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Cas
     with gateway.database.session() as session:
         case = drop_case(session, wanted)
         request.user.need_model(case.model)
+        note(session, request.user.actor, "case.drop", case.id, gateway.now(), model=case.model)
         session.commit()
         return _shown(case)
 

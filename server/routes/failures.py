@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from feedback.access.audit import note
 from feedback.datasets.failures import list_failures, resolve_failure
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
@@ -44,6 +45,8 @@ def resolve(
     with gateway.database.session() as session:
         row = resolve_failure(session, wanted, data.action, correction, request.user.owner, gateway.now())
         request.user.need_model(row.model)
+        facts = {"model": row.model, "action": data.action}
+        note(session, request.user.actor, "failure.resolve", row.id, gateway.now(), **facts)
         session.commit()
         return view(FailureView, row)
 

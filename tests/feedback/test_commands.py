@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from pathlib import Path
 
 import click
@@ -71,6 +73,24 @@ def test_a_revoked_key_is_shown_as_revoked(config: Path) -> None:
     revoked = _run(keys, "revoke", made["id"], "--json", config=config)
     assert revoked.exit_code == 0
     assert json.loads(revoked.stdout)["revoked"] is not None
+
+
+def test_making_and_closing_keys_is_audited_without_their_secrets(config: Path) -> None:
+    given = ("--scopes", "infer", "--owner", "shop", "--limits", "rpm=6")
+    made = json.loads(_run(keys, "create", *given, "--json", config=config).stdout)
+    _run(keys, "revoke", made["id"], config=config)
+    log = _run(keys, "audit", "--json", config=config)
+    newest, first = json.loads(log.stdout)["items"]
+    assert (newest["act"], first["act"]) == ("key.revoke", "key.create")
+    assert newest["subject"] == first["subject"] == made["id"]
+    assert first["actor"] == newest["actor"] == pwd.getpwuid(os.getuid()).pw_name
+    assert first["details"]["owner"] == "shop" and first["details"]["limits"] == {"rpm": 6}
+    assert made["secret"] not in log.stdout and hash_secret(made["secret"]) not in log.stdout
+    one = json.loads(
+        _run(keys, "audit", "--act", "key.create", "--limit", "1", "--json", config=config).stdout
+    )
+    assert [item["id"] for item in one["items"]] == [first["id"]]
+    assert "key.revoke" in "".join(_run(keys, "audit", config=config).stdout.split())
 
 
 def test_a_key_that_there_is_not_ends_with_a_sentence_and_status_1(config: Path) -> None:

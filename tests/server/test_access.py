@@ -176,6 +176,7 @@ NEEDS: dict[tuple[str, str], tuple[str, ...] | str] = {
     ("POST", "/v1/cycles"): ("train",),
     ("GET", "/v1/cycles/{cycle_id}"): ("train",),
     ("POST", "/v1/cycles/{cycle_id}/cancel"): ("train",),
+    ("GET", "/v1/audit"): (),
     ("GET", "/health/live"): "open",
     ("GET", "/health/ready"): "open",
     ("GET", "/"): "open",
