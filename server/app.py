@@ -29,6 +29,7 @@ from server.routes import (
     inferences,
     models,
     pages,
+    session,
 )
 
 _FAMILIES = (
@@ -41,6 +42,7 @@ _FAMILIES = (
     datasets,
     cycles,
     audit,
+    session,
     health,
     pages,
 )

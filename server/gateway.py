@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from feedback.access.keys import ensure_loop_key
+from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
 from feedback.errors import UnavailableError
 from feedback.registry.adapters import AdapterStore
@@ -38,6 +39,7 @@ class Gateway:
         self._prepared = False
         self.database: Database
         self.tokens: FeedbackTokens
+        self.sessions: Sessions
         self.journal: Journal
         self.drainer: Drainer
         self.capture: Capture
@@ -66,6 +68,7 @@ class Gateway:
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)
         self.tokens = open_tokens(self.settings.directory, self.settings.server.feedback_token_days)
+        self.sessions = open_sessions(self.settings.directory, self.settings.server.session_hours)
         self.counters = Counters.open(self.settings.directory)
         try:
             self.live.refresh()

@@ -12,7 +12,8 @@ from litestar.params import QueryParameter
 
 from feedback.errors import BadFieldError
 from feedback.ids import parse_id
-from server.access import Caller, identify
+from server.access import Caller, bearer, identify
+from server.cookies import check_change, session_cookie
 from server.decoding import decode_body, decoder_of, text_of
 from server.gateway import Gateway
 
@@ -74,11 +75,21 @@ async def admit(request: Request[Any, Any, Any]) -> None:
 
 
 def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
-    """Who is calling. Raises `NoKeyError`, or `UnavailableError` when no key could ever be read."""
+    """Who is calling, by key or by a session of the pages.
+
+    Raises `NoKeyError`, `NotAllowedError` for a change by session that none of our pages asked for, or
+    `UnavailableError` when no key could ever be read.
+    """
     gateway: Gateway = connection.app.state.gateway
     client = connection.scope["client"]
     peer, headers = client[0] if client else None, dict(connection.scope["headers"])
-    return identify(peer, headers, gateway.live.current, gateway.now())
+    now, snapshot = gateway.now(), gateway.live.current
+    cookie = None if bearer(headers) is not None else session_cookie(connection.scope["headers"])
+    ticket = None if cookie is None else gateway.sessions.read(cookie, now)
+    caller = identify(peer, headers, snapshot, now, None if ticket is None else ticket.key_id)
+    if ticket is not None and caller.key_id == ticket.key_id:
+        check_change(str(connection.scope.get("method")), headers, ticket)
+    return caller
 
 
 def count(connection: ASGIConnection[Any, Any, Any, Any], caller: Caller) -> None:

@@ -44,6 +44,8 @@ class Snapshot(Struct, frozen=True):
     """By the secret's hash; revoked keys are not among them, expired ones are."""
     any_key: bool
     """A key was once created. Revoked ones count: revoking the last must not open the door to everyone."""
+    by_id: dict[str, Grant] = {}
+    """The open keys by their ids."""
 
 
 def load_snapshot(session: Session) -> Snapshot:
@@ -67,10 +69,12 @@ def load_snapshot(session: Session) -> Snapshot:
         for row in session.exec(select(RegisteredModel))
     }
     keys = list(session.exec(select(Key)))
+    grants = {key.secret_hash: _grant(key) for key in keys if key.revoked is None}
     return Snapshot(
         models=models,
-        keys={key.secret_hash: _grant(key) for key in keys if key.revoked is None},
+        keys=grants,
         any_key=any(not key.internal for key in keys),
+        by_id={grant.id: grant for grant in grants.values()},
     )
 
 

@@ -29,6 +29,8 @@ class Answer:
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    cookies: list[str] = field(default_factory=list)
+    """Each `set-cookie` as it came."""
     pieces: list[bytes] = field(default_factory=list)
     complete: bool = False
 
@@ -148,6 +150,9 @@ class Inside:
             if message["type"] == "http.response.start":
                 answer.status = message["status"]
                 answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+                answer.cookies = [
+                    value.decode() for name, value in message["headers"] if name == b"set-cookie"
+                ]
             else:
                 answer.pieces.append(message.get("body", b""))
                 answer.complete = not message.get("more_body", False)

@@ -177,6 +177,8 @@ NEEDS: dict[tuple[str, str], tuple[str, ...] | str] = {
     ("GET", "/v1/cycles/{cycle_id}"): ("train",),
     ("POST", "/v1/cycles/{cycle_id}/cancel"): ("train",),
     ("GET", "/v1/audit"): (),
+    ("POST", "/session"): "open",
+    ("DELETE", "/session"): "open",
     ("GET", "/health/live"): "open",
     ("GET", "/health/ready"): "open",
     ("GET", "/"): "open",
