@@ -68,9 +68,10 @@ def confirm(
     """Give a drawn case its right answer."""
     wanted = identifier(case_id, "a case")
     with gateway.database.session() as session:
-        contract = _contract(gateway, _model_of(session.get(Case, wanted), wanted))
+        model = _model_of(session.get(Case, wanted), wanted)
+        request.user.need_model(model)
+        contract = _contract(gateway, model)
         case = confirm_case(session, wanted, data.answer, request.user.owner, gateway.now(), contract)
-        request.user.need_model(case.model)
         note(session, request.user.actor, "case.confirm", case.id, gateway.now(), model=case.model)
         session.commit()
         return _shown(case)
@@ -81,8 +82,8 @@ def drop(case_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Cas
     """Take a case out of its suite: it cannot be judged, or should not be."""
     wanted = identifier(case_id, "a case")
     with gateway.database.session() as session:
+        request.user.need_model(_model_of(session.get(Case, wanted), wanted))
         case = drop_case(session, wanted)
-        request.user.need_model(case.model)
         note(session, request.user.actor, "case.drop", case.id, gateway.now(), model=case.model)
         session.commit()
         return _shown(case)

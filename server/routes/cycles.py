@@ -68,8 +68,9 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> C
 def cancel(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CycleView:
     """Ask a cycle to end at its next safe point."""
     with gateway.database.session() as session:
-        row = cancel_cycle(session, identifier(cycle_id, "a cycle"), gateway.now())
-        request.user.need_model(row.model)
+        wanted = identifier(cycle_id, "a cycle")
+        request.user.need_model(get_cycle(session, wanted).model)
+        row = cancel_cycle(session, wanted, gateway.now())
         note(session, request.user.actor, "cycle.cancel", row.id, gateway.now(), model=row.model)
         session.commit()
         return _shown(row)
