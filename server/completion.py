@@ -163,6 +163,7 @@ class Completion:
         text, facts, failed = events.assemble()
         message = str(failure) if failure else failed
         captured = await self._captured(status, facts, text, message)
+        self._tokens = self._tokens or events.count
         if status == CLIENT_GONE:
             return
         if failure is None and promised and not captured:

@@ -1,7 +1,7 @@
 """What each key has used of its limits: one table that all workers over a data directory share.
 
-A file mapped into memory, read and changed under its flock: exact, as only one worker looks and counts at a time, and
-0.5 µs for the lock. A minute is sixty steps of a second, each with its own count, so that a limit holds over the last
+A file mapped into memory, read and changed under its flock: exact, as only one worker looks and counts at a time, and cheap,
+as nothing waits for a disk. A minute is sixty steps of a second, each with its own count, so that a limit holds over the last
 sixty seconds and not only from one full minute to the next. What is under way is counted by worker. A worker owns its
 column through a lock that the kernel frees when it dies; the next one to miss a place then empties that column.
 

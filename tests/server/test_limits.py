@@ -95,6 +95,16 @@ def test_tokens_are_those_that_are_recorded(limited: Inside, engine: FakeEngine,
     assert limited.ask(headers=key).status == 200
 
 
+def test_who_leaves_a_stream_before_its_usage_has_used_what_came(
+    limited: Inside, engine: FakeEngine, clock: Clock
+) -> None:
+    key = key_with(limited, "tpm=2")
+    engine.pause, engine.pieces = 0.05, 100
+    body = {**HELLO, "stream": True}
+    limited.run(limited.send("POST", "/v1/chat/completions", body, key, leave_after=0.4))
+    told(limited.ask(headers=key), "2 tokens a minute")
+
+
 def test_as_many_at_a_time_as_the_key_may_and_the_place_is_free_again_whatever_happened(
     limited: Inside, engine: FakeEngine
 ) -> None:
