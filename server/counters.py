@@ -110,7 +110,7 @@ class Counters:
                     self._bury(worker)
             if sum(flying) >= limit:
                 raise LimitReachedError(
-                    f"this key may have {limit} requests under way at a time, and has; wait for one to end",
+                    f"this key may have {limit} completions under way at a time, and has; come again in {_SOON} s",
                     _SOON,
                 )
 
