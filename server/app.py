@@ -19,6 +19,7 @@ from server import errors, openapi
 from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
+    audit,
     cases,
     completions,
     cycles,
@@ -30,6 +31,7 @@ from server.routes import (
     metrics,
     models,
     pages,
+    session,
 )
 from server.telemetry.traces import with_endpoint
 
@@ -42,6 +44,8 @@ _FAMILIES = (
     cases,
     datasets,
     cycles,
+    audit,
+    session,
     health,
     metrics,
     pages,

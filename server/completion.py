@@ -7,7 +7,7 @@ from time import perf_counter
 
 from litestar.types import Receive, Scope, Send
 
-from feedback.errors import StarloopError, StorageError, UnavailableError
+from feedback.errors import LimitReachedError, StarloopError, StorageError, UnavailableError
 from feedback.ids import new_id
 from feedback.storage.records import InferenceRecord
 from server.access import Caller
@@ -53,9 +53,26 @@ class Completion:
         self._trace = trace
         self._asked = ""
         self._first_byte: float | None = None
+        self._tokens = 0
         self.id = new_id(now)
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        key_id, limits = self._caller.key_id, self._caller.limits
+        if key_id is None or limits is None:
+            await self._complete(receive, send)
+            return
+        counters = self._gateway.counters
+        try:
+            counters.enter(key_id, limits, self._created.timestamp())
+        except LimitReachedError as error:
+            await self._fail(send, tell(error))
+            return
+        try:
+            await self._complete(receive, send)
+        finally:
+            counters.leave(key_id, self._tokens, self._gateway.now().timestamp())
+
+    async def _complete(self, receive: Receive, send: Send) -> None:
         watch = ClientWatch(receive)
         engines = self._gateway.engines
         under_way = self._gateway.metrics.under_way
@@ -157,6 +174,7 @@ class Completion:
         message = str(failure) if failure else failed
         kind = type(failure).__name__ if failure else "ErrorEvent" if failed else None
         captured = await self._captured(status, facts, text, message, kind)
+        self._tokens = self._tokens or events.count
         if status == CLIENT_GONE:
             return
         if failure is None and promised and not captured:
@@ -182,6 +200,7 @@ class Completion:
         """Write the record and report the end; False when the first was not possible. `kind` is the error's."""
         body, kept = self._body, self._body.store
         first = self._first_byte
+        self._tokens = (facts.prompt_tokens or 0) + (facts.completion_tokens or 0)
         record = InferenceRecord(
             id=self.id,
             created=self._created.timestamp(),

@@ -15,6 +15,7 @@ from feedback.errors import (
     BadInputError,
     ConflictError,
     DataRefusedError,
+    LimitReachedError,
     NoKeyError,
     NotAllowedError,
     NotFoundError,
@@ -49,6 +50,7 @@ _FORMS: dict[type[Exception], Form] = {
     ConflictError: Form(409, "conflict_error"),
     DataRefusedError: Form(409, "conflict_error", "data_refused"),
     UnsoundAdapterError: Form(409, "conflict_error", "unsound_adapter"),
+    LimitReachedError: Form(429, "rate_limit_error", "rate_limit_exceeded"),
     UnavailableError: Form(503, "service_unavailable_error"),
     BrokenAnswerError: Form(502, "engine_error"),
     WrongAnswerError: Form(502, "engine_error"),
@@ -97,7 +99,7 @@ def tell(error: Exception) -> Failure:
             message = str(error)
     if isinstance(error, BadFieldError):
         param = error.field
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError | LimitReachedError):
         headers["retry-after"] = str(error.retry_after)
     if isinstance(error, NoKeyError):
         headers["www-authenticate"] = "Bearer"

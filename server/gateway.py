@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from feedback.access.keys import ensure_loop_key
+from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
 from feedback.errors import UnavailableError
 from feedback.registry.adapters import AdapterStore
@@ -19,6 +20,7 @@ from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
 from server.capture import Capture
+from server.counters import Counters
 from server.replicas import Engines
 from server.snapshot import LiveSnapshot
 from server.telemetry.gauges import Gauges
@@ -48,10 +50,12 @@ class Gateway:
         self._prepared = False
         self.database: Database
         self.tokens: FeedbackTokens
+        self.sessions: Sessions
         self.journal: Journal
         self.drainer: Drainer
         self.capture: Capture
         self.gauges: Gauges
+        self.counters: Counters
 
     async def open(self) -> None:
         """Start all parts. Neither an engine nor a database needs to be there yet.
@@ -77,6 +81,7 @@ class Gateway:
         await asyncio.to_thread(self.drainer.stop)
         self.gauges.stop()
         self.journal.close()
+        self.counters.close()
         self.database.close()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.close)
@@ -85,6 +90,8 @@ class Gateway:
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)
         self.tokens = open_tokens(self.settings.directory, self.settings.server.feedback_token_days)
+        self.sessions = open_sessions(self.settings.directory, self.settings.server.session_hours)
+        self.counters = Counters.open(self.settings.directory)
         try:
             self.live.refresh()
         except UnavailableError as error:

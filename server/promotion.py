@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from feedback.access.audit import Act, Actor, note
 from feedback.errors import ConflictError, UnsoundAdapterError
 from feedback.registry.models import SERVABLE, MoveKind, get_model, move_champion, rollback_target
 from feedback.registry.versions import get_version
@@ -29,7 +30,13 @@ class Moved(NamedTuple):
 
 
 async def promote(
-    gateway: Gateway, model: str, version: str, reason: str, decided_by: str, cycle_id: str | None
+    gateway: Gateway,
+    model: str,
+    version: str,
+    reason: str,
+    decided_by: str,
+    cycle_id: str | None,
+    key_id: str | None = None,
 ) -> Moved:
     """Make a version (or the base) the champion.
 
@@ -37,21 +44,23 @@ async def promote(
     `UnsoundAdapterError` when its files are not what was published, `UnavailableError` when no engine can be warmed.
     """
     route = await asyncio.to_thread(_sound_route, gateway, model, version)
-    return await _move(gateway, route, "promotion", reason, decided_by, cycle_id)
+    return await _move(gateway, route, "promotion", reason, Actor(decided_by, key_id), cycle_id)
 
 
-async def roll_back(gateway: Gateway, model: str, reason: str, decided_by: str) -> Moved:
+async def roll_back(
+    gateway: Gateway, model: str, reason: str, decided_by: str, key_id: str | None = None
+) -> Moved:
     """Make the champion before this one the champion again. Raises `ConflictError` when there was none."""
     version = await asyncio.to_thread(_version_before, gateway, model)
     route = await asyncio.to_thread(_sound_route, gateway, model, version)
-    return await _move(gateway, route, "rollback", reason, decided_by, None)
+    return await _move(gateway, route, "rollback", reason, Actor(decided_by, key_id), None)
 
 
 async def _move(
-    gateway: Gateway, route: Route, kind: MoveKind, reason: str, decided_by: str, cycle_id: str | None
+    gateway: Gateway, route: Route, kind: MoveKind, reason: str, actor: Actor, cycle_id: str | None
 ) -> Moved:
     await warm(gateway, route)
-    moved = await asyncio.to_thread(_write, gateway, route, kind, reason, decided_by, cycle_id)
+    moved = await asyncio.to_thread(_write, gateway, route, kind, reason, actor, cycle_id)
     await asyncio.to_thread(gateway.live.refresh)
     return moved
 
@@ -101,10 +110,15 @@ def _version_before(gateway: Gateway, model: str) -> str:
 
 
 def _write(
-    gateway: Gateway, route: Route, kind: MoveKind, reason: str, decided_by: str, cycle_id: str | None
+    gateway: Gateway, route: Route, kind: MoveKind, reason: str, actor: Actor, cycle_id: str | None
 ) -> Moved:
     to = None if route.version == BASE else route.version
     with gateway.database.session() as session:
-        move = move_champion(session, route.model, to, kind, reason, decided_by, cycle_id, gateway.now())
+        now = gateway.now()
+        move = move_champion(session, route.model, to, kind, reason, actor.name, cycle_id, now)
+        if move in session.new:  # and not one that this cycle made before
+            act: Act = "champion.promote" if kind == "promotion" else "champion.rollback"
+            facts = {"from": move.from_version or BASE, "to": route.version, "reason": reason}
+            note(session, actor, act, route.model, now, move_id=move.id, cycle_id=cycle_id, **facts)
         session.commit()
         return Moved(route.model, route.version, move.from_version or BASE, move.id)

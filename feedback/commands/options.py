@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from feedback.access.audit import Actor
 from feedback.errors import SettingsError, StarloopError
 from feedback.settings_file import load
 
@@ -64,6 +66,14 @@ def settings_option(function: F) -> F:
         return function(*arguments, settings=load(config, os.environ), **options)
 
     return wrapped  # type: ignore[return-value]
+
+
+def person() -> Actor:
+    """Who runs this command, as the system knows them: a variable could say anything."""
+    try:
+        return Actor(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:  # in a container, users often have only a number
+        return Actor(f"uid {os.getuid()}")
 
 
 def emit(data: Any, as_json: bool, table: Callable[[], Table | str]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server import Server
 
 from feedback.errors import StarloopError, UnavailableError
@@ -29,6 +30,9 @@ from server.telemetry.traces import check_traces, with_endpoint
 _KILL_SLACK_SECONDS = 5
 _BACKLOG = 2048
 _CONCURRENT = 1024
+_HEAD_BYTES = 128 * 1024
+"""Of a request's head. The server's own limits are 100 fields and an address of 64 KiB."""
+_HEAD_SECONDS = 30
 
 
 @click.command(short_help="one process of it: the gateway")
@@ -55,10 +59,13 @@ def serve(place: Place) -> None:
         address=server.host,
         port=server.port,
         interface=Interfaces.ASGI,
+        # HTTP/2 is a proxy's business; with both, one malformed head keeps a worker from ever stopping by itself.
+        http=HTTPModes.http1,
         workers=server.workers,
         backlog=_BACKLOG,
         backpressure=_CONCURRENT,
         websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=_HEAD_BYTES),
         respawn_failed_workers=True,
         workers_kill_timeout=math.ceil(server.drain_seconds) + _KILL_SLACK_SECONDS,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},

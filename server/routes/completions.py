@@ -10,11 +10,11 @@ from server.body import Body, read_chat, read_completion
 from server.completion import Completion
 from server.gateway import Gateway
 from server.openapi import ChatOperation, CompletionOperation
-from server.request import SCOPES, GatewayRequest, Parts
+from server.request import COUNTED, SCOPES, GatewayRequest, Parts
 from server.routing import choose
 
 _PURPOSES = ("production", "evaluation", "replay")
-_INFER = {SCOPES: ("infer",)}
+_INFER = {SCOPES: ("infer",), COUNTED: True}
 
 
 @post("/v1/chat/completions", status_code=200, opt=_INFER, operation_class=ChatOperation)

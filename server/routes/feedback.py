@@ -17,7 +17,7 @@ from feedback.storage.records import FeedbackRecord
 from server.access import Caller
 from server.capture import Recent
 from server.gateway import Gateway
-from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of
+from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of, count
 from server.telemetry.families import NONE
 from server.views import FeedbackView, show_new_feedback
 from server.wire import AssistantMessage, NewFeedback
@@ -48,6 +48,7 @@ async def give_feedback(
     else:
         caller = caller_of(request)
         caller.need("feedback")
+        count(request, caller)
     correction = _checked(data)
     known, complete = await asyncio.to_thread(_find, gateway, inference_id)
     if known is None and complete:

@@ -54,7 +54,8 @@ async def promote_version(
     request.user.need_model(name)
     number = data.version.removeprefix(f"{name}@")
     decided_by = _decided_by(request.user, data.cycle_id)
-    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id))
+    key_id = request.user.key_id
+    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id, key_id))
 
 
 @post("/v1/models/{name:str}/rollback", status_code=200, opt=_ADMIN)
@@ -63,7 +64,7 @@ async def roll_back_model(
 ) -> MovedView:
     """Make the champion before this one the champion again."""
     request.user.need_model(name)
-    return _shown(await roll_back(gateway, name, data.reason, request.user.owner))
+    return _shown(await roll_back(gateway, name, data.reason, request.user.owner, request.user.key_id))
 
 
 def _decided_by(caller: Caller, cycle_id: str | None) -> str:
