@@ -40,6 +40,8 @@ mode = "auto"
 [dataset]
 evaluation_share = 0.35
 minimum_new = 20
+[training]
+epochs = 24
 [schedule]
 cron = ""
 """

@@ -179,7 +179,7 @@ def test_overfitting_stops_the_training_and_the_best_weights_are_kept(
 
     data = write_dataset(tmp_path / "data", map(lawless, range(16)), map(lawless, range(1000, 1200)))
     facts, _ = run(spec(tiny_base, data, tmp_path / "out", epochs=150, learning_rate=1e-2))
-    assert facts["stopped"] == "validation loss worse than the best in 3 checks"
+    assert facts["stopped"] == "validation loss worse than the best in 3 checks in a row"
     assert facts["best_step"] < facts["steps"] < 300
     losses = {one["step"]: one["validation"] for one in facts["history"]}
     assert losses[facts["best_step"]] == min(losses.values()) == facts["validation_loss"]

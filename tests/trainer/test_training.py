@@ -144,12 +144,17 @@ def test_a_dataset_that_is_not_there_is_said_without_starting_a_child(
         train(spec(tiny_base, tmp_path / "nowhere", tmp_path / "out"), unwanted)
 
 
+def trainings() -> list[psutil.Process]:
+    """Children that train; other tests may have left their own helpers of multiprocessing."""
+    return [child for child in psutil.Process().children() if "trainer.child" in child.cmdline()]
+
+
 def test_a_killed_training_is_said_and_leaves_no_adapter(
     tiny_base: Path, dataset: Path, tmp_path: Path
 ) -> None:
     def kill(progress: Progress) -> None:
         if progress.step:
-            (child,) = psutil.Process().children()
+            (child,) = trainings()
             child.send_signal(signal.SIGKILL)
 
     with pytest.raises(StarloopError, match=r"killed \(signal 9\).*finetune\.log"):
@@ -162,7 +167,7 @@ def test_a_training_out_of_time_is_ended_and_leaves_no_adapter(
 ) -> None:
     with pytest.raises(StarloopError, match=r"did not end within 1 s .* timeout_seconds"):
         train(spec(tiny_base, dataset, tmp_path, timeout_seconds=1.0), ignore)
-    assert left_behind(tmp_path) == [] and psutil.Process().children() == []
+    assert left_behind(tmp_path) == [] and trainings() == []
 
 
 def test_weights_that_were_saved_and_found_unsound_are_removed(
