@@ -144,7 +144,9 @@ def _add_choice(choice: dict[str, Any], part: dict[str, Any]) -> None:
         choice["text"] = choice.get("text", "") + text
     for name, value in part.items():
         if name == "logprobs" and isinstance(value, dict):
-            _merge(choice.setdefault("logprobs", {}), value)
+            if choice.get("logprobs") is None:  # the first event of a chat says null
+                choice["logprobs"] = {}
+            _merge(choice["logprobs"], value)
         elif value is not None or name not in choice:
             choice[name] = value
 
