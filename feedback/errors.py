@@ -8,6 +8,7 @@ StarloopError
 ├── ConflictError          right in form, impossible in the present state
 ├── NotAllowedError        no key, or a key that does not reach this far
 │   └── NoKeyError
+├── LimitReachedError      a key has used up what it may use for now
 ├── UnavailableError       a part that should be there is away for now (engine, database)
 ├── StorageError           disk full, read-only directory, damaged file
 ├── DataRefusedError       data that must not be trained on or judged by
@@ -57,6 +58,14 @@ class NotAllowedError(StarloopError):
 
 class NoKeyError(NotAllowedError):
     """No key came with the request, or none that is known."""
+
+
+class LimitReachedError(StarloopError):
+    """A key has used up what it may use for now; `retry_after` is in whole seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class UnavailableError(StarloopError):

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from litestar.types import Receive, Scope, Send
 
-from feedback.errors import StarloopError, StorageError, UnavailableError
+from feedback.errors import LimitReachedError, StarloopError, StorageError, UnavailableError
 from feedback.ids import new_id
 from feedback.storage.conversations import answers_a_conversation
 from feedback.storage.records import InferenceRecord
@@ -21,6 +21,7 @@ from server.events import DONE, Events, error_event
 from server.gateway import Gateway
 from server.replicas import Replica
 from server.routing import Route, is_pinned
+from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
 _Headers = list[tuple[bytes, bytes]]
@@ -39,6 +40,7 @@ class Completion:
         purpose: str,
         conversation: str | None,
         now: datetime,
+        trace: Trace | None,
     ) -> None:
         self._gateway = gateway
         self._path = path
@@ -49,8 +51,10 @@ class Completion:
         self._conversation = conversation
         self._started = perf_counter()
         self._created = now
+        self._trace = trace
         self._asked = ""
         self._first_byte: float | None = None
+        self._tokens = 0
         self.id = new_id(now)
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,8 +62,26 @@ class Completion:
             await self._run(receive, send)
 
     async def _run(self, receive: Receive, send: Send) -> None:
+        key_id, limits = self._caller.key_id, self._caller.limits
+        if key_id is None or limits is None:
+            await self._complete(receive, send)
+            return
+        counters = self._gateway.counters
+        try:
+            counters.enter(key_id, limits, self._created.timestamp())
+        except LimitReachedError as error:
+            await self._fail(send, tell(error))
+            return
+        try:
+            await self._complete(receive, send)
+        finally:
+            counters.leave(key_id, self._tokens, self._gateway.now().timestamp())
+
+    async def _complete(self, receive: Receive, send: Send) -> None:
         watch = ClientWatch(receive)
         engines = self._gateway.engines
+        under_way = self._gateway.metrics.under_way
+        under_way.add()
         try:
             await self._gateway.adapter_watch.admit(self._route)
             async with engines.ask(self._route.base, self._request, watch.over) as (connection, replica):
@@ -80,10 +102,13 @@ class Completion:
             await self._fail(send, tell(error))
         finally:
             watch.stop()
+            under_way.add(-1)
 
     def _request(self, replica: Replica) -> bytes:
         self._asked = self._route.adapter or replica.base_name
-        return replica.connections.request("POST", self._path, self._body.forwarded(self._asked), self.id)
+        body, trace = self._body.forwarded(self._asked), self._trace
+        traceparent = "" if trace is None else trace.header
+        return replica.connections.request("POST", self._path, body, self.id, traceparent)
 
     # -- plain answers
 
@@ -113,7 +138,9 @@ class Completion:
 
     async def _fail(self, send: Send, failure: Failure) -> None:
         """Answer with an error of ours; the inference is recorded all the same."""
-        captured = await self._captured(failure.status, Facts(), failure.content.decode(), failure.message)
+        captured = await self._captured(
+            failure.status, Facts(), failure.content.decode(), failure.message, failure.kind
+        )
         headers = self._headers("application/json", captured)
         headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
         headers.append((b"content-length", str(len(failure.content)).encode("ascii")))
@@ -151,7 +178,9 @@ class Completion:
         watch.stop()
         text, facts, failed = events.assemble()
         message = str(failure) if failure else failed
-        captured = await self._captured(status, facts, text, message)
+        kind = type(failure).__name__ if failure else "ErrorEvent" if failed else None
+        captured = await self._captured(status, facts, text, message, kind)
+        self._tokens = self._tokens or events.count
         if status == CLIENT_GONE:
             return
         if failure is None and promised and not captured:
@@ -171,10 +200,13 @@ class Completion:
             (b"x-starloop-captured", b"true" if captured else b"false"),
         ]
 
-    async def _captured(self, status: int, facts: Facts, response: str | None, error: str | None) -> bool:
-        """Write the record; False when that was not possible."""
+    async def _captured(
+        self, status: int, facts: Facts, response: str | None, error: str | None, kind: str | None = None
+    ) -> bool:
+        """Write the record and report the end; False when the first was not possible. `kind` is the error's."""
         body, kept = self._body, self._body.store
         first = self._first_byte
+        self._tokens = (facts.prompt_tokens or 0) + (facts.completion_tokens or 0)
         record = InferenceRecord(
             id=self.id,
             created=self._created.timestamp(),
@@ -206,6 +238,8 @@ class Completion:
             )
         try:
             await self._gateway.capture.inference(record)
+            captured = True
         except StorageError:
-            return False
-        return True
+            captured = False
+        self._gateway.reports.inference(self._path, record, captured, kind, self._trace)
+        return captured

@@ -78,6 +78,11 @@ class Events:
             return True
         return bool(seen.choices) or seen.usage is None
 
+    @property
+    def count(self) -> int:
+        """Events that came: at least so many tokens, where the engine did not get as far as telling its usage."""
+        return sum(whole.count(_END) for whole in self._kept)
+
     def assemble(self) -> tuple[str | None, Facts, str | None]:
         """The answer that the events amount to, as JSON text of a plain one; its facts; the error among them."""
         whole: dict[str, Any] = {}

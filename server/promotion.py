@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+from feedback.access.audit import Act, Actor, note
 from feedback.errors import ConflictError, UnsoundAdapterError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.models import SERVABLE, MoveKind, get_model, move_champion, rollback_target
@@ -23,20 +24,28 @@ class Moved(NamedTuple):
 
 
 async def promote(
-    gateway: Gateway, model: str, version: str, reason: str, decided_by: str, cycle_id: str | None
+    gateway: Gateway,
+    model: str,
+    version: str,
+    reason: str,
+    decided_by: str,
+    cycle_id: str | None,
+    key_id: str | None = None,
 ) -> Moved:
     """Make a version (or the base) the champion.
 
     Raises `NotFoundError` for an unknown model or version, `ConflictError` when its state does not allow it,
     `UnsoundAdapterError` when its files are not what was published, `UnavailableError` when no engine can be warmed.
     """
-    return await _move(gateway, model, version, "promotion", reason, decided_by, cycle_id)
+    return await _move(gateway, model, version, "promotion", reason, Actor(decided_by, key_id), cycle_id)
 
 
-async def roll_back(gateway: Gateway, model: str, reason: str, decided_by: str) -> Moved:
+async def roll_back(
+    gateway: Gateway, model: str, reason: str, decided_by: str, key_id: str | None = None
+) -> Moved:
     """Make the champion before this one the champion again. Raises `ConflictError` when there was none."""
     version = await asyncio.to_thread(_version_before, gateway, model)
-    return await _move(gateway, model, version, "rollback", reason, decided_by, None)
+    return await _move(gateway, model, version, "rollback", reason, Actor(decided_by, key_id), None)
 
 
 async def _move(
@@ -45,14 +54,14 @@ async def _move(
     version: str,
     kind: MoveKind,
     reason: str,
-    decided_by: str,
+    actor: Actor,
     cycle_id: str | None,
 ) -> Moved:
     # Held before its state is read: a retirement that begins now waits until no warm-up can load the version again.
     with gateway.under_way.on(None if version == BASE else adapter_name(model, version)):
         route = await asyncio.to_thread(_sound_route, gateway, model, version)
         await warm(gateway, route)
-        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, decided_by, cycle_id)
+        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, actor, cycle_id)
     await asyncio.to_thread(gateway.live.refresh)
     return moved
 
@@ -87,10 +96,15 @@ def _version_before(gateway: Gateway, model: str) -> str:
 
 
 def _write(
-    gateway: Gateway, route: Route, kind: MoveKind, reason: str, decided_by: str, cycle_id: str | None
+    gateway: Gateway, route: Route, kind: MoveKind, reason: str, actor: Actor, cycle_id: str | None
 ) -> Moved:
     to = None if route.version == BASE else route.version
     with gateway.database.session() as session:
-        move = move_champion(session, route.model, to, kind, reason, decided_by, cycle_id, gateway.now())
+        now = gateway.now()
+        move = move_champion(session, route.model, to, kind, reason, actor.name, cycle_id, now)
+        if move in session.new:  # and not one that this cycle made before
+            act: Act = "champion.promote" if kind == "promotion" else "champion.rollback"
+            facts = {"from": move.from_version or BASE, "to": route.version, "reason": reason}
+            note(session, actor, act, route.model, now, move_id=move.id, cycle_id=cycle_id, **facts)
         session.commit()
         return Moved(route.model, route.version, move.from_version or BASE, move.id)

@@ -14,6 +14,7 @@ from feedback import settings
 from feedback.errors import UnavailableError
 from server.answers import read_answer, read_error
 from server.connections import BrokenAnswerError, Connection, Connections, UnreachableError
+from server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -35,8 +36,10 @@ class _Cards(msgspec.Struct):
 class Replica:
     """One engine process at one address."""
 
-    def __init__(self, url: str, patience: float, prepare: Prepare) -> None:
+    def __init__(self, url: str, patience: float, ejected: Callable[[str], None], prepare: Prepare) -> None:
+        """`ejected` is told its address when it is taken out of service; `prepare` is done before it comes into it."""
         self.connections = Connections(url)
+        self._ejected = ejected
         self.patience = patience
         self._prepare = prepare
         self.healthy = False
@@ -74,6 +77,7 @@ class Replica:
         """Take it out of service until it is well again."""
         if self.healthy:
             _log.warning("%s", problem)
+            self._ejected(self.connections.url)
         self.healthy, self.problem = False, problem
 
     async def call(
@@ -133,11 +137,18 @@ PrepareBase = Callable[[str, Replica], Awaitable[None]]
 class Engines:
     """All replicas of all bases."""
 
-    def __init__(self, engines: Sequence[settings.Engine], prepare: PrepareBase = _nothing) -> None:
+    def __init__(
+        self, engines: Sequence[settings.Engine], metrics: Metrics, prepare: PrepareBase = _nothing
+    ) -> None:
         """`prepare` is done with each replica of a base before it gets its first request."""
         self._bases = {
             engine.base: [
-                Replica(url, engine.request_seconds, partial(prepare, engine.base))
+                Replica(
+                    url,
+                    engine.request_seconds,
+                    partial(metrics.ejected, engine.base),
+                    partial(prepare, engine.base),
+                )
                 for url in engine.urls or [f"http://{engine.host}:{engine.port}"]
             ]
             for engine in engines
@@ -159,6 +170,10 @@ class Engines:
         for replicas in self._bases.values():
             for replica in replicas:
                 replica.connections.close()
+
+    def all(self) -> list[tuple[str, Replica]]:
+        """Every replica, with its base."""
+        return [(base, replica) for base, replicas in self._bases.items() for replica in replicas]
 
     def of(self, base: str) -> list[Replica]:
         """The replicas that serve a base."""

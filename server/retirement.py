@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from feedback.access.audit import Actor
 from feedback.errors import StarloopError, UnavailableError
 from feedback.ids import new_id
 from feedback.registry.adapters import adapter_name
@@ -83,12 +84,12 @@ class Retired(NamedTuple):
     """Why they are not, in words."""
 
 
-async def retire(gateway: Gateway, model: str, version: str, reason: str, decided_by: str) -> Retired:
+async def retire(gateway: Gateway, model: str, version: str, reason: str, actor: Actor) -> Retired:
     """Retire a version, and wait a while for its files to go; they go later where something holds that up.
 
     Raises `NotFoundError` and `ConflictError`, see `begin_retirement`.
     """
-    row = await asyncio.to_thread(_begin, gateway, model, version, reason, decided_by)
+    row = await asyncio.to_thread(_begin, gateway, model, version, reason, actor)
     await asyncio.to_thread(gateway.live.refresh)
     deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
     while True:
@@ -238,9 +239,9 @@ def _unloaded(worker: GatewayWorker, one: Retiring) -> bool:
     return progress is not None and progress.step == "unloaded"
 
 
-def _begin(gateway: Gateway, model: str, version: str, reason: str, decided_by: str) -> Retirement:
+def _begin(gateway: Gateway, model: str, version: str, reason: str, actor: Actor) -> Retirement:
     with gateway.database.session() as session:
-        row = begin_retirement(session, model, version, reason, decided_by, gateway.now())
+        row = begin_retirement(session, model, version, reason, actor, gateway.now())
         session.commit()
     return row
 
@@ -267,6 +268,6 @@ def _make_room(gateway: Gateway, engine: Engine) -> None:
         reason = (
             f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest rejected version"
         )
-        begin_retirement(session, version.model, version.number, reason, "gateway", gateway.now())
+        begin_retirement(session, version.model, version.number, reason, Actor("gateway"), gateway.now())
         session.commit()
     _log.info("%s is retired: %s", adapter_name(version.model, version.number), reason)

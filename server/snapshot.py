@@ -9,6 +9,7 @@ from time import monotonic
 
 from feedback.errors import StarloopError, UnavailableError
 from feedback.registry.snapshot import Snapshot
+from feedback.threads import name_this_thread
 
 _log = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 0.4
@@ -65,6 +66,7 @@ class LiveSnapshot:
             self._thread.join()
 
     def _run(self) -> None:
+        name_this_thread("snapshot")
         while not self._stopping.wait(_INTERVAL_SECONDS):
             try:
                 self.refresh()

@@ -185,6 +185,16 @@ class CycleView(Struct, kw_only=True):
     updated: datetime
 
 
+class AuditView(Struct, kw_only=True):
+    id: str
+    created: datetime
+    actor: str
+    key_id: str | None
+    act: str
+    subject: str
+    details: dict[str, Any]
+
+
 _TIMES = {"created", "updated", "confirmed", "resolved"}
 
 

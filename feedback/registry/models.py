@@ -11,6 +11,7 @@ from typing import Literal
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
+from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.settings import Settings
@@ -40,7 +41,9 @@ def ensure_models(session: Session, settings: Settings, now: datetime) -> None:
             continue
         if row.champion is not None:
             reason = f"[[model]] {model.name}: base changed from {row.base!r} to {model.base!r}"
-            _move(session, row, None, "rollback", reason, "configuration", None, now)
+            moved = _move(session, row, None, "rollback", reason, "configuration", None, now)
+            facts = {"from": moved.from_version, "to": "base", "reason": reason, "move_id": moved.id}
+            note(session, Actor("configuration"), "champion.rollback", row.name, now, **facts)
         row.base, row.previous = model.base, None
         session.add(row)
 

@@ -14,6 +14,7 @@ from typing import Literal
 from msgspec import Struct
 from sqlmodel import Session, col, delete, func, select
 
+from feedback.access.audit import Actor, note
 from feedback.errors import ConflictError
 from feedback.ids import new_id
 from feedback.registry.models import SERVABLE, lock_model
@@ -35,7 +36,7 @@ class Progress(Struct, frozen=True):
 
 
 def begin_retirement(
-    session: Session, model: str, number: str, reason: str, decided_by: str, now: datetime
+    session: Session, model: str, number: str, reason: str, actor: Actor, now: datetime
 ) -> Retirement:
     """Take a version out of service for good; one that was retired before keeps its row.
 
@@ -66,11 +67,11 @@ def begin_retirement(
         number=number,
         base=version.base,
         reason=reason,
-        decided_by=decided_by,
+        decided_by=actor.name,
         created=now.timestamp(),
     )
     session.add(retirement)
-    session.flush()
+    note(session, actor, "version.retire", model, now, version=number, reason=reason)
     return retirement
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
+from feedback.access.limits import Limits, read_limits
 from feedback.registry.adapters import adapter_name
 from feedback.registry.models import SERVABLE
 from feedback.registry.retirements import open_retirements
@@ -42,6 +43,9 @@ class Grant(Struct, frozen=True):
     scopes: frozenset[str]
     models: frozenset[str] | None
     """Models the key is for; None is all."""
+    limits: Limits | None = None
+    expires: float | None = None
+    """Unix seconds from which on it allows nothing."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -49,9 +53,11 @@ class Snapshot(Struct, frozen=True):
 
     models: dict[str, ModelRoute]
     keys: dict[str, Grant]
-    """By the secret's hash; revoked keys are not among them."""
+    """By the secret's hash; revoked keys are not among them, expired ones are."""
     any_key: bool
     """A key was once created. Revoked ones count: revoking the last must not open the door to everyone."""
+    by_id: dict[str, Grant] = {}
+    """The open keys by their ids."""
     retiring: tuple[Retiring, ...] = ()
 
 
@@ -77,10 +83,12 @@ def load_snapshot(session: Session) -> Snapshot:
         for row in session.exec(select(RegisteredModel))
     }
     keys = list(session.exec(select(Key)))
+    grants = {key.secret_hash: _grant(key) for key in keys if key.revoked is None}
     return Snapshot(
         models=models,
-        keys={key.secret_hash: _grant(key) for key in keys if key.revoked is None},
+        keys=grants,
         any_key=any(not key.internal for key in keys),
+        by_id={grant.id: grant for grant in grants.values()},
         retiring=tuple(
             Retiring(row.id, adapter_name(row.model, row.number), row.base)
             for row in open_retirements(session)
@@ -90,5 +98,10 @@ def load_snapshot(session: Session) -> Snapshot:
 
 def _grant(key: Key) -> Grant:
     return Grant(
-        key.id, key.owner, frozenset(key.scopes), None if key.models is None else frozenset(key.models)
+        id=key.id,
+        owner=key.owner,
+        scopes=frozenset(key.scopes),
+        models=None if key.models is None else frozenset(key.models),
+        limits=read_limits(key.limits),
+        expires=key.expires,
     )

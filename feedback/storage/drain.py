@@ -17,6 +17,7 @@ from feedback.storage.adoption import adopt
 from feedback.storage.batches import BATCH, bring, check_linked
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
+from feedback.threads import name_this_thread
 
 INTERVAL = 0.15
 _ADOPT_EVERY = 2.0
@@ -74,6 +75,7 @@ class Drainer:
         return self._drain_own() + self._adopt_some()
 
     def _run(self) -> None:
+        name_this_thread("drainer")
         wait = INTERVAL
         while True:
             last_round = self._stopping.is_set()

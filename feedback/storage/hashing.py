@@ -22,10 +22,8 @@ def content_hash(record: Record) -> str:
     Fields at their default are left out, so a column that is added later with a default leaves older hashes true.
     The record must have been through `decode`: a whole number in a float field is written differently before.
     """
-    optional = _optional[type(record)]
-    content = {
-        name: value
-        for name, value in msgspec.structs.asdict(record).items()
-        if name not in optional or value != optional[name]
-    }
+    content = msgspec.structs.asdict(record)
+    for name, default in _optional[type(record)].items():
+        if content[name] == default:
+            del content[name]
     return hashlib.sha256(_encoder.encode(content)).hexdigest()

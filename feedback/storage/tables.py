@@ -339,10 +339,30 @@ class Key(SQLModel, table=True):
     owner: str
     models: list[str] | None = Field(default=None, sa_type=JSON)
     """Models that the key is for; null is all."""
+    limits: dict[str, int] | None = Field(default=None, sa_type=JSON)
+    """`{rpm, tpm, concurrent}`, each only where there is one."""
     internal: bool = False
     """The loop's own key: it does not count as `a key was created`."""
     created: float
+    expires: float | None = None
+    """From then on it is refused; null is never."""
     revoked: float | None = None
+
+
+class Audit(SQLModel, table=True):
+    """One administrative act. Append-only: triggers refuse to change or delete a row."""
+
+    __tablename__ = "audit"
+
+    id: str = Field(primary_key=True, max_length=36)
+    created: float
+    actor: str
+    """Owner of the key, the operating system's user, or the part of Starloop that acted."""
+    key_id: str | None = None
+    act: str = Field(index=True)
+    subject: str
+    """Id or name of what was acted on."""
+    details: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 
 class Lease(SQLModel, table=True):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import CursorResult, Table, func, select, text, update
+from sqlalchemy import JSON, CursorResult, Dialect, Executable, Table, bindparam, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -25,6 +27,7 @@ RECORD_TABLES: tuple[tuple[Table, type[InferenceRecord] | type[FeedbackRecord]],
     (_inference, InferenceRecord),
     (_feedback, FeedbackRecord),
 )
+_json = msgspec.json.Encoder()
 _count = cast(Table, RecordCount.__table__)  # type: ignore[attr-defined]
 
 
@@ -63,15 +66,33 @@ def feedback_row(record: FeedbackRecord) -> dict[str, Any]:
 
 
 def _insert(session: Session, table: Table, rows: list[dict[str, Any]]) -> int:
+    """Rows through the driver itself: what SQLAlchemy does for each row takes longer than storing it."""
     if not rows:
         return 0
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["id"])
+    connection = session.connection()
+    statement, names, positional = _insertion(table, connection.dialect)
+    for name in _json_columns(table):
+        for row in rows:
+            row[name] = _json.encode(row[name]).decode()
+    values: Any = [*map(itemgetter(*names), rows)] if positional else rows
     result = cast(
         "CursorResult[Any]",
-        session.connection().execute(statement, rows, execution_options={"preserve_rowcount": True}),
+        connection.exec_driver_sql(statement, values, execution_options={"preserve_rowcount": True}),
     )
     return max(result.rowcount, 0)
+
+
+@lru_cache
+def _insertion(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...], bool]:
+    """The statement that inserts a row unless its id is there, its columns, and whether they are told by position."""
+    kind = postgresql if dialect.name == "postgresql" else sqlite
+    compiled = kind.insert(table).on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect)
+    return str(compiled), tuple(column.name for column in table.columns), dialect.positional
+
+
+@lru_cache
+def _json_columns(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns if isinstance(column.type, JSON))
 
 
 def _mark_current(session: Session, inference_ids: set[str]) -> None:
@@ -89,14 +110,19 @@ def _mark_current(session: Session, inference_ids: set[str]) -> None:
 
 
 def _add_to_count(session: Session, shard: int, inferences: int, feedback: int) -> None:
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(_count).values(shard=shard, inferences=inferences, feedback=feedback)
-    session.connection().execute(
-        statement.on_conflict_do_update(
-            index_elements=["shard"],
-            set_={
-                "inferences": _count.c.inferences + statement.excluded.inferences,
-                "feedback": _count.c.feedback + statement.excluded.feedback,
-            },
-        )
+    counted = {"shard": shard, "inferences": inferences, "feedback": feedback}
+    session.connection().execute(_addition(session.get_bind().dialect.name), counted)
+
+
+@lru_cache
+def _addition(dialect: str) -> Executable:
+    kind = postgresql if dialect == "postgresql" else sqlite
+    statement = kind.insert(_count).values({column.name: bindparam(column.name) for column in _count.columns})
+    addition: Executable = statement.on_conflict_do_update(
+        index_elements=["shard"],
+        set_={
+            "inferences": _count.c.inferences + statement.excluded.inferences,
+            "feedback": _count.c.feedback + statement.excluded.feedback,
+        },
     )
+    return addition

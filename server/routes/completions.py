@@ -11,11 +11,11 @@ from server.body import Body, read_chat, read_completion
 from server.completion import Completion
 from server.gateway import Gateway
 from server.openapi import ChatOperation, CompletionOperation
-from server.request import SCOPES, GatewayRequest, Parts
+from server.request import COUNTED, SCOPES, GatewayRequest, Parts
 from server.routing import choose
 
 _PURPOSES = ("production", "evaluation", "replay")
-_INFER = {SCOPES: ("infer",)}
+_INFER = {SCOPES: ("infer",), COUNTED: True}
 
 
 @post("/v1/chat/completions", status_code=200, opt=_INFER, operation_class=ChatOperation)
@@ -45,7 +45,9 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
             stays = None
     route = choose(body.model, gateway.live.current, stays)
     caller.need_model(route.model)
-    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now())
+    traces = gateway.traces
+    trace = None if traces is None else traces.begin(path, route, request.headers.get("traceparent"))
+    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now(), trace)
 
 
 ROUTES = [chat_completion, completion]

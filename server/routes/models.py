@@ -6,6 +6,7 @@ from litestar import Response, get, post
 from litestar.params import FromPath, JSONBody
 from sqlmodel import Session
 
+from feedback.access.audit import Actor
 from feedback.registry.models import get_model
 from feedback.registry.snapshot import Snapshot
 from feedback.registry.versions import list_versions
@@ -55,7 +56,8 @@ async def promote_version(
     request.user.need_model(name)
     number = data.version.removeprefix(f"{name}@")
     decided_by = _decided_by(request.user, data.cycle_id)
-    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id))
+    key_id = request.user.key_id
+    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id, key_id))
 
 
 @post("/v1/models/{name:str}/rollback", status_code=200, opt=_ADMIN)
@@ -64,7 +66,7 @@ async def roll_back_model(
 ) -> MovedView:
     """Make the champion before this one the champion again."""
     request.user.need_model(name)
-    return _shown(await roll_back(gateway, name, data.reason, request.user.owner))
+    return _shown(await roll_back(gateway, name, data.reason, request.user.owner, request.user.key_id))
 
 
 @post("/v1/models/{name:str}/retire", status_code=200, opt=_ADMIN)
@@ -74,7 +76,8 @@ async def retire_version(
     """Take a version out of service for good and remove its files; 202 while something holds the files."""
     request.user.need_model(name)
     number = data.version.removeprefix(f"{name}@")
-    done = await retire(gateway, name, number, data.reason, request.user.owner)
+    actor = Actor(request.user.owner, request.user.key_id)
+    done = await retire(gateway, name, number, data.reason, actor)
     shown = RetiredView(
         model=name, version=number, state="retired", removed=done.removed, waits_for=done.waits_for
     )

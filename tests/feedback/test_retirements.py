@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlmodel import Session
 
+from feedback.access.audit import Actor
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.models import ensure_models, move_champion
 from feedback.registry.retirements import (
@@ -42,7 +43,7 @@ def register(session: Session, *states: str) -> None:
 
 
 def retire(session: Session, number: str) -> Retirement:
-    return begin_retirement(session, "assistant", number, "old", "ann", NOW)
+    return begin_retirement(session, "assistant", number, "old", Actor("ann"), NOW)
 
 
 def test_a_retirement_is_open_until_its_files_are_gone(database: Database) -> None:
@@ -83,7 +84,7 @@ def test_what_is_unknown_or_still_being_published_is_refused(sqlite_database: Da
         with pytest.raises(NotFoundError):
             retire(session, "1.1")
         with pytest.raises(NotFoundError):
-            begin_retirement(session, "nobody", "1.0", "old", "ann", NOW)
+            begin_retirement(session, "nobody", "1.0", "old", Actor("ann"), NOW)
 
 
 def test_workers_tell_how_far_they_are_and_the_silent_ones_are_taken_for_dead(database: Database) -> None:

@@ -17,12 +17,27 @@ def upgrade() -> None:
         sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("models", sa.JSON(), nullable=True),
+        sa.Column("limits", sa.JSON(), nullable=True),
         sa.Column("internal", sa.Boolean(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=True),
         sa.Column("revoked", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("secret_hash"),
     )
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("actor", sa.String(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.Column("act", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_audit_act", "audit", ["act"], unique=False)
+    _append_only("audit")
     op.create_table(
         "champion_move",
         sa.Column("id", sa.String(36), nullable=False),
@@ -278,3 +293,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)
+
+
+def _append_only(table: str) -> None:
+    """Let the database refuse to change or delete the table's rows."""
+    told = f"{table} is append-only"
+    if op.get_bind().dialect.name == "sqlite":
+        for event in ("update", "delete"):
+            op.execute(
+                f"CREATE TRIGGER {table}_refuses_{event} BEFORE {event} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{told}'); END"
+            )
+        return
+    op.execute(
+        f"CREATE FUNCTION {table}_refuses() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{told}' USING ERRCODE = 'integrity_constraint_violation'; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_refuses BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuses()"
+    )
