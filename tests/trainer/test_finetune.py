@@ -14,11 +14,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from feedback.errors import DataRefusedError, NotFoundError, StorageError, UnsoundAdapterError
-from tests.trainer.tiny import COLOURS, MARKED, row, write_base, write_dataset
+from tests.trainer.tiny import COLOURS, MARKED, row, training_spec, write_base, write_dataset
 from trainer import finetune
 from trainer.base_model import load_base
 from trainer.tokens import IGNORED, Encoder
-from trainer.training import TrainingSpec
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 ROWS = [row(number) for number in range(24)]
@@ -26,18 +25,9 @@ ROWS = [row(number) for number in range(24)]
 
 def spec(base: Path, dataset: Path, out: Path, **changes: Any) -> dict[str, Any]:
     """A training that learns `ROWS` by heart in about a second."""
-    plain: dict[str, Any] = {
-        "base_path": str(base),
-        "base_revision": "r1",
-        "engine_model": "acme/tiny",
-        "dataset": str(dataset),
-        "out": str(out),
-        "max_rank": 16,
-        "learning_rate": 1e-2,
-        "epochs": 60,
-        "batch": 8,
-    }
-    asked: dict[str, Any] = msgspec.to_builtins(TrainingSpec(**(plain | changes)))
+    asked: dict[str, Any] = msgspec.to_builtins(
+        training_spec(base, dataset, out, **({"epochs": 60} | changes))
+    )
     return asked
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from feedback.errors import DataRefusedError, StarloopError, StorageError, UnsoundAdapterError
 from feedback.settings import Training
-from tests.trainer.tiny import row, write_dataset
+from tests.trainer.tiny import row, training_spec, write_dataset
 from trainer import finetune
 from trainer.process import default_threads
 from trainer.training import Progress, Trained, TrainingSpec, train
@@ -30,18 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec(base: Path, dataset: Path, out: Path, **changes: Any) -> TrainingSpec:
-    plain: dict[str, Any] = {
-        "base_path": str(base),
-        "base_revision": "r1",
-        "engine_model": "acme/tiny",
-        "dataset": str(dataset),
-        "out": str(out),
-        "max_rank": 16,
-        "learning_rate": 1e-2,
-        "epochs": 4,
-        "batch": 8,
-    }
-    return TrainingSpec(**(plain | changes))
+    return training_spec(base, dataset, out, **({"epochs": 4} | changes))
 
 
 def ignore(progress: Progress) -> None:
