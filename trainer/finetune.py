@@ -1,7 +1,8 @@
 """Fine-tunes one LoRA adapter. Runs as a child process (`trainer.child`) and reads from top to bottom.
 
-Load the base, encode the frozen dataset, check the mask, train on batches of like lengths, keep the weights with the
-best validation loss, save them, and check what was saved as strictly as an adapter from elsewhere would be.
+Load the base, encode the frozen dataset, check the mask, train on batches of like lengths, keep the last
+weights that are not worse than the best beyond chance, save them, and check what was saved as strictly as an adapter
+from elsewhere would be.
 """
 
 from __future__ import annotations
