@@ -117,10 +117,7 @@ class Completion:
     ) -> None:
         """Capture, then send: the header says whether the first worked."""
         captured = await self._captured(status, facts, content.decode("utf-8", "replace"), error)
-        headers = self._headers(kind, captured)
-        headers.append((b"content-length", str(len(content)).encode("ascii")))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+        await _send_whole(send, status, self._headers(kind, captured), content)
 
     async def _refuse(self, send: Send, status: int, content: bytes) -> None:
         """The engine said no. What is wrong with the request is told as it came; the engine's own trouble is ours."""
@@ -143,9 +140,7 @@ class Completion:
         )
         headers = self._headers("application/json", captured)
         headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
-        headers.append((b"content-length", str(len(failure.content)).encode("ascii")))
-        await send({"type": "http.response.start", "status": failure.status, "headers": headers})
-        await send({"type": "http.response.body", "body": failure.content, "more_body": False})
+        await _send_whole(send, failure.status, headers, failure.content)
 
     async def _abandon(self, error: ClientGoneError) -> None:
         """Nobody is there to be answered; what happened is recorded."""
@@ -243,3 +238,9 @@ class Completion:
             captured = False
         self._gateway.reports.inference(self._path, record, captured, kind, self._trace)
         return captured
+
+
+async def _send_whole(send: Send, status: int, headers: _Headers, content: bytes) -> None:
+    headers.append((b"content-length", str(len(content)).encode("ascii")))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content, "more_body": False})

@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from feedback.ids import new_id
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Audit
 
 Act = Literal[
@@ -58,8 +58,4 @@ def list_audit(session: Session, act: str | None, limit: int, cursor: str | None
     query = select(Audit)
     if act is not None:
         query = query.where(Audit.act == act)
-    if cursor is not None:
-        query = query.where(col(Audit.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(Audit.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, Audit, limit, cursor)
