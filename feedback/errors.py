@@ -3,7 +3,8 @@
 StarloopError
 ├── SettingsError          configuration: lists every problem at once
 ├── BadInputError          a request, file or argument that cannot be taken
-│   └── BadFieldError      … with the field named
+│   ├── BadFieldError      … with the field named
+│   └── HeadTooLargeError  … whose headers are beyond all bounds
 ├── NotFoundError          a name or id that the record does not hold
 ├── ConflictError          right in form, impossible in the present state
 ├── NotAllowedError        no key, or a key that does not reach this far
@@ -42,6 +43,10 @@ class BadFieldError(BadInputError):
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
         super().__init__(f"{field}: {problem}")
+
+
+class HeadTooLargeError(BadInputError):
+    """A request's headers are larger than is taken."""
 
 
 class NotFoundError(StarloopError):

@@ -16,6 +16,7 @@ from server.access import Caller, bearer, identify
 from server.cookies import check_change, session_cookie
 from server.decoding import decode_body, decoder_of, text_of
 from server.gateway import Gateway
+from server.head import check_head
 
 SCOPES = "scopes"
 OPEN = "open"
@@ -59,9 +60,10 @@ def identifier(text: str, what: str) -> str:
 async def admit(request: Request[Any, Any, Any]) -> None:
     """Let in who may use the route, and note who it is; runs before the body is read.
 
-    Raises `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
+    Raises `HeadTooLargeError`, `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
     handler: that cost 20 µs a request.
     """
+    check_head(request.scope["headers"])
     options = request.route_handler.opt
     needed = options.get(SCOPES, ())
     if needed == OPEN:

@@ -22,6 +22,7 @@ from granian.server import Server
 from feedback.errors import StarloopError, UnavailableError
 from feedback.settings import Settings
 from server.commands.place import Place, place_options
+from server.head import HEAD_BYTES
 from server.processes.leash import tie_to
 from server.processes.ports import Listener, check_free
 from server.telemetry.logs import Form, configure
@@ -30,9 +31,8 @@ from server.telemetry.traces import check_traces, with_endpoint
 _KILL_SLACK_SECONDS = 5
 _BACKLOG = 2048
 _CONCURRENT = 1024
-_HEAD_BYTES = 128 * 1024
-"""Of a request's head. The server's own limits are 100 fields and an address of 64 KiB."""
 _HEAD_SECONDS = 30
+"""How long a request's head may take. The server's own limits are 100 fields and an address of 64 KiB."""
 
 
 @click.command(short_help="one process of it: the gateway")
@@ -65,7 +65,7 @@ def serve(place: Place) -> None:
         backlog=_BACKLOG,
         backpressure=_CONCURRENT,
         websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=_HEAD_BYTES),
+        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=HEAD_BYTES),
         respawn_failed_workers=True,
         workers_kill_timeout=math.ceil(server.drain_seconds) + _KILL_SLACK_SECONDS,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},

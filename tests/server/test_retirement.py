@@ -97,7 +97,7 @@ def test_what_is_being_published_is_not_retired(gateway: Inside) -> None:
 
 def test_requests_under_way_end_first(gateway: Inside, engine: FakeEngine) -> None:
     new_version(gateway)
-    engine.delay = 1.0
+    engine.delay = 4.0  # long enough that it lasts beyond all that is looked at meanwhile
 
     async def scenario() -> tuple[Answer, Answer]:
         asking = asyncio.create_task(
