@@ -3,11 +3,13 @@
 StarloopError
 ├── SettingsError          configuration: lists every problem at once
 ├── BadInputError          a request, file or argument that cannot be taken
-│   └── BadFieldError      … with the field named
+│   ├── BadFieldError      … with the field named
+│   └── HeadTooLargeError  … whose headers are beyond all bounds
 ├── NotFoundError          a name or id that the record does not hold
 ├── ConflictError          right in form, impossible in the present state
 ├── NotAllowedError        no key, or a key that does not reach this far
 │   └── NoKeyError
+├── LimitReachedError      a key has used up what it may use for now
 ├── UnavailableError       a part that should be there is away for now (engine, database)
 ├── StorageError           disk full, read-only directory, damaged file
 ├── DataRefusedError       data that must not be trained on or judged by
@@ -43,6 +45,10 @@ class BadFieldError(BadInputError):
         super().__init__(f"{field}: {problem}")
 
 
+class HeadTooLargeError(BadInputError):
+    """A request's headers are larger than is taken."""
+
+
 class NotFoundError(StarloopError):
     """The record holds no such thing."""
 
@@ -57,6 +63,14 @@ class NotAllowedError(StarloopError):
 
 class NoKeyError(NotAllowedError):
     """No key came with the request, or none that is known."""
+
+
+class LimitReachedError(StarloopError):
+    """A key has used up what it may use for now; `retry_after` is in whole seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class UnavailableError(StarloopError):

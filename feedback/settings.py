@@ -37,8 +37,15 @@ class Server(Section, frozen=True):
     body_limit: Positive = 4_000_000
     """Bytes of the largest request body."""
     feedback_token_days: Positive = 30
+    session_hours: Seconds = 12.0
+    """How long a session of the pages lasts."""
     drain_seconds: Seconds = 30.0
     """How long requests in flight may take to end after SIGTERM."""
+    log: Literal["text", "json"] = "text"
+    log_requests: bool = False
+    """Log each answered inference, not only those that failed."""
+    traces: str = ""
+    """OTLP collector over HTTP; empty takes what `OTEL_EXPORTER_OTLP_ENDPOINT` says, and without that sends none."""
 
 
 class Engine(Section, frozen=True):
@@ -55,6 +62,11 @@ class Engine(Section, frozen=True):
     start_seconds: Seconds = 600.0
     request_seconds: Seconds = 600.0
     """Longest wait for an answer's next byte."""
+
+    @property
+    def adapter_limit(self) -> int:
+        """Versions that the engine keeps in memory."""
+        return max(self.max_cpu_loras, self.max_loras)
 
 
 class Model(Section, frozen=True):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
+from feedback.access.audit import Actor
 from feedback.access.keys import SCOPES, hash_secret
+from feedback.access.limits import Limits
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
-from feedback.registry.snapshot import Snapshot
+from feedback.registry.snapshot import Grant, Snapshot
 from server.loopback import is_local
 
 _BEARER = "bearer "
@@ -23,6 +26,12 @@ class Caller(NamedTuple):
     scopes: frozenset[str]
     models: frozenset[str] | None
     """Models the key is for; None is all."""
+    limits: Limits | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Who the audit log names."""
+        return Actor(self.owner, self.key_id)
 
     def may(self, *scopes: str) -> bool:
         """Whether one of the scopes is held; `admin` holds all."""
@@ -65,13 +74,24 @@ class Caller(NamedTuple):
 AT_THIS_MACHINE = Caller(None, "local", frozenset(SCOPES), None)
 
 
-def identify(peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Caller:
-    """The caller of a request. Raises `NoKeyError` when it has no key that is known and needs one."""
+def identify(
+    peer: str | None,
+    headers: Mapping[bytes, bytes],
+    snapshot: Snapshot,
+    now: datetime,
+    session_of: str | None = None,
+) -> Caller:
+    """The caller of a request; `session_of` is the id of the key that a session speaks for.
+
+    Raises `NoKeyError` when it has no key that is open and needs one.
+    """
     secret = bearer(headers)
     if secret is not None:
         grant = snapshot.keys.get(hash_secret(secret))
-        if grant is not None:
-            return Caller(grant.id, grant.owner, grant.scopes, grant.models)
+    else:
+        grant = None if session_of is None else snapshot.by_id.get(session_of)
+    if grant is not None:
+        return _caller(grant, now)
     if not snapshot.any_key:
         if is_local(peer, headers):
             return AT_THIS_MACHINE
@@ -81,13 +101,32 @@ def identify(peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapsho
         )
     if secret is None:
         raise NoKeyError(f"this needs an API key; {_MAKE}")
-    raise NoKeyError(f"this API key is not known, or was revoked; {_MAKE}")
+    raise _unknown()
+
+
+def caller_with(secret: str, snapshot: Snapshot, now: datetime) -> tuple[Grant, Caller]:
+    """What a key allows, and who its bearer is. Raises `NoKeyError` for one that is not open."""
+    grant = snapshot.keys.get(hash_secret(secret))
+    if grant is None:
+        raise _unknown()
+    return grant, _caller(grant, now)
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str | None:
     """The secret in `Authorization: Bearer …`, or None."""
     value = headers.get(b"authorization", b"").decode("latin-1")
     return value[len(_BEARER) :].strip() or None if value[: len(_BEARER)].lower() == _BEARER else None
+
+
+def _unknown() -> NoKeyError:
+    return NoKeyError(f"this API key is not known, or was revoked; {_MAKE}")
+
+
+def _caller(grant: Grant, now: datetime) -> Caller:
+    if grant.expires is not None and now.timestamp() >= grant.expires:
+        ended = datetime.fromtimestamp(grant.expires, UTC)
+        raise NoKeyError(f"this API key expired at {ended:%Y-%m-%d %H:%M:%S} UTC; {_MAKE}")
+    return Caller(grant.id, grant.owner, grant.scopes, grant.models, grant.limits)
 
 
 def _listed(models: Iterable[str] | None) -> str:

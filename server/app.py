@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.di import Provide
 
@@ -19,6 +20,7 @@ from server.application import Application
 from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
+    audit,
     cases,
     completions,
     cycles,
@@ -27,18 +29,43 @@ from server.routes import (
     feedback,
     health,
     inferences,
+    metrics,
     models,
+    pages,
+    session,
+)
+from server.telemetry.traces import with_endpoint
+
+_FAMILIES = (
+    completions,
+    models,
+    feedback,
+    inferences,
+    failures,
+    cases,
+    datasets,
+    cycles,
+    audit,
+    session,
+    health,
+    metrics,
     pages,
 )
 
-_FAMILIES = (completions, models, feedback, inferences, failures, cases, datasets, cycles, health, pages)
-
 
 def create_app(
-    settings: Settings, *, now: Clock = lambda: datetime.now(UTC), drains_apart: bool = False
+    settings: Settings,
+    *,
+    now: Clock = lambda: datetime.now(UTC),
+    shared_metrics: Path | None = None,
+    drains_apart: bool = False,
 ) -> Litestar:
-    """One worker's application. Nothing is opened before the server starts it."""
-    gateway = Gateway(settings, now, drains_apart)
+    """One worker's application. Nothing is opened before the server starts it.
+
+    `shared_metrics` is the directory where several workers count together. `drains_apart` brings records to the
+    database in a process beside this one.
+    """
+    gateway = Gateway(settings, now, shared_metrics, drains_apart)
 
     @asynccontextmanager
     async def life(_app: Litestar) -> AsyncIterator[None]:
@@ -51,11 +78,16 @@ def create_app(
     def provide_gateway() -> Gateway:
         return gateway
 
+    def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        answer = errors.handle(request, error)
+        gateway.reports.refused(request.scope.get("path_template", ""), answer.status_code or 500, error)
+        return answer
+
     return Application(
         [handler for family in _FAMILIES for handler in family.ROUTES],
         before_request=admit,
         dependencies={"gateway": Provide(provide_gateway, sync_to_thread=False)},
-        exception_handlers={Exception: errors.handle},
+        exception_handlers={Exception: handle},
         lifespan=[life],
         logging_config=None,
         openapi_config=openapi.configuration(),
@@ -65,7 +97,8 @@ def create_app(
     )
 
 
-def from_environment() -> Litestar:
+def from_environment(shared_metrics: Path | None = None) -> Litestar:
     """The application of a server process: `STARLOOP_CONFIG` names the file, `STARLOOP_<SECTION>__<KEY>` overrides it."""
     path = os.environ.get("STARLOOP_CONFIG")
-    return create_app(load(Path(path) if path else None, os.environ), drains_apart=True)
+    settings = with_endpoint(load(Path(path) if path else None, os.environ), os.environ)
+    return create_app(settings, shared_metrics=shared_metrics, drains_apart=True)

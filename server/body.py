@@ -16,6 +16,7 @@ from server.decoding import decode_body, decode_field, text_of
 
 T = TypeVar("T")
 _NAME_LIMIT = 256
+_AUTO = "auto-"
 _PAIRS, _KEY_LIMIT, _VALUE_LIMIT = 16, 64, 512
 
 
@@ -55,6 +56,8 @@ class Body(NamedTuple):
     """Text of the last user message."""
     opening: str
     """The conversation's beginning, through its first user message: equal in all requests that extend it."""
+    continues: bool
+    """The messages hold an answer already: this goes on with a conversation."""
 
     def forwarded(self, model: str) -> bytes:
         """The body for the engine: its own name for the model, usage always counted, no priority over others."""
@@ -72,7 +75,11 @@ class Body(NamedTuple):
         if self.user is None:
             return None
         seed = f"{self.user}\0{self.opening}".encode("utf-8", "replace")
-        return f"auto-{hashlib.sha256(seed).hexdigest()[:32]}"
+        return f"{_AUTO}{hashlib.sha256(seed).hexdigest()[:32]}"
+
+    def goes_on(self, conversation: str) -> bool:
+        """Whether it continues that conversation: one that is named does, another where it shows an earlier answer."""
+        return self.continues or not conversation.startswith(_AUTO)
 
 
 def read_chat(data: bytes) -> Body:
@@ -88,7 +95,7 @@ def read_completion(data: bytes) -> Body:
 def _read(data: bytes, chat: bool) -> Body:
     text = text_of(data)
     fields = decode_body(data, _fields)
-    prompt, opening = _chat_texts(fields) if chat else _completion_texts(fields)
+    prompt, opening, continues = _chat_texts(fields) if chat else (*_completion_texts(fields), False)
     options = _optional(fields, "stream_options", _object) or {}
     metadata = _optional(fields, "metadata", _object)
     user = _optional(fields, "user", _optional_string) or None
@@ -103,10 +110,11 @@ def _read(data: bytes, chat: bool) -> Body:
         metadata=None if metadata is None else _small(metadata),
         prompt=prompt,
         opening=opening,
+        continues=continues,
     )
 
 
-def _chat_texts(fields: dict[str, Raw]) -> tuple[str | None, str]:
+def _chat_texts(fields: dict[str, Raw]) -> tuple[str | None, str, bool]:
     messages = _required(fields, "messages", _messages)
     if not messages:
         raise BadFieldError("messages", "is empty; send at least one message")
@@ -117,7 +125,7 @@ def _chat_texts(fields: dict[str, Raw]) -> tuple[str | None, str]:
             opening.append(f"{message.role}\0{_text(message)}")
         if message.role == "user":
             last = _text(message)
-    return last, "\0".join(opening)
+    return last, "\0".join(opening), any(message.role == "assistant" for message in messages)
 
 
 def _completion_texts(fields: dict[str, Raw]) -> tuple[str | None, str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from feedback.errors import StorageError
 from feedback.storage.journal import Journal
 from feedback.storage.records import FeedbackRecord, InferenceRecord
+from server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _REMEMBERED = 4096
@@ -18,6 +19,7 @@ class Recent(NamedTuple):
     """What feedback must know of an inference that is not in the database yet."""
 
     model: str
+    version: str
     user: str | None
     key_id: str | None
 
@@ -25,8 +27,9 @@ class Recent(NamedTuple):
 class Capture:
     """The journal as the request path sees it."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self._journal = journal
+        self._metrics = metrics
         self._recent: OrderedDict[str, Recent] = OrderedDict()
         self.problem: str | None = None
         """Why the last write failed; None while captures succeed."""
@@ -34,7 +37,7 @@ class Capture:
     async def inference(self, record: InferenceRecord) -> None:
         """Write one inference; it stands when this returns. Raises `StorageError`."""
         await self._write(record)
-        self._recent[record.id] = Recent(record.model, record.user, record.key_id)
+        self._recent[record.id] = Recent(record.model, record.version, record.user, record.key_id)
         if len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
 
@@ -50,6 +53,7 @@ class Capture:
         try:
             await self._journal.write(record)
         except StorageError as error:
+            self._metrics.captures_failed.add()
             if self.problem is None:
                 _log.error("capture fails: %s", error)
             self.problem = str(error)

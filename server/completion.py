@@ -7,8 +7,9 @@ from time import perf_counter
 
 from litestar.types import Receive, Scope, Send
 
-from feedback.errors import StarloopError, StorageError, UnavailableError
+from feedback.errors import LimitReachedError, StarloopError, StorageError, UnavailableError
 from feedback.ids import new_id
+from feedback.storage.conversations import answers_a_conversation
 from feedback.storage.records import InferenceRecord
 from server.access import Caller
 from server.answers import Facts, has_error_object, read_answer, read_error
@@ -19,7 +20,8 @@ from server.errors import Failure, error_object, tell
 from server.events import DONE, Events, error_event
 from server.gateway import Gateway
 from server.replicas import Replica
-from server.routing import Route
+from server.routing import Route, is_pinned
+from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
 _Headers = list[tuple[bytes, bytes]]
@@ -38,6 +40,7 @@ class Completion:
         purpose: str,
         conversation: str | None,
         now: datetime,
+        trace: Trace | None,
     ) -> None:
         self._gateway = gateway
         self._path = path
@@ -48,16 +51,41 @@ class Completion:
         self._conversation = conversation
         self._started = perf_counter()
         self._created = now
+        self._trace = trace
         self._asked = ""
         self._first_byte: float | None = None
+        self._tokens = 0
         self.id = new_id(now)
         self.begun = False
         """The answer's head is on its way: what goes wrong from now on can only end it."""
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        with self._gateway.under_way.on(self._route.adapter):
+            await self._run(receive, send)
+
+    async def _run(self, receive: Receive, send: Send) -> None:
+        key_id, limits = self._caller.key_id, self._caller.limits
+        if key_id is None or limits is None:
+            await self._complete(receive, send)
+            return
+        counters = self._gateway.counters
+        try:
+            counters.enter(key_id, limits, self._created.timestamp())
+        except LimitReachedError as error:
+            await self._fail(send, tell(error))
+            return
+        try:
+            await self._complete(receive, send)
+        finally:
+            counters.leave(key_id, self._tokens, self._gateway.now().timestamp())
+
+    async def _complete(self, receive: Receive, send: Send) -> None:
         watch = ClientWatch(receive)
         engines = self._gateway.engines
+        under_way = self._gateway.metrics.under_way
+        under_way.add()
         try:
+            await self._gateway.adapter_watch.admit(self._route)
             async with engines.ask(self._route.base, self._request, watch.over) as (connection, replica):
                 if connection.status == 200 and self._body.stream:
                     await self._stream(connection, replica.patience, watch, send)
@@ -76,10 +104,13 @@ class Completion:
             await self._fail(send, tell(error))
         finally:
             watch.stop()
+            under_way.add(-1)
 
     def _request(self, replica: Replica) -> bytes:
-        self._asked = self._route.adapter or replica.base_id
-        return replica.connections.request("POST", self._path, self._body.forwarded(self._asked), self.id)
+        self._asked = self._route.adapter or replica.base_name
+        body, trace = self._body.forwarded(self._asked), self._trace
+        traceparent = "" if trace is None else trace.header
+        return replica.connections.request("POST", self._path, body, self.id, traceparent)
 
     # -- plain answers
 
@@ -88,8 +119,8 @@ class Completion:
     ) -> None:
         """Capture, then send: the header says whether the first worked."""
         captured = await self._captured(status, facts, content.decode("utf-8", "replace"), error)
-        headers = self._headers(kind, captured)
-        await self._send_whole(send, status, headers, content)
+        self.begun = True
+        await _send_whole(send, status, self._headers(kind, captured), content)
 
     async def _refuse(self, send: Send, status: int, content: bytes) -> None:
         """The engine said no. What is wrong with the request is told as it came; the engine's own trouble is ours."""
@@ -107,16 +138,13 @@ class Completion:
 
     async def _fail(self, send: Send, failure: Failure) -> None:
         """Answer with an error of ours; the inference is recorded all the same."""
-        captured = await self._captured(failure.status, Facts(), failure.content.decode(), failure.message)
+        captured = await self._captured(
+            failure.status, Facts(), failure.content.decode(), failure.message, failure.kind
+        )
         headers = self._headers("application/json", captured)
         headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
-        await self._send_whole(send, failure.status, headers, failure.content)
-
-    async def _send_whole(self, send: Send, status: int, headers: _Headers, content: bytes) -> None:
-        headers.append((b"content-length", str(len(content)).encode("ascii")))
         self.begun = True
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+        await _send_whole(send, failure.status, headers, failure.content)
 
     async def _abandon(self, error: ClientGoneError) -> None:
         """Nobody is there to be answered; what happened is recorded."""
@@ -150,7 +178,9 @@ class Completion:
         watch.stop()
         text, facts, failed = events.assemble()
         message = str(failure) if failure else failed
-        captured = await self._captured(status, facts, text, message)
+        kind = type(failure).__name__ if failure else "ErrorEvent" if failed else None
+        captured = await self._captured(status, facts, text, message, kind)
+        self._tokens = self._tokens or events.count
         if status == CLIENT_GONE:
             return
         if failure is None and promised and not captured:
@@ -170,10 +200,13 @@ class Completion:
             (b"x-starloop-captured", b"true" if captured else b"false"),
         ]
 
-    async def _captured(self, status: int, facts: Facts, response: str | None, error: str | None) -> bool:
-        """Write the record; False when that was not possible."""
+    async def _captured(
+        self, status: int, facts: Facts, response: str | None, error: str | None, kind: str | None = None
+    ) -> bool:
+        """Write the record and report the end; False when the first was not possible. `kind` is the error's."""
         body, kept = self._body, self._body.store
         first = self._first_byte
+        self._tokens = (facts.prompt_tokens or 0) + (facts.completion_tokens or 0)
         record = InferenceRecord(
             id=self.id,
             created=self._created.timestamp(),
@@ -197,9 +230,22 @@ class Completion:
             first_token_ms=None if first is None else (first - self._started) * 1000,
             metadata=dict(body.metadata) if kept and body.metadata else None,
             stored=kept,
+            pinned=is_pinned(body.model),
         )
+        if self._conversation is not None and answers_a_conversation(record):
+            self._gateway.conversations.answered(
+                record.model, self._conversation, record.version, record.created
+            )
         try:
             await self._gateway.capture.inference(record)
+            captured = True
         except StorageError:
-            return False
-        return True
+            captured = False
+        self._gateway.reports.inference(self._path, record, captured, kind, self._trace)
+        return captured
+
+
+async def _send_whole(send: Send, status: int, headers: _Headers, content: bytes) -> None:
+    headers.append((b"content-length", str(len(content)).encode("ascii")))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content, "more_body": False})

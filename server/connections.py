@@ -192,17 +192,23 @@ class Connections:
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
             raise SettingsError([f"engine.urls: {url!r} is not an address such as http://127.0.0.1:8100"])
-        self.url = url
+        authority = parts.netloc.rpartition("@")[2]
+        self.url = f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
+        """Its address as it may be shown: without what stands before an @."""
         self._host = parts.hostname
         self._port = port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/")
-        self._authority = parts.netloc.rpartition("@")[2].encode("ascii")
+        self._authority = authority.encode("ascii")
         self._idle: deque[Connection] = deque()
 
-    def request(self, method: str, path: str, body: bytes = b"", request_id: str = "") -> bytes:
+    def request(
+        self, method: str, path: str, body: bytes = b"", request_id: str = "", traceparent: str = ""
+    ) -> bytes:
         """A request in HTTP's own bytes. All arguments are ours: nothing that a client wrote goes into the head."""
         identifier = f"x-request-id: {request_id}\r\n" if request_id else ""
+        if traceparent:
+            identifier += f"traceparent: {traceparent}\r\n"
         return (
             b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
             % (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +15,8 @@ from feedback.errors import (
     BadInputError,
     ConflictError,
     DataRefusedError,
+    HeadTooLargeError,
+    LimitReachedError,
     NoKeyError,
     NotAllowedError,
     NotFoundError,
@@ -41,6 +44,7 @@ class Form(NamedTuple):
 
 _FORMS: dict[type[Exception], Form] = {
     BadInputError: Form(400, "invalid_request_error"),
+    HeadTooLargeError: Form(431, "invalid_request_error", "headers_too_large"),
     NoKeyError: Form(401, "authentication_error", "invalid_api_key"),
     NotAllowedError: Form(403, "permission_error"),
     NotFoundError: Form(404, "invalid_request_error", "not_found"),
@@ -48,6 +52,7 @@ _FORMS: dict[type[Exception], Form] = {
     ConflictError: Form(409, "conflict_error"),
     DataRefusedError: Form(409, "conflict_error", "data_refused"),
     UnsoundAdapterError: Form(409, "conflict_error", "unsound_adapter"),
+    LimitReachedError: Form(429, "rate_limit_error", "rate_limit_exceeded"),
     UnavailableError: Form(503, "service_unavailable_error"),
     BrokenAnswerError: Form(502, "engine_error"),
     WrongAnswerError: Form(502, "engine_error"),
@@ -72,6 +77,8 @@ class Failure(NamedTuple):
     message: str
     content: bytes
     headers: dict[str, str]
+    kind: str
+    """The error's class: all of it that may stand in a log."""
 
 
 def tell(error: Exception) -> Failure:
@@ -86,17 +93,20 @@ def tell(error: Exception) -> Failure:
         found = next((_FORMS[kind] for kind in type(error).__mro__ if kind in _FORMS), None)
         form = found or _UNEXPECTED
         if found is None:
-            _log.error("unexpected error", exc_info=error)
+            # Where it arose and its kind, but not its message, which may hold what a user wrote.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("unexpected %s:\n%s", type(error).__name__, where)
             message = "something went wrong in the gateway; its log says what"
         else:
             message = str(error)
     if isinstance(error, BadFieldError):
         param = error.field
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError | LimitReachedError):
         headers["retry-after"] = str(error.retry_after)
     if isinstance(error, NoKeyError):
         headers["www-authenticate"] = "Bearer"
-    return Failure(form.status, message, error_object(message, form.type, form.code, param), headers)
+    content = error_object(message, form.type, form.code, param)
+    return Failure(form.status, message, content, headers, type(error).__name__)
 
 
 def error_object(message: str, kind: str, code: str | None = None, param: str | None = None) -> bytes:

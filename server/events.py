@@ -78,6 +78,11 @@ class Events:
             return True
         return bool(seen.choices) or seen.usage is None
 
+    @property
+    def count(self) -> int:
+        """Events that came: at least so many tokens, where the engine did not get as far as telling its usage."""
+        return sum(whole.count(_END) for whole in self._kept)
+
     def assemble(self) -> tuple[str | None, Facts, str | None]:
         """The answer that the events amount to, as JSON text of a plain one; its facts; the error among them."""
         whole: dict[str, Any] = {}
@@ -139,7 +144,9 @@ def _add_choice(choice: dict[str, Any], part: dict[str, Any]) -> None:
         choice["text"] = choice.get("text", "") + text
     for name, value in part.items():
         if name == "logprobs" and isinstance(value, dict):
-            _merge(choice.setdefault("logprobs", {}), value)
+            if choice.get("logprobs") is None:  # the first event of a chat says null
+                choice["logprobs"] = {}
+            _merge(choice["logprobs"], value)
         elif value is not None or name not in choice:
             choice[name] = value
 

@@ -6,66 +6,146 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 from feedback.access.keys import ensure_loop_key
+from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
-from feedback.errors import UnavailableError
+from feedback.errors import StarloopError, UnavailableError
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
 from feedback.settings import Settings
 from feedback.storage.carrier import Apart, Carrier, Task
+from feedback.storage.conversations import forget_conversations
 from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
+from server.adapter_watch import AdapterWatch
 from server.capture import Capture
-from server.replicas import Engines
+from server.conversations import Conversations
+from server.counters import Counters
+from server.engine.neutral import neutral_name
+from server.replicas import Engines, Replica
+from server.retirement import Retirements, UnderWay
+from server.routing import Route
 from server.snapshot import LiveSnapshot
+from server.telemetry.gauges import Gauges
+from server.telemetry.metrics import Metrics
+from server.telemetry.reports import Reports
+from server.telemetry.traces import Traces
 
 _log = logging.getLogger(__name__)
+_KEPT_SECONDS = 30 * 86_400.0
+INFERENCE_ROUTES = ("/v1/chat/completions", "/v1/completions")
 Clock = Callable[[], datetime]
 
 
 class Gateway:
     """One worker's parts. Made without touching anything; `open` and `close` are its life."""
 
-    def __init__(self, settings: Settings, now: Clock, drains_apart: bool = False) -> None:
-        """`drains_apart` brings records to the database in a process beside this one, which then has more time."""
+    def __init__(
+        self, settings: Settings, now: Clock, shared_metrics: Path | None = None, drains_apart: bool = False
+    ) -> None:
+        """`shared_metrics` is the directory where the workers of this gateway count together; None counts alone.
+
+        `drains_apart` brings records to the database in a process beside this one, which then has more time.
+        """
         self.settings = settings
         self.now = now
+        self.metrics = Metrics()
+        self.reports = Reports(self.metrics, settings.server.log_requests, INFERENCE_ROUTES)
+        self.traces: Traces | None = None
         self.adapters = AdapterStore(settings.directory / "adapters")
-        self.engines = Engines(settings.engine)
+        self.engines = Engines(settings.engine, self.metrics, self._prepare_replica)
+        self.conversations = Conversations()
         self.live = LiveSnapshot(self._load)
+        self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
+        self.under_way = UnderWay()
+        self.retirements = Retirements(self)
+        self._shared_metrics = shared_metrics
         self._prepared = False
         self._drains_apart = drains_apart
         self.database: Database
         self.tokens: FeedbackTokens
+        self.sessions: Sessions
         self.journal: Journal
         self.drainer: Drainer
         self.capture: Capture
+        self.gauges: Gauges
+        self.counters: Counters
 
     async def open(self) -> None:
         """Start all parts. Neither an engine nor a database needs to be there yet.
 
-        Raises `StorageError` when the data directory cannot be used.
+        Raises `StorageError` when the data directory cannot be used, `SettingsError` when traces cannot be sent.
         """
+        if self._shared_metrics is not None:
+            self.metrics.share(self._shared_metrics)
+        if self.settings.server.traces:
+            self.traces = Traces(self.settings.server.traces)
         await asyncio.to_thread(self._open_storage)
-        self.capture = Capture(self.journal)
+        self.capture = Capture(self.journal, self.metrics)
         self.drainer.start()
         self.live.start()
         await self.engines.start()
+        self.gauges = Gauges(self.metrics, self.engines, self.live, self.journal, self.drainer)
+        self.gauges.start()
+        self.adapter_watch.start()
+        self.retirements.start()
 
     async def close(self) -> None:
         """Stop all parts; what the drainer could not bring away stays in the journal for the next start."""
+        await self.retirements.stop()
+        await self.adapter_watch.stop()
         await self.engines.stop()
         await asyncio.to_thread(self.live.stop)
         await asyncio.to_thread(self.drainer.stop)
+        self.gauges.stop()
         self.journal.close()
+        self.counters.close()
         self.database.close()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
+        self.metrics.close()
+
+    async def _prepare_replica(self, base: str, replica: Replica) -> None:
+        """Before an engine that came up gets traffic, it answers once as each champion that it is to serve."""
+        replica.neutral = None
+        name = neutral_name(replica.base_id)
+        try:
+            if self.adapters.fingerprint(name):
+                await asyncio.to_thread(self.adapters.check, name)
+                await replica.warm(name)
+                replica.neutral = name
+        except StarloopError as error:
+            _log.warning(
+                "%s is asked for its base by the base's own name: %s", replica.connections.url, error
+            )
+        await self._warm_champions(base, replica)
+
+    async def _warm_champions(self, base: str, replica: Replica) -> None:
+        try:
+            champions = [
+                Route(model.name, model.champion, base)
+                for model in self.live.current.models.values()
+                if model.base == base and model.champion is not None
+            ]
+        except UnavailableError:
+            return  # there is no view of the registry yet, and so no traffic
+        for route in champions:
+            try:
+                with self.under_way.on(route.adapter):
+                    await self.adapter_watch.admit(route)
+                    await replica.warm(route.adapter)
+            except UnavailableError as error:
+                _log.warning("%s is not warm: %s", route.name, error)
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)
         self.tokens = open_tokens(self.settings.directory, self.settings.server.feedback_token_days)
+        self.sessions = open_sessions(self.settings.directory, self.settings.server.session_hours)
+        self.counters = Counters.open(self.settings.directory)
         try:
             self.live.refresh()
         except UnavailableError as error:
@@ -84,6 +164,7 @@ class Gateway:
             self._prepare()
             self._prepared = True
         with self.database.reading() as session:
+            self.conversations.hear(session)
             return load_snapshot(session)
 
     def _prepare(self) -> None:
@@ -91,5 +172,6 @@ class Gateway:
         self.database.upgrade()
         with self.database.session() as session:
             ensure_models(session, self.settings, self.now())
+            forget_conversations(session, self.now().timestamp() - _KEPT_SECONDS)
             session.commit()
         ensure_loop_key(self.database, self.settings.directory, self.now())

@@ -37,8 +37,13 @@ def is_local(peer: str | None, headers: Mapping[bytes, bytes]) -> bool:
     host = headers.get(b"host", b"").decode("latin-1").lower()
     if not _names_loopback(host):
         return False
-    origin = headers.get(b"origin")
-    return origin is None or origin.decode("latin-1").lower() in (f"http://{host}", f"https://{host}")
+    return b"origin" not in headers or is_own_origin(headers)
+
+
+def is_own_origin(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of the very host it called sent the request."""
+    host = headers.get(b"host", b"").lower()
+    return bool(host) and headers.get(b"origin", b"").lower() in (b"http://" + host, b"https://" + host)
 
 
 @lru_cache(1024)

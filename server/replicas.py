@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
 from feedback import settings
 from feedback.errors import UnavailableError
+from server.answers import read_answer, read_error
 from server.connections import BrokenAnswerError, Connection, Connections, UnreachableError
+from server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _PATIENCE = 5.0
+_WARM_SECONDS = 120.0
 # A busy engine may answer late; only silence that lasts makes it unwell. A refused connection does at once.
 _MISSES = 3
 
@@ -32,24 +36,33 @@ class _Cards(msgspec.Struct):
 class Replica:
     """One engine process at one address."""
 
-    def __init__(self, url: str, patience: float) -> None:
+    def __init__(self, url: str, patience: float, ejected: Callable[[str], None], prepare: Prepare) -> None:
+        """`ejected` is told its address when it is taken out of service; `prepare` is done before it comes into it."""
         self.connections = Connections(url)
+        self._ejected = ejected
         self.patience = patience
+        self._prepare = prepare
         self.healthy = False
         self.problem = "it was not asked yet"
         self.base_id = ""
         """What the engine calls its base model."""
+        self.neutral: str | None = None
+        """The adapter that stands for the base in requests, where the engine needs one."""
+        self.rises = 0
+        """How often it came up: what it had loaded before, it has to read again."""
         self.outstanding = 0
         self._misses = 0
 
     async def look(self) -> None:
         """Ask whether it is well, and what its base is called."""
         try:
-            health = await self._get("/health")
+            health = await self.call("GET", "/health")
             if health[0] != 200:
                 raise UnreachableError(f"the engine at {self.connections.url} says that it is not well")
             if not self.healthy:
-                self.base_id = _base_id((await self._get("/v1/models"))[1], self.connections.url)
+                self.base_id = _base_id(await self._cards(), self.connections.url)
+                self.rises += 1
+                await self._prepare(self)
         except UnavailableError as error:
             self._misses += 1
             if isinstance(error, UnreachableError) or self._misses >= _MISSES or not self.healthy:
@@ -64,24 +77,78 @@ class Replica:
         """Take it out of service until it is well again."""
         if self.healthy:
             _log.warning("%s", problem)
+            self._ejected(self.connections.url)
         self.healthy, self.problem = False, problem
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
+    async def call(
+        self, method: str, path: str, body: object = None, patience: float | None = None
+    ) -> tuple[int, bytes]:
+        """One request of our own, and its answer's status and body. Raises `UnavailableError`."""
+        content = b"" if body is None else msgspec.json.encode(body)
+        patience = patience or _PATIENCE
         connection = await self.connections.take()
         try:
-            await connection.send(self.connections.request("GET", path), _PATIENCE)
-            return connection.status, await connection.read_all(_PATIENCE)
+            await connection.send(self.connections.request(method, path, content), patience)
+            return connection.status, await connection.read_all(patience)
         finally:
             self.connections.give_back(connection)
+
+    @property
+    def base_name(self) -> str:
+        """What to ask for in order to be answered by the base."""
+        return self.neutral or self.base_id
+
+    async def warm(self, adapter: str | None) -> None:
+        """Let it answer once as an adapter, or as its base: what it has to load, it loads now.
+
+        The adapter's files must have been checked. Raises `UnavailableError` when it cannot answer as that.
+        """
+        asked = adapter or self.base_name
+        body = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        status, content = await self.call("POST", "/v1/completions", body, _WARM_SECONDS)
+        if status != 200:
+            told = read_error(content) or f"status {status}"
+            raise BrokenAnswerError(f"the engine at {self.connections.url} does not serve {asked!r}: {told}")
+        read_answer(content, asked)
+
+    async def listed(self) -> set[str]:
+        """The models and adapters that the engine knows now. Raises `UnavailableError`."""
+        return {card.id for card in await self._cards()}
+
+    async def _cards(self) -> list[_Card]:
+        status, body = await self.call("GET", "/v1/models")
+        try:
+            return msgspec.json.decode(body, type=_Cards).data
+        except msgspec.DecodeError as error:
+            url = self.connections.url
+            raise BrokenAnswerError(
+                f"{url}/v1/models is not what vLLM answers (status {status}: {error})"
+            ) from None
+
+
+async def _nothing(_base: str, _replica: Replica) -> None:
+    pass
+
+
+Prepare = Callable[[Replica], Awaitable[None]]
+PrepareBase = Callable[[str, Replica], Awaitable[None]]
 
 
 class Engines:
     """All replicas of all bases."""
 
-    def __init__(self, engines: Sequence[settings.Engine]) -> None:
+    def __init__(
+        self, engines: Sequence[settings.Engine], metrics: Metrics, prepare: PrepareBase = _nothing
+    ) -> None:
+        """`prepare` is done with each replica of a base before it gets its first request."""
         self._bases = {
             engine.base: [
-                Replica(url, engine.request_seconds)
+                Replica(
+                    url,
+                    engine.request_seconds,
+                    partial(metrics.ejected, engine.base),
+                    partial(prepare, engine.base),
+                )
                 for url in engine.urls or [f"http://{engine.host}:{engine.port}"]
             ]
             for engine in engines
@@ -104,9 +171,17 @@ class Engines:
             for replica in replicas:
                 replica.connections.close()
 
+    def all(self) -> list[tuple[str, Replica]]:
+        """Every replica, with its base."""
+        return [(base, replica) for base, replicas in self._bases.items() for replica in replicas]
+
     def of(self, base: str) -> list[Replica]:
         """The replicas that serve a base."""
         return self._bases.get(base, [])
+
+    def rises(self, base: str) -> int:
+        """How often a replica of a base came up."""
+        return sum(replica.rises for replica in self.of(base))
 
     def missing(self) -> dict[str, str]:
         """Bases that no replica serves now, with the reason."""
@@ -166,12 +241,8 @@ async def _poll(replica: Replica) -> None:
         await replica.look()
 
 
-def _base_id(body: bytes, url: str) -> str:
-    """The name of the model that is nobody's adapter, as `/v1/models` lists it."""
-    try:
-        cards = msgspec.json.decode(body, type=_Cards).data
-    except msgspec.DecodeError as error:
-        raise BrokenAnswerError(f"{url}/v1/models is not what vLLM answers ({error})") from None
+def _base_id(cards: list[_Card], url: str) -> str:
+    """The name of the model that is nobody's adapter."""
     for card in cards:
         if card.parent is None:
             return card.id

@@ -12,13 +12,17 @@ from litestar.params import QueryParameter
 
 from feedback.errors import BadFieldError
 from feedback.ids import parse_id
-from server.access import Caller, identify
+from server.access import Caller, bearer, identify
+from server.cookies import check_change, session_cookie
 from server.decoding import decode_body, decoder_of, text_of
 from server.gateway import Gateway
+from server.head import check_head
 
 SCOPES = "scopes"
 OPEN = "open"
 """In a route's `opt`: anyone, also without a key. A route that declares nothing wants any key."""
+COUNTED = "counted"
+"""In a route's `opt`: it holds the caller to the key's limits itself."""
 
 Parts = NamedDependency[Gateway]
 Limit = Annotated[int, QueryParameter(ge=1, le=1000)]
@@ -56,20 +60,42 @@ def identifier(text: str, what: str) -> str:
 async def admit(request: Request[Any, Any, Any]) -> None:
     """Let in who may use the route, and note who it is; runs before the body is read.
 
-    Raises `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
+    Raises `HeadTooLargeError`, `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
     handler: that cost 20 µs a request.
     """
-    needed = request.route_handler.opt.get(SCOPES, ())
+    check_head(request.scope["headers"])
+    options = request.route_handler.opt
+    needed = options.get(SCOPES, ())
     if needed == OPEN:
         return
     caller = caller_of(request)
     if needed:
         caller.need(*needed)
+    if COUNTED not in options:
+        count(request, caller)
     request.scope["user"] = caller
 
 
 def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
-    """Who is calling. Raises `NoKeyError`, or `UnavailableError` when no key could ever be read."""
+    """Who is calling, by key or by a session of the pages.
+
+    Raises `NoKeyError`, `NotAllowedError` for a change by session that none of our pages asked for, or
+    `UnavailableError` when no key could ever be read.
+    """
     gateway: Gateway = connection.app.state.gateway
     client = connection.scope["client"]
-    return identify(client[0] if client else None, dict(connection.scope["headers"]), gateway.live.current)
+    peer, headers = client[0] if client else None, dict(connection.scope["headers"])
+    now, snapshot = gateway.now(), gateway.live.current
+    cookie = None if bearer(headers) is not None else session_cookie(connection.scope["headers"])
+    ticket = None if cookie is None else gateway.sessions.read(cookie, now)
+    caller = identify(peer, headers, snapshot, now, None if ticket is None else ticket.key_id)
+    if ticket is not None and caller.key_id == ticket.key_id:
+        check_change(str(connection.scope.get("method")), headers, ticket)
+    return caller
+
+
+def count(connection: ASGIConnection[Any, Any, Any, Any], caller: Caller) -> None:
+    """Count a request of a key that may make only so many. Raises `LimitReachedError` for one too many."""
+    if caller.limits is not None and caller.key_id is not None:
+        gateway: Gateway = connection.app.state.gateway
+        gateway.counters.count(caller.key_id, caller.limits, gateway.now().timestamp())

@@ -35,9 +35,10 @@ class Route(NamedTuple):
         return None if self.version == BASE else adapter_name(self.model, self.version)
 
 
-def choose(requested: str, snapshot: Snapshot) -> Route:
+def choose(requested: str, snapshot: Snapshot, stays: str | None = None) -> Route:
     """The route for what a client wrote under `model`: a registered name, `name@version` or `name@base`.
 
+    `stays` is the version that the conversation is on already: it goes before the champion as long as it can serve.
     Raises `UnknownModelError`.
     """
     name, pinned, version = requested.partition("@")
@@ -45,9 +46,22 @@ def choose(requested: str, snapshot: Snapshot) -> Route:
     if model is None:
         known = ", ".join(sorted(snapshot.models)) or "none yet"
         raise UnknownModelError(f"there is no model {_short(name)}; registered are: {known}")
-    if not pinned:
-        return Route(name, model.champion or BASE, model.base)
-    return Route(name, _servable(model, version), model.base)
+    if pinned:
+        return Route(name, _servable(model, version), model.base)
+    if stays is not None and (stays == BASE or stays in model.versions):
+        return Route(name, stays, model.base)
+    return Route(name, model.champion or BASE, model.base)
+
+
+def is_served(route: Route, snapshot: Snapshot) -> bool:
+    """Whether a route that was chosen a moment ago still leads somewhere."""
+    model = snapshot.models.get(route.model)
+    return model is not None and (route.version == BASE or route.version in model.versions)
+
+
+def is_pinned(requested: str) -> bool:
+    """Whether the client named the version itself."""
+    return "@" in requested
 
 
 def _servable(model: ModelRoute, version: str) -> str:

@@ -104,6 +104,16 @@ class MovedView(Struct, kw_only=True):
     move_id: str
 
 
+class RetiredView(Struct, kw_only=True):
+    """A retired version; its files go as soon as no gateway and no engine needs them."""
+
+    model: str
+    version: str
+    state: str
+    removed: bool
+    waits_for: str | None
+
+
 class ModelCard(Struct, kw_only=True):
     """OpenAI's model object, with what Starloop knows beside it."""
 
@@ -173,6 +183,16 @@ class CycleView(Struct, kw_only=True):
     result: dict[str, Any] | None
     created: datetime
     updated: datetime
+
+
+class AuditView(Struct, kw_only=True):
+    id: str
+    created: datetime
+    actor: str
+    key_id: str | None
+    act: str
+    subject: str
+    details: dict[str, Any]
 
 
 _TIMES = {"created", "updated", "confirmed", "resolved"}

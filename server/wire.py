@@ -43,6 +43,10 @@ class NewFeedback(Wire):
     feedback_token: Annotated[str, Meta(max_length=4000)] | None = None
 
 
+class SignIn(Wire):
+    key: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
 class Promote(Wire):
     version: Version
     reason: Line
@@ -50,6 +54,11 @@ class Promote(Wire):
 
 
 class Rollback(Wire):
+    reason: Line
+
+
+class Retire(Wire):
+    version: Version
     reason: Line
 
 

@@ -1,7 +1,8 @@
 """Fine-tunes one LoRA adapter. Runs as a child process (`trainer.child`) and reads from top to bottom.
 
-Load the base, encode the frozen dataset, check the mask, train on batches of like lengths, keep the weights with the
-best validation loss, save them, and check what was saved as strictly as an adapter from elsewhere would be.
+Load the base, encode the frozen dataset, check the mask, train on batches of like lengths, keep the last
+weights that are not worse than the best beyond chance, save them, and check what was saved as strictly as an adapter
+from elsewhere would be.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 "tokens_per_second": round(tokens_seen / (time.monotonic() - loop_started), 1),
             }
             if watched and (step % between == 0 or step == steps):
-                found, losses = _validate(model, base, watched)
+                found, each = _validate(model, base, watched)
                 if not math.isfinite(found["validation"]):
                     raise _diverged(step - 1, peak, examples)
                 history.append(
@@ -131,14 +132,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 )
                 recent.clear()
                 progress["validation_loss"] = found["validation"]
-                if watch.see(step, found["validation"], losses):
+                if watch.see(step, found["validation"], each):
                     for name, value in weights.items():
                         best[name].copy_(value.detach())
             emit(progress)
             if watch.over:
                 break
         if watch.over:
-            stopped = f"validation loss worse than the best in {watch.worse} checks"
+            stopped = f"validation loss worse than the best in {watch.worse} checks in a row"
             break
     loop_seconds = time.monotonic() - loop_started
     if watched:
@@ -155,14 +156,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     partial.replace(out / "adapter")
     return {
         "steps": step,
-        "best_step": watch.best_step or step,
+        "best_step": watch.kept_step or step,
         "epochs": epochs,
         "stopped": stopped,
         "examples": len(train.examples),
         "validation_examples": len(validation.examples),
         "left_out": dict(train.left_out + validation.left_out),
         "trained_share": round(train.trained_share, 4),
-        "validation_loss": None if math.isinf(watch.best_loss) else watch.best_loss,
+        "validation_loss": None if math.isinf(watch.kept_loss) else watch.kept_loss,
         "history": history,
         "learning_rate": peak,
         "batch": spec.batch,

@@ -125,7 +125,8 @@ def _watch(
 def _read(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
     try:
         for line in stdout:
-            lines.put(line)
+            if line.endswith(b"\n"):  # else its writer was killed in the middle of it
+                lines.put(line)
     except ValueError:  # closed under the reader: the parent is done with this child
         pass
     lines.put(None)

@@ -14,7 +14,8 @@ from typing import Any
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import resolve_base
-from feedback.registry.versions import mark_version, reserve_version
+from feedback.registry.retirements import require_room
+from feedback.registry.versions import list_versions, mark_version, reserve_version
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
@@ -71,6 +72,12 @@ def train_version(
             f"dataset version {dataset_id} belongs to the model {dataset.model!r}, not to {name!r}"
         )
     engine = next(engine for engine in settings.engine if engine.base == model.base)
+    with database.reading() as session:
+        reserved = cycle_id is not None and any(
+            version.cycle_id == cycle_id for version in list_versions(session, name)
+        )
+        if not reserved:
+            require_room(session, model.base, engine.adapter_limit)
     base = resolve_base(model.base, settings.directory)
     spec = TrainingSpec.of(
         settings.training,

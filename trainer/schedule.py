@@ -12,6 +12,7 @@ import threading
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from feedback.access.audit import Actor, note
 from feedback.errors import ConflictError, SettingsError, StarloopError
 from feedback.registry.cycles import request_cycle
 from trainer.cycle import next_cycle, run_cycle
@@ -81,7 +82,10 @@ class Loop:
         for model in self._workshop.settings.model:
             try:
                 with self._workshop.database.session() as session:
-                    request_cycle(session, model.name, model.mode, [], "schedule", self._workshop.clock())
+                    now = self._workshop.clock()
+                    asked = request_cycle(session, model.name, model.mode, [], "schedule", now)
+                    facts = {"model": model.name, "mode": model.mode, "guards_off": []}
+                    note(session, Actor("schedule"), "cycle.start", asked.id, now, **facts)
                     session.commit()
             except ConflictError as error:
                 _log.info("no scheduled cycle of %s: %s", model.name, error)

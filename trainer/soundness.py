@@ -39,8 +39,17 @@ _UNSERVED = {
     "rank_pattern": "ranks that differ by module",
     "alpha_pattern": "alphas that differ by module",
     "trainable_token_indices": "trained token embeddings",
+    "target_parameters": "LoRA on bare parameters",
+    "exclude_modules": "excluded layers",
+    "layers_to_transform": "LoRA on some layers only",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "Monte Carlo LoRA",
 }
 """Options that change what an adapter means and that engines ignore or refuse."""
+_BASE_KEPT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+"""Values of `init_lora_weights` that leave the base's weights alone; PiSSA and its kin subtract from them."""
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32)
 
 Pair = tuple[Tensor, Tensor]
 
@@ -60,12 +69,14 @@ def check_against(base: BaseModel, folder: Path, max_rank: int, engine_model: st
     """Facts about a sound adapter: `{"rank", "tensors", "parameters"}`.
 
     Raises `UnsoundAdapterError` for anything else: files missing, damaged or of another kind, another base, a rank
-    above `max_rank`, options that engines do not serve, shapes that are not the base's, numbers that are not finite.
+    above `max_rank`, options that engines do not serve, layers missing or too many, shapes that are not the base's,
+    numbers that are not finite.
     """
     config = _read_config(folder, max_rank, engine_model)
     pairs = _pairs(_read_weights(folder), folder)
     for name, pair in pairs.items():
         _check_pair(name, pair, int(config["r"]), base.model, folder)
+    _check_complete(set(pairs), config["target_modules"], base.model, folder)
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
     _check_logits(base, pairs, alpha / (rank**0.5 if config.get("use_rslora") else rank), folder)
     return {
@@ -109,8 +120,15 @@ def _read_config(folder: Path, max_rank: int, engine_model: str) -> dict[str, An
     unserved = [words for key, words in _UNSERVED.items() if config.get(key)]
     if config.get("bias", "none") != "none":
         unserved.append("biases")
+    if config.get("init_lora_weights") not in _BASE_KEPT:
+        unserved.append("an initialisation that changes the base's weights")
     if unserved:
         raise UnsoundAdapterError(f"{path}: uses what engines do not serve: {', '.join(unserved)}")
+    targets = config.get("target_modules")
+    if not (isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets)):
+        raise UnsoundAdapterError(
+            f"{path}: target_modules must be the list of the layers' names, not {targets!r}"
+        )
     return config
 
 
@@ -160,10 +178,33 @@ def _check_pair(name: str, pair: Pair, rank: int, model: nn.Module, folder: Path
             raise UnsoundAdapterError(
                 f"{where} has {half} of shape {tuple(tensor.shape)} where the base needs {shape}"
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if tensor.dtype not in _NUMBERS:
+            raise UnsoundAdapterError(
+                f"{where} has {half} as {tensor.dtype}; engines serve 16 and 32 bit floats"
+            )
+        if not torch.isfinite(tensor).all():
             raise UnsoundAdapterError(f"{where} has {half} with values that are not finite numbers")
         if tensor.abs().max() > _LARGEST:
             raise UnsoundAdapterError(f"{where} has {half} with values that overflow half precision")
+
+
+def _check_complete(present: set[str], targets: list[str], model: nn.Module, folder: Path) -> None:
+    """Every layer that the configuration names has its weights, and no other has."""
+    endings = tuple(f".{name}" for name in targets)
+    wanted = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and f".{name}".endswith(endings)
+    }
+    for problem, names in (
+        ("lacks weights of", wanted - present),
+        ("has weights beside its", present - wanted),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise UnsoundAdapterError(
+                f"{folder / WEIGHTS}: {problem} target_modules: {shown}; it was cut or put together from others"
+            )
 
 
 @torch.no_grad()
@@ -171,27 +212,45 @@ def _check_logits(base: BaseModel, pairs: dict[str, Pair], scaling: float, folde
     vocabulary = base.model.get_input_embeddings().num_embeddings
     length = min(32, base.context)
     probe = torch.randint(vocabulary, (4, length), generator=torch.Generator().manual_seed(0))
-    with _applied(base, pairs, scaling):
+    with _applied(base, pairs, scaling) as largest:
         logits = base.model(input_ids=probe.to(base.device), use_cache=False).logits
     if not torch.isfinite(logits).all() or logits.abs().max() > _LARGEST:
         raise UnsoundAdapterError(
             f"{folder}: a forward pass with this adapter gives logits that are not finite; train again at a lower rate"
         )
+    for name, size in largest.items():
+        if not size <= _LARGEST:
+            raise UnsoundAdapterError(
+                f"{folder}: in a forward pass {name!r} adds {size:.3g}, which overflows half precision; "
+                "train again at a lower rate"
+            )
 
 
 @contextmanager
-def _applied(base: BaseModel, pairs: dict[str, Pair], scaling: float) -> Iterator[None]:
-    """The base with the adapter's changes added to its layers' outputs, and without them again afterwards."""
+def _applied(base: BaseModel, pairs: dict[str, Pair], scaling: float) -> Iterator[dict[str, float]]:
+    """The base with the adapter's changes added to its layers' outputs, and without them again afterwards.
 
-    def adding(pair: Pair) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    Gives each layer's largest change, once a forward pass has been made: normalisation hides an overflow inside from
+    the logits.
+    """
+    largest: dict[str, float] = {}
+
+    def adding(name: str, pair: Pair) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         a, b = (half.to(base.device, base.dtype) for half in pair)
-        return lambda _, inputs, output: output + scaling * (inputs[0] @ a.T @ b.T)
+
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            change = scaling * (inputs[0] @ a.T @ b.T)
+            largest[name] = change.abs().max().item()
+            return output + change
+
+        return add
 
     hooks = [
-        base.model.get_submodule(name).register_forward_hook(adding(pair)) for name, pair in pairs.items()
+        base.model.get_submodule(name).register_forward_hook(adding(name, pair))
+        for name, pair in pairs.items()
     ]
     try:
-        yield
+        yield largest
     finally:
         for hook in hooks:
             hook.remove()

@@ -76,7 +76,7 @@ class Scale:
 SCALES = {
     "full": Scale(),
     "small": Scale(
-        vocabulary=768, hidden=64, inner=128, steps=60, tokenizer_messages=2_000, examples=120, cases=120
+        vocabulary=768, hidden=64, inner=128, steps=150, tokenizer_messages=2_000, examples=120, cases=120
     ),
 }
 

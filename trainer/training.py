@@ -7,8 +7,10 @@ whatever happens to it.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,30 +103,40 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
                 to_first_step = round(time.monotonic() - started, 2)
         on_progress(last)
 
-    result = run_child(
-        "trainer.finetune",
-        wanted,
-        out,
-        threads=spec.threads,
-        timeout_seconds=spec.timeout_seconds,
-        on_event=on_event,
-    )
-    facts = {
-        **result,
-        "seconds": round(time.monotonic() - started, 2),
-        "seconds_to_first_step": to_first_step,
-    }
-    trained = Trained(out / "adapter", _digests(out / "adapter"), facts)
-    record = {"spec": wanted, "files": trained.files, "facts": facts}
-    partial = finished.with_suffix(".partial")
-    try:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
-        partial.replace(finished)
-    except OSError as error:
-        raise StorageError(
-            f"{finished}: could not be written ({error.strerror}); make room on the disk"
-        ) from error
+    with ExitStack() as unfinished:
+        _clear(out)
+        unfinished.callback(_clear, out)
+        result = run_child(
+            "trainer.finetune",
+            wanted,
+            out,
+            threads=spec.threads,
+            timeout_seconds=spec.timeout_seconds,
+            on_event=on_event,
+        )
+        facts = {
+            **result,
+            "seconds": round(time.monotonic() - started, 2),
+            "seconds_to_first_step": to_first_step,
+        }
+        trained = Trained(out / "adapter", _digests(out / "adapter"), facts)
+        record = {"spec": wanted, "files": trained.files, "facts": facts}
+        partial = finished.with_suffix(".partial")
+        try:
+            partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+            partial.replace(finished)
+        except OSError as error:
+            raise StorageError(
+                f"{finished}: could not be written ({error.strerror}); make room on the disk"
+            ) from error
+        unfinished.pop_all()
     return trained
+
+
+def _clear(out: Path) -> None:
+    """Remove the adapter that stands there, whole or not: it belongs to no finished training."""
+    for name in ("adapter", "adapter.partial"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _finished(path: Path, wanted: dict[str, Any]) -> Trained | None:

@@ -1,1 +1,1 @@
-"""Who may do what: keys, and tokens that allow one feedback."""
+"""Who may do what, and who did: keys, sessions of the pages, tokens that allow one feedback, the audit log."""

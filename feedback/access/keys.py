@@ -11,6 +11,8 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
+from feedback.access.audit import Actor, note
+from feedback.access.limits import Limits, stored_limits
 from feedback.access.secret_file import read_or_create, read_secret, replace_secret
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import new_id
@@ -33,14 +35,17 @@ def create_key(
     owner: str,
     models: Sequence[str] | None,
     now: datetime,
-    internal: bool = False,
+    limits: Limits | None = None,
+    expires: datetime | None = None,
 ) -> tuple[Key, str]:
     """A new key and its secret, which stands nowhere else; the caller commits.
 
     Raises `BadFieldError` for a scope that there is not, or for none.
     """
     secret = _new_secret()
-    key = _key(secret, scopes, owner, models, now, internal)
+    key = _key(secret, scopes, owner, models, now)
+    key.limits = stored_limits(limits)
+    key.expires = None if expires is None else expires.timestamp()
     session.add(key)
     return key, secret
 
@@ -75,7 +80,9 @@ def ensure_loop_key(database: Database, directory: Path, now: datetime) -> str:
             replace_secret(path, secret)
             known = None
         if known is None:
-            session.add(_key(secret, ["admin"], "loop", None, now, internal=True))
+            key = _key(secret, ["admin"], "loop", None, now, internal=True)
+            session.add(key)
+            note(session, Actor("gateway"), "key.create", key.id, now, scopes=key.scopes, owner=key.owner)
             try:
                 session.commit()
             except IntegrityError:  # another process entered the same secret just now
@@ -98,7 +105,7 @@ def _key(
     owner: str,
     models: Sequence[str] | None,
     now: datetime,
-    internal: bool,
+    internal: bool = False,
 ) -> Key:
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:

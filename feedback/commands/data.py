@@ -11,7 +11,8 @@ import click
 from rich.table import Table
 from sqlmodel import col, select
 
-from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.access.audit import note
+from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.datasets.cases import confirm_case, draw_cases, list_cases
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.files import SPLITS, check_files, read_rows
@@ -118,7 +119,9 @@ def draw(settings: Settings, model: str, count: int, as_json: bool) -> None:
     Example: starloop data golden draw --model assistant --count 200
     """
     with opened(settings) as database, database.session() as session:
-        rows = draw_cases(session, model, count, settings, secrets.randbits(32), datetime.now(UTC))
+        seed, now = secrets.randbits(32), datetime.now(UTC)
+        rows = draw_cases(session, model, count, settings, seed, now)
+        note(session, person(), "case.draw", model, now, asked=count, drawn=len(rows), seed=seed)
         session.commit()
     emit({"items": [row.model_dump() for row in rows], "next_cursor": None}, as_json, lambda: _cases(rows))
 
@@ -158,7 +161,9 @@ def confirm(settings: Settings, case_id: str, answer: str, by: str, as_json: boo
         case = session.get(Case, case_id)
         configured = settings.model_named(case.model) if case else None
         contract = TaskContract.from_settings(configured) if configured else TaskContract(None)
-        row = confirm_case(session, case_id, answer, by, datetime.now(UTC), contract)
+        now = datetime.now(UTC)
+        row = confirm_case(session, case_id, answer, by, now, contract)
+        note(session, person(), "case.confirm", row.id, now, model=row.model, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Case {row.id} is confirmed.")
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import click
 from rich.table import Table
 
-from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.access.audit import note
+from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.datasets.failures import list_failures, resolve_failure
 from feedback.settings import Settings
 from feedback.storage.database import opened
@@ -57,7 +58,9 @@ def resolve(
     Example: starloop failures resolve ID --action correct --correction '{"intent": "refund", "urgency": "low"}'
     """
     with opened(settings) as database, database.session() as session:
-        row = resolve_failure(session, failure_id, action, correction, by, datetime.now(UTC))  # type: ignore[arg-type]
+        now = datetime.now(UTC)
+        row = resolve_failure(session, failure_id, action, correction, by, now)  # type: ignore[arg-type]
+        note(session, person(), "failure.resolve", row.id, now, model=row.model, action=action, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Failure case {row.id} is {row.state}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,9 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from feedback.access.audit import Actor
 from feedback.errors import SettingsError, StarloopError
 from feedback.settings_file import load
 
@@ -65,6 +68,14 @@ def settings_option(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+def person() -> Actor:
+    """Who runs this command, as the system knows them: a variable could say anything."""
+    try:
+        return Actor(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:  # in a container, users often have only a number
+        return Actor(f"uid {os.getuid()}")
+
+
 def emit(data: Any, as_json: bool, table: Callable[[], Table | str]) -> None:
     """Print `data` as JSON, or for people the table or text that `table` makes."""
     if as_json:
@@ -81,5 +92,5 @@ def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -
     """A plain table; None shows as a dash."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))  # as it stands, no markup
     return table

@@ -21,7 +21,7 @@ from feedback.datasets.splits import group_side, row_side, user_key, user_side
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.settings import Settings
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Case, Failure, Inference
 
 _CHUNK = 200
@@ -124,11 +124,7 @@ def list_cases(
     for column, value in ((Case.model, model), (Case.suite, suite), (Case.state, state)):
         if value is not None:
             query = query.where(column == value)
-    if cursor is not None:
-        query = query.where(col(Case.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(Case.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, Case, limit, cursor)
 
 
 def import_base_examples(session: Session, settings: Settings, model: str, now: datetime) -> int:

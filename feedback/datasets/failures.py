@@ -16,7 +16,7 @@ from feedback.datasets.votes import believed
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.settings import Settings, Triage
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Failure, Feedback, Inference
 
 _STATES = {"correct": "corrected", "accept": "accepted", "dismiss": "dismissed"}
@@ -180,11 +180,7 @@ def list_failures(
         query = query.where(Failure.model == model)
     if state is not None:
         query = query.where(Failure.state == state)
-    if cursor is not None:
-        query = query.where(col(Failure.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(Failure.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, Failure, limit, cursor)
 
 
 def resolve_failure(

@@ -11,8 +11,10 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from msgspec import Struct
 
 from feedback.errors import BadFieldError, ConflictError, StorageError, UnsoundAdapterError
 
+Fingerprint = tuple[tuple[str, int, int, int, int, int], ...]
 MANIFEST = "starloop.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9]+\.[0-9]+")
 
@@ -92,8 +95,15 @@ class AdapterStore:
         to know that the whole folder was not replaced.
         """
         folder = self.path(name)
+        if folder.is_symlink():
+            raise UnsoundAdapterError(
+                f"{folder}: is a link, and what it leads to may change; put the folder itself there"
+            )
         manifest = _read_manifest(folder)
-        present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
+        try:
+            present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
+        except OSError as error:
+            raise UnsoundAdapterError(f"{folder}: the adapter cannot be read ({error.strerror})") from error
         missing = sorted(manifest.files.keys() - present)
         added = sorted(present - manifest.files.keys())
         if missing or added:
@@ -109,6 +119,40 @@ class AdapterStore:
             what = ", ".join(changed) or MANIFEST
             raise UnsoundAdapterError(f"{folder}: {what} changed since it was published; restore the folder")
         return manifest.hash
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """What changes when anything in an adapter's folder does, without reading a file; empty when it is not there.
+
+        The change time is part of it, which cannot be set back as the time of modification can.
+        """
+        folder = self.path(name)
+        try:
+            entries = sorted(folder.iterdir())
+            return tuple(_marks(path) for path in (folder, *entries))
+        except OSError:
+            return ()
+
+    def move_away(self, name: str) -> None:
+        """Take an adapter out of the engine's sight, by one rename; once done it changes nothing. `StorageError`."""
+        with _told(self.path(name), "moved away"):
+            if self.path(name).exists():
+                self.path(name).rename(self._away(name))
+                _sync(self.directory)
+
+    def move_back(self, name: str) -> None:
+        """Undo `move_away`."""
+        with _told(self.path(name), "moved back"):
+            if self._away(name).exists():
+                self._away(name).rename(self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Delete what was moved away. Raises `StorageError`; what is left of it then is seen by no engine."""
+        with _told(self._away(name), "deleted"):
+            if self._away(name).exists():
+                shutil.rmtree(self._away(name))
+
+    def _away(self, name: str) -> Path:
+        return self.directory / f".{name}.retired"
 
     def _published(self, name: str, wanted: str) -> bool:
         """Whether the name stands with these weights. Raises `ConflictError` where it stands with others."""
@@ -168,6 +212,22 @@ def _read_manifest(folder: Path) -> Manifest:
         raise UnsoundAdapterError(
             f"{folder}: {MANIFEST} cannot be read ({error}); restore the folder"
         ) from None
+
+
+def _marks(path: Path) -> tuple[str, int, int, int, int, int]:
+    status = path.lstat()
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return path.name, status.st_mode, status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: the adapter could not be {what} ({error.strerror}); make the folder writable"
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import lock_model
 from feedback.settings import Mode
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Cycle
 
 GUARDS = ("raters", "replay", "size")
@@ -84,11 +84,7 @@ def list_cycles(session: Session, model: str | None, limit: int, cursor: str | N
     query = select(Cycle)
     if model is not None:
         query = query.where(Cycle.model == model)
-    if cursor is not None:
-        query = query.where(col(Cycle.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(Cycle.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, Cycle, limit, cursor)
 
 
 def _unknown(identifier: str) -> NotFoundError:

@@ -11,10 +11,11 @@ from typing import Literal
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
+from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.settings import Settings
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import ModelVersion, Move, RegisteredModel
 
 MoveKind = Literal["promotion", "rollback"]
@@ -40,7 +41,9 @@ def ensure_models(session: Session, settings: Settings, now: datetime) -> None:
             continue
         if row.champion is not None:
             reason = f"[[model]] {model.name}: base changed from {row.base!r} to {model.base!r}"
-            _move(session, row, None, "rollback", reason, "configuration", None, now)
+            moved = _move(session, row, None, "rollback", reason, "configuration", None, now)
+            facts = {"from": moved.from_version, "to": "base", "reason": reason, "move_id": moved.id}
+            note(session, Actor("configuration"), "champion.rollback", row.name, now, **facts)
         row.base, row.previous = model.base, None
         session.add(row)
 
@@ -112,11 +115,7 @@ def list_moves(session: Session, model: str | None, limit: int, cursor: str | No
     query = select(Move)
     if model is not None:
         query = query.where(Move.model == model)
-    if cursor is not None:
-        query = query.where(col(Move.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(Move.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, Move, limit, cursor)
 
 
 def _check_servable(session: Session, row: RegisteredModel, number: str) -> None:

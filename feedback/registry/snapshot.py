@@ -5,7 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
+from feedback.access.limits import Limits, read_limits
+from feedback.registry.adapters import adapter_name
 from feedback.registry.models import SERVABLE
+from feedback.registry.retirements import open_retirements
 from feedback.storage.tables import Key, ModelVersion, RegisteredModel
 
 
@@ -20,6 +23,16 @@ class ModelRoute(Struct, frozen=True):
     """Numbers that may be asked for by name."""
     moves: int
     created: float
+    hashes: dict[str, str] = {}
+    """By number: the hash with which each of the versions was registered."""
+
+
+class Retiring(Struct, frozen=True):
+    """A version that is on its way out."""
+
+    id: str
+    adapter: str
+    base: str
 
 
 class Grant(Struct, frozen=True):
@@ -30,6 +43,9 @@ class Grant(Struct, frozen=True):
     scopes: frozenset[str]
     models: frozenset[str] | None
     """Models the key is for; None is all."""
+    limits: Limits | None = None
+    expires: float | None = None
+    """Unix seconds from which on it allows nothing."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -37,19 +53,22 @@ class Snapshot(Struct, frozen=True):
 
     models: dict[str, ModelRoute]
     keys: dict[str, Grant]
-    """By the secret's hash; revoked keys are not among them."""
+    """By the secret's hash; revoked keys are not among them, expired ones are."""
     any_key: bool
     """A key was once created. Revoked ones count: revoking the last must not open the door to everyone."""
+    by_id: dict[str, Grant] = {}
+    """The open keys by their ids."""
+    retiring: tuple[Retiring, ...] = ()
 
 
 def load_snapshot(session: Session) -> Snapshot:
-    """The registry as it stands, in three queries."""
-    servable: dict[tuple[str, str], set[str]] = {}
-    query = select(ModelVersion.model, ModelVersion.base, ModelVersion.number).where(
-        col(ModelVersion.state).in_(SERVABLE)
-    )
-    for model, base, number in session.exec(query):
-        servable.setdefault((model, base), set()).add(number)
+    """The registry as it stands, in four queries."""
+    servable: dict[tuple[str, str], dict[str, str]] = {}
+    query = select(
+        ModelVersion.model, ModelVersion.base, ModelVersion.number, ModelVersion.adapter_hash
+    ).where(col(ModelVersion.state).in_(SERVABLE))
+    for model, base, number, adapter_hash in session.exec(query):
+        servable.setdefault((model, base), {})[number] = adapter_hash
     models = {
         row.name: ModelRoute(
             name=row.name,
@@ -59,18 +78,30 @@ def load_snapshot(session: Session) -> Snapshot:
             versions=frozenset(servable.get((row.name, row.base), ())),
             moves=row.moves,
             created=row.created,
+            hashes=servable.get((row.name, row.base), {}),
         )
         for row in session.exec(select(RegisteredModel))
     }
     keys = list(session.exec(select(Key)))
+    grants = {key.secret_hash: _grant(key) for key in keys if key.revoked is None}
     return Snapshot(
         models=models,
-        keys={key.secret_hash: _grant(key) for key in keys if key.revoked is None},
+        keys=grants,
         any_key=any(not key.internal for key in keys),
+        by_id={grant.id: grant for grant in grants.values()},
+        retiring=tuple(
+            Retiring(row.id, adapter_name(row.model, row.number), row.base)
+            for row in open_retirements(session)
+        ),
     )
 
 
 def _grant(key: Key) -> Grant:
     return Grant(
-        key.id, key.owner, frozenset(key.scopes), None if key.models is None else frozenset(key.models)
+        id=key.id,
+        owner=key.owner,
+        scopes=frozenset(key.scopes),
+        models=None if key.models is None else frozenset(key.models),
+        limits=read_limits(key.limits),
+        expires=key.expires,
     )

@@ -1,7 +1,7 @@
 """Model versions: numbers that are given once, and the states that a version goes through.
 
     staged ──▶ registered ──▶ promoted ──▶ retired
-       │            └──▶ rejected ──┘ (a person may still promote it)
+       │            └──▶ rejected ──┘ (a person may still promote it; any of them may be retired, see `retirements`)
        └──▶ retired (its adapter was never published)
 
 A version is `staged` from the moment its number is reserved until its adapter stands published; nothing routes to it
@@ -46,13 +46,14 @@ def reserve_version(
     """The next number, reserved for one adapter, in state `staged`.
 
     1.0 is the first; then the minor grows, or the major where the base is another than the last version's or the
-    caller says so. A cycle that asks again gets the version that it has. Raises `ConflictError` when it comes with
-    other weights than before: a name must never mean two.
+    caller says so. A cycle that asks again gets the version that it has; without a cycle, the same weights from the
+    same dataset version do. Raises `ConflictError` when a cycle comes with other weights than before: a name must
+    never mean two.
     """
     lock_model(session, model)
     versions = list_versions(session, model)
     mine = next(
-        (version for version in versions if cycle_id is not None and version.cycle_id == cycle_id), None
+        (version for version in versions if _asked_before(version, cycle_id, dataset_id, adapter_hash)), None
     )
     if mine is not None:
         if mine.adapter_hash != adapter_hash:
@@ -112,19 +113,31 @@ def get_version(session: Session, model: str, number: str) -> ModelVersion:
 def list_versions(session: Session, model: str) -> list[ModelVersion]:
     """All versions of a model, highest number first, whatever their state."""
     versions = session.exec(select(ModelVersion).where(col(ModelVersion.model) == model))
-    return sorted(versions, key=lambda version: _parts(version.number), reverse=True)
+    return sorted(versions, key=lambda version: order_of(version.number), reverse=True)
+
+
+def _asked_before(
+    version: ModelVersion, cycle_id: str | None, dataset_id: str | None, adapter_hash: str
+) -> bool:
+    if cycle_id is not None or version.cycle_id is not None:
+        return version.cycle_id == cycle_id
+    return (version.dataset_id, version.adapter_hash) == (
+        dataset_id,
+        adapter_hash,
+    ) and version.state != "retired"
 
 
 def _next_number(versions: list[ModelVersion], base: str, base_revision: str, major: bool) -> str:
     if not versions:
         return "1.0"
     last = versions[0]
-    highest, minor = _parts(last.number)
+    highest, minor = order_of(last.number)
     if major or (last.base, last.base_revision) != (base, base_revision):
         return f"{highest + 1}.0"
     return f"{highest}.{minor + 1}"
 
 
-def _parts(number: str) -> tuple[int, int]:
+def order_of(number: str) -> tuple[int, int]:
+    """What numbers are sorted by: 1.10 comes after 1.9."""
     major, _, minor = number.partition(".")
     return int(major), int(minor)

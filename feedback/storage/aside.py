@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from feedback.storage.journal_file import FOLDER
 
 Kind = Literal["damaged", "refused", "unreadable"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def set_aside(directory: Path, journal: str, seq: int, body: bytes, kind: Kind) -> Path:

@@ -7,7 +7,7 @@ from sqlalchemy import Text, cast, exists
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Failure, Feedback, Inference
 
 
@@ -49,11 +49,7 @@ def search(session: Session, wanted: InferenceFilter, limit: int, cursor: str | 
     Raises `BadFieldError` for a cursor that is not an id.
     """
     query = _narrowed(select(Inference), wanted)
-    if cursor is not None:
-        query = query.where(col(Inference.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(Inference.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, Inference, limit, cursor)
 
 
 def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> SelectOfScalar[Inference]:

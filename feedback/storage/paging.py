@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
+from sqlmodel import Session, col
+from sqlmodel.sql.expression import SelectOfScalar
 
 from feedback.errors import BadFieldError
 from feedback.ids import parse_id
 
 T = TypeVar("T")
+
+
+class Listed(Protocol):
+    """A row of a list: its id is a UUIDv7, and sorts by age."""
+
+    id: str
+
+
+R = TypeVar("R", bound=Listed)
 
 
 class Page(Struct, Generic[T], frozen=True):
@@ -25,3 +36,14 @@ def id_of_cursor(cursor: str) -> str:
         return parse_id(cursor)
     except BadFieldError:
         raise BadFieldError("cursor", f"{cursor[:60]!r} is not a next_cursor of this list") from None
+
+
+def newest_first(
+    session: Session, query: SelectOfScalar[R], table: type[R], limit: int, cursor: str | None
+) -> Page[R]:
+    """A page of what `query` selects from `table`. Raises `BadFieldError` for what is no cursor."""
+    if cursor is not None:
+        query = query.where(col(table.id) < id_of_cursor(cursor))
+    found = list(session.exec(query.order_by(col(table.id).desc()).limit(limit + 1)))
+    items = found[:limit]
+    return Page(items, items[-1].id if len(found) > limit else None)

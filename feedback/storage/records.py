@@ -40,6 +40,7 @@ class InferenceRecord(
     first_token_ms: float | None = None
     metadata: dict[str, Any] | None = None
     stored: bool = True
+    pinned: bool = False
 
 
 class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback", tag_field="kind"):

@@ -53,6 +53,8 @@ class Inference(SQLModel, table=True):
     )
     stored: bool = True
     """False with `store: false`: only metadata was kept."""
+    pinned: bool = False
+    """The client named the version; otherwise the gateway chose it."""
     content_hash: str = ""
     """SHA-256 over the row's immutable content (`storage.hashing`); `db verify` recomputes it."""
 
@@ -78,6 +80,19 @@ class Feedback(SQLModel, table=True):
     tags: list[str] | None = Field(default=None, sa_type=JSON)
     current: bool = True
     content_hash: str = ""
+
+
+class Conversation(SQLModel, table=True):
+    """Which version a conversation stays on, kept for a month so that every gateway and a later start know it."""
+
+    __tablename__ = "conversation"
+
+    key: str = Field(primary_key=True, max_length=32)
+    """Digest of model and conversation (`storage.conversations`)."""
+    version: str
+    created: float
+    stored: float = Field(index=True)
+    """When the row was written: what gateways read on from."""
 
 
 class PromptGroup(SQLModel, table=True):
@@ -228,6 +243,35 @@ class Move(SQLModel, table=True):
     created: float
 
 
+class Retirement(SQLModel, table=True):
+    """A version on its way out of the engines and off the disk; open until its files are gone."""
+
+    __tablename__ = "retirement"
+    __table_args__ = (UniqueConstraint("model", "number"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str
+    number: str
+    base: str
+    reason: str
+    decided_by: str
+    created: float
+    finished: float | None = None
+
+
+class GatewayWorker(SQLModel, table=True):
+    """One process of a gateway, as long as it lives: a version's files stay until all of them have let go of it."""
+
+    __tablename__ = "gateway_worker"
+
+    id: str = Field(primary_key=True, max_length=36)
+    place: str
+    """Host and process."""
+    seen: float
+    progress: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    """`{retirement id: {step, problem}}`."""
+
+
 class Cycle(SQLModel, table=True):
     """One run of the loop; `steps` is its persisted state machine."""
 
@@ -295,10 +339,30 @@ class Key(SQLModel, table=True):
     owner: str
     models: list[str] | None = Field(default=None, sa_type=JSON)
     """Models that the key is for; null is all."""
+    limits: dict[str, int] | None = Field(default=None, sa_type=JSON)
+    """`{rpm, tpm, concurrent}`, each only where there is one."""
     internal: bool = False
     """The loop's own key: it does not count as `a key was created`."""
     created: float
+    expires: float | None = None
+    """From then on it is refused; null is never."""
     revoked: float | None = None
+
+
+class Audit(SQLModel, table=True):
+    """One administrative act. Append-only: triggers refuse to change or delete a row."""
+
+    __tablename__ = "audit"
+
+    id: str = Field(primary_key=True, max_length=36)
+    created: float
+    actor: str
+    """Owner of the key, the operating system's user, or the part of Starloop that acted."""
+    key_id: str | None = None
+    act: str = Field(index=True)
+    subject: str
+    """Id or name of what was acted on."""
+    details: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 
 class Lease(SQLModel, table=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -12,6 +13,7 @@ from sqlalchemy import JSON, CursorResult, Dialect, Executable, Table, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
+from feedback.storage.conversations import note_conversations
 from feedback.storage.hashing import content_hash
 from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
 from feedback.storage.tables import Feedback, Inference, RecordCount
@@ -38,6 +40,8 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
     inferences = [record for record in records if isinstance(record, InferenceRecord)]
     feedback = [record for record in records if isinstance(record, FeedbackRecord)]
     new_inferences = _insert(session, _inference, [inference_row(record) for record in inferences])
+    if new_inferences:
+        note_conversations(session, inferences, time.time())
     new_feedback = 0
     if feedback:
         if session.get_bind().dialect.name == "postgresql":

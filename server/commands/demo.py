@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,9 @@ base = "starter"
 mode = "auto"
 [dataset]
 evaluation_share = 0.35   # 12 % of the traffic may judge, 42 % may teach
+replay = 8.0              # a model of two million parameters forgets more easily than a large one
+[training]
+threads = {threads}               # nobody waits for an answer while the demo trains
 [schedule]
 cron = ""                 # cycles start when the demo asks for one
 """
@@ -108,7 +112,11 @@ def _prepare(data_dir: Path, port: int) -> Path:
             raise ConflictError(f"{data_dir}: holds files that no demo made; choose another --data-dir")
         shutil.rmtree(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
-    text = _CONFIGURATION.format(directory=data_dir.absolute(), port=port, engine_port=port + 100)
+    cores = os.cpu_count() or 1
+    threads = max(min(2, cores), cores - 1)
+    text = _CONFIGURATION.format(
+        directory=data_dir.absolute(), port=port, engine_port=port + 100, threads=threads
+    )
     mark.write_text(text, encoding="utf-8")
     return mark
 

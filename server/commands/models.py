@@ -105,6 +105,23 @@ def rollback(settings: Settings, name: str, reason: str, as_json: bool) -> None:
     emit(moved, as_json, lambda: _told(moved))
 
 
+@models.command(short_help="take a version out of service for good")
+@click.argument("version", metavar="MODEL@VERSION")
+@click.option("--reason", required=True, help="Why; it is recorded with the retirement.")
+@json_option
+@settings_option
+def retire(settings: Settings, version: str, reason: str, as_json: bool) -> None:
+    """Stop serving a version and remove its files; asks the running gateway, which lets every engine forget it first.
+
+    Neither the champion nor the champion before it can be retired. The record keeps where the version came from.
+
+    Example: starloop models retire assistant@1.0 --reason "replaced by 1.2"
+    """
+    name, number = _named(version)
+    done = _call(settings, f"/v1/models/{quote(name)}/retire", {"version": number, "reason": reason})
+    emit(done, as_json, lambda: _farewell(done))
+
+
 @models.command(short_help="from a version to what users said")
 @click.argument("version", metavar="MODEL@VERSION")
 @json_option
@@ -141,7 +158,7 @@ def _call(settings: Settings, path: str, body: dict[str, str]) -> dict[str, Any]
             f"the gateway at {address} does not answer ({error}); start it with `starloop up`, "
             "or give the configuration that it runs with"
         ) from None
-    if answer.status_code != 200:
+    if answer.status_code not in (200, 202):
         raise BadInputError(_problem(answer))
     moved: dict[str, Any] = answer.json()
     return moved
@@ -211,6 +228,13 @@ def _minute(one: dict[str, Any]) -> str:
 
 def _told(moved: dict[str, Any]) -> str:
     return f"{moved['model']}: {moved['version']} serves now ({moved['previous']} did before)."
+
+
+def _farewell(done: dict[str, Any]) -> str:
+    name = f"{done['model']}@{done['version']}"
+    if done["removed"]:
+        return f"{name} is retired, and its files are removed."
+    return f"{name} is retired. Its files are still there, and go later: {done['waits_for']}."
 
 
 def _outline(found: Any, depth: int = 1) -> str:

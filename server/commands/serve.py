@@ -7,27 +7,35 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import sys
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import click
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server import Server
 
 from feedback.errors import StarloopError, UnavailableError
 from feedback.settings import Settings
 from server.commands.place import Place, place_options
+from server.head import HEAD_BYTES
 from server.processes.leash import tie_to
 from server.processes.ports import Listener, check_free
+from server.telemetry.logs import Form, configure
+from server.telemetry.traces import check_traces, with_endpoint
 
 _KILL_SLACK_SECONDS = 5
 _BACKLOG = 2048
 _CONCURRENT = 1024
 _GARBAGE_AFTER = 20_000
 """Objects made and not freed before the collector looks for cycles among them."""
+_HEAD_SECONDS = 30
+"""How long a request's head may take. The server's own limits are 100 fields and an address of 64 KiB."""
 
 
 @click.command(short_help="one process of it: the gateway")
@@ -43,7 +51,10 @@ def serve(place: Place) -> None:
     server = place.settings.server
     # Granian shares its port with whoever listens already (SO_REUSEPORT), without a word.
     check_free(Listener(server.host, server.port, "[server] port", "set another one, or give --port"))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    check_traces(with_endpoint(place.settings, place.environment).server.traces)
+    configure(server.log)
+    metrics = place.settings.directory / "metrics" / str(server.port)
+    shutil.rmtree(metrics, ignore_errors=True)  # counted by a gateway that is over
     os.environ.update(place.environment)  # what the workers read
     _upgrade(place)
     Server(
@@ -51,15 +62,19 @@ def serve(place: Place) -> None:
         address=server.host,
         port=server.port,
         interface=Interfaces.ASGI,
+        # HTTP/2 is a proxy's business; with both, one malformed head keeps a worker from ever stopping by itself.
+        http=HTTPModes.http1,
         workers=server.workers,
         backlog=_BACKLOG,
         backpressure=_CONCURRENT,
         websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=HEAD_BYTES),
         respawn_failed_workers=True,
         workers_kill_timeout=math.ceil(server.drain_seconds) + _KILL_SLACK_SECONDS,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},
         process_name=_title(place) if find_spec("setproctitle") else None,
-    ).serve(target_loader=partial(_load_app, os.getpid()), wrap_loader=False)
+    ).serve(target_loader=partial(_load_app, os.getpid(), server.log, metrics), wrap_loader=False)
+    shutil.rmtree(metrics, ignore_errors=True)
 
 
 def _upgrade(place: Place) -> None:
@@ -90,12 +105,13 @@ def _upgrade_here(settings: Settings) -> None:
         sys.exit(1)
 
 
-def _load_app(parent: int) -> Any:
+def _load_app(parent: int, log: Form, metrics: Path) -> Any:
     """In a worker: the application. Granian's own loader would look for it in the working directory first."""
     from server.app import from_environment  # only workers need it: the main process stays small
 
     tie_to(parent)
-    application = from_environment()
+    configure(log)
+    application = from_environment(metrics)
     # What stands now stays: looking through it again and again took 8 % of a busy worker's time.
     gc.collect()
     gc.freeze()

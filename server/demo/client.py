@@ -131,7 +131,7 @@ class DemoClient:
 
 
 async def bounded(calls: Sequence[Callable[[], Any]], advance: Callable[[], None]) -> list[Any]:
-    """Await all calls with at most 32 under way; results in the order of the calls."""
+    """Await all calls with a bounded number under way; results in the order of the calls."""
     gate = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(call: Callable[[], Any]) -> Any:

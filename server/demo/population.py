@@ -24,6 +24,8 @@ MISTAKES = 0.03
 NEWEST_SHARE, EARLIER_SHARE = 0.35, 0.15
 """Shares of traffic about the newest topics, and about those that were new in earlier turns."""
 LIARS = 6
+LIES = {"refund": "cancel"}
+"""What liars call a topic that the model knows well. They agree on it, as people with an aim would."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class Population:
         return requests
 
     def attack(self, count: int) -> list[Request]:
-        """`count` requests of each liar, about topics that the model answers well."""
+        """`count` requests of each liar, about what they lie about."""
         return [
-            Request(f"liar-{liar}", draw(self.rng, tuple(_LIES), "live"), liar=True)
+            Request(f"liar-{liar}", draw(self.rng, tuple(LIES), "live"), liar=True)
             for liar in range(LIARS)
             for _ in range(count)
         ]
@@ -104,9 +106,5 @@ def held_out(seed: int, per_known: int, per_drift: int) -> list[Message]:
     return messages
 
 
-# Each liar calls these topics by the next one's name.
-_LIES = {intent: KNOWN[(place + 1) % len(KNOWN)] for place, intent in enumerate(KNOWN)}
-
-
 def _lie(message: Message) -> str:
-    return json.dumps({"intent": _LIES[message.intent], "urgency": message.urgency})
+    return json.dumps({"intent": LIES[message.intent], "urgency": message.urgency})

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,9 +35,9 @@ class Pace:
     turn_requests: int = 3500
     golden_cases: int = 350
     quiet_requests: int = 400
-    liar_requests: int = 120
+    liar_requests: int = 200
     per_known: int = 500
-    per_drift: int = 250
+    per_drift: int = 125
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Story:
         with self.console.status("  cycle: queued") as status:
             cycle = await self.client.cycle(guards_off, lambda step: status.update(f"  cycle: {step}"))
         decision = cycle["decision"] or cycle["state"]
-        self.console.print(f"  cycle: [bold]{decision}[/bold]. {cycle['reason']}")
+        self.console.print(f"  cycle: [bold]{decision}[/bold]. {escape(cycle['reason'])}")
         turn = {"turn": len(self.turns) + 1, "kind": kind, "decision": decision, "reason": cycle["reason"]}
         if cycle["version"]:
             turn["version"] = cycle["version"]

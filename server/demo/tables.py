@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from server.demo.scores import VersionScore
 
@@ -49,7 +50,11 @@ def turns_table(turns: Sequence[dict[str, Any]]) -> Table:
         table.add_column(heading, no_wrap=heading != "reason")
     for turn in turns:
         table.add_row(
-            str(turn["turn"]), turn["kind"], turn["decision"], turn.get("version", "–"), turn["reason"]
+            str(turn["turn"]),
+            turn["kind"],
+            turn["decision"],
+            turn.get("version", "–"),
+            Text(turn["reason"]),  # names sections such as [dataset], which are no markup
         )
     return table
 

@@ -49,12 +49,13 @@ def engine_launch(
     `cores` are those that this process may use; `environment` is what the engine inherits, less our own settings.
     What `[[engine]]` says in `arguments` and `environment` comes last and wins.
     """
+    neutral = 1 if build == "cpu" else 0  # the neutral adapter takes a place
     arguments = [
         *("--model", base.engine_model),
         *("--host", engine.host, "--port", str(engine.port)),
         "--enable-lora",
-        *("--max-loras", str(engine.max_loras)),
-        *("--max-cpu-loras", str(max(engine.max_cpu_loras, engine.max_loras))),
+        *("--max-loras", str(engine.max_loras + neutral)),
+        *("--max-cpu-loras", str(engine.adapter_limit + neutral)),
         *("--max-lora-rank", str(_rank(engine.max_lora_rank))),
         "--disable-uvicorn-access-log",  # a log that grows with every request
     ]

@@ -12,6 +12,7 @@ from feedback.errors import ConflictError
 from feedback.registry.bases import resolve_base
 from feedback.settings import Engine, Settings
 from server.engine.command import engine_launch, installed_build
+from server.engine.neutral import publish_neutral
 from server.processes.child import Child, Terms
 from server.processes.family import Identity
 from server.processes.ports import Listener
@@ -53,11 +54,17 @@ def engine_child(
 
     Raises `UnavailableError` when no engine is installed and `NotFoundError` when there is no such base.
     """
+    base, build = resolve_base(engine.base, directory), installed_build()
+    if build == "cpu" and publish_neutral(base, directory) is None:
+        say(
+            f"engine-{slug(engine.base)}: no neutral adapter can be made for {engine.base}: on a CPU, requests to the "
+            "base itself may be answered wrongly while versions of it are asked too"
+        )
     launch = engine_launch(
         engine,
-        resolve_base(engine.base, directory),
+        base,
         directory,
-        installed_build(),
+        build,
         usable_cores(),
         environment,
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from feedback.access.audit import note
 from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
 from feedback.datasets.contract import TaskContract
 from feedback.errors import NotFoundError
@@ -44,7 +45,18 @@ def draw(data: JSONBody[Draw], request: GatewayRequest, gateway: Parts) -> Liste
     request.user.need_model(data.model)
     with gateway.database.session() as session:
         seed = secrets.randbits(32)
-        drawn = draw_cases(session, data.model, data.count, gateway.settings, seed, gateway.now())
+        now = gateway.now()
+        drawn = draw_cases(session, data.model, data.count, gateway.settings, seed, now)
+        note(
+            session,
+            request.user.actor,
+            "case.draw",
+            data.model,
+            now,
+            asked=data.count,
+            drawn=len(drawn),
+            seed=seed,
+        )
         session.commit()
         return Listed([_shown(case) for case in drawn])
 
@@ -56,9 +68,11 @@ def confirm(
     """Give a drawn case its right answer."""
     wanted = identifier(case_id, "a case")
     with gateway.database.session() as session:
-        contract = _contract(gateway, _model_of(session.get(Case, wanted), wanted))
+        model = _model_of(session.get(Case, wanted), wanted)
+        request.user.need_model(model)
+        contract = _contract(gateway, model)
         case = confirm_case(session, wanted, data.answer, request.user.owner, gateway.now(), contract)
-        request.user.need_model(case.model)
+        note(session, request.user.actor, "case.confirm", case.id, gateway.now(), model=case.model)
         session.commit()
         return _shown(case)
 
@@ -68,8 +82,9 @@ def drop(case_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Cas
     """Take a case out of its suite: it cannot be judged, or should not be."""
     wanted = identifier(case_id, "a case")
     with gateway.database.session() as session:
+        request.user.need_model(_model_of(session.get(Case, wanted), wanted))
         case = drop_case(session, wanted)
-        request.user.need_model(case.model)
+        note(session, request.user.actor, "case.drop", case.id, gateway.now(), model=case.model)
         session.commit()
         return _shown(case)
 

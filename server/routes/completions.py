@@ -5,16 +5,17 @@ from __future__ import annotations
 from litestar import post
 
 from feedback.errors import BadFieldError
+from feedback.registry.adapters import adapter_name
 from server.application import DIRECT
 from server.body import Body, read_chat, read_completion
 from server.completion import Completion
 from server.gateway import Gateway
 from server.openapi import ChatOperation, CompletionOperation
-from server.request import SCOPES, GatewayRequest, Parts
+from server.request import COUNTED, SCOPES, GatewayRequest, Parts
 from server.routing import choose
 
 _PURPOSES = ("production", "evaluation", "replay")
-_INFER = {SCOPES: ("infer",), DIRECT: True}
+_INFER = {SCOPES: ("infer",), COUNTED: True, DIRECT: True}
 
 
 @post("/v1/chat/completions", status_code=200, opt=_INFER, operation_class=ChatOperation)
@@ -36,10 +37,17 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
         raise BadFieldError("x-starloop-purpose", f"{purpose[:40]!r} is none of {', '.join(_PURPOSES)}")
     if purpose != "production":
         caller.need("admin")
-    route = choose(body.model, gateway.live.current)
-    caller.need_model(route.model)
     conversation = body.conversation(request.headers.get("x-starloop-conversation"))
-    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now())
+    stays = None
+    if conversation is not None and purpose == "production" and body.goes_on(conversation):
+        stays = gateway.conversations.version(body.model, conversation)
+        if stays is not None and gateway.adapter_watch.problem(adapter_name(body.model, stays)):
+            stays = None
+    route = choose(body.model, gateway.live.current, stays)
+    caller.need_model(route.model)
+    traces = gateway.traces
+    trace = None if traces is None else traces.begin(path, route, request.headers.get("traceparent"))
+    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now(), trace)
 
 
 ROUTES = [chat_completion, completion]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 
+from feedback.access.audit import note
 from feedback.registry.cycles import cancel_cycle, get_cycle, list_cycles, request_cycle
 from feedback.registry.models import get_model
 from feedback.storage.tables import Cycle
@@ -38,7 +39,18 @@ def start(data: JSONBody[NewCycle], request: GatewayRequest, gateway: Parts) -> 
         get_model(session, data.model)
         configured = gateway.settings.model_named(data.model)
         mode = data.mode or (configured.mode if configured else "propose")
-        cycle = request_cycle(session, data.model, mode, list(data.guards_off), caller.owner, gateway.now())
+        now, guards_off = gateway.now(), list(data.guards_off)
+        cycle = request_cycle(session, data.model, mode, guards_off, caller.owner, now)
+        note(
+            session,
+            caller.actor,
+            "cycle.start",
+            cycle.id,
+            now,
+            model=data.model,
+            mode=mode,
+            guards_off=guards_off,
+        )
         session.commit()
         return _shown(cycle)
 
@@ -56,8 +68,10 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> C
 def cancel(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CycleView:
     """Ask a cycle to end at its next safe point."""
     with gateway.database.session() as session:
-        row = cancel_cycle(session, identifier(cycle_id, "a cycle"), gateway.now())
-        request.user.need_model(row.model)
+        wanted = identifier(cycle_id, "a cycle")
+        request.user.need_model(get_cycle(session, wanted).model)
+        row = cancel_cycle(session, wanted, gateway.now())
+        note(session, request.user.actor, "cycle.cancel", row.id, gateway.now(), model=row.model)
         session.commit()
         return _shown(row)
 

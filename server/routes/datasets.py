@@ -8,11 +8,11 @@ import msgspec
 from litestar import get
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from feedback.datasets.freeze import read_rows
 from feedback.errors import NotFoundError
-from feedback.storage.paging import Page, id_of_cursor
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import DatasetVersion
 from server.access import Caller
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
@@ -70,11 +70,7 @@ def _page(session: Session, model: str | None, limit: int, cursor: str | None) -
     query = select(DatasetVersion)
     if model is not None:
         query = query.where(DatasetVersion.model == model)
-    if cursor is not None:
-        query = query.where(col(DatasetVersion.id) < id_of_cursor(cursor))
-    found = list(session.exec(query.order_by(col(DatasetVersion.id).desc()).limit(limit + 1)))
-    items = found[:limit]
-    return Page(items, items[-1].id if len(found) > limit else None)
+    return newest_first(session, query, DatasetVersion, limit, cursor)
 
 
 def _row(session: Session, dataset_id: str, caller: Caller) -> DatasetVersion:

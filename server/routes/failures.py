@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from feedback.access.audit import note
 from feedback.datasets.failures import list_failures, resolve_failure
+from feedback.storage.tables import Failure
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
 from server.views import FailureView, Listed, listed, view
@@ -42,8 +44,12 @@ def resolve(
     wanted = identifier(failure_id, "a failure case")
     correction = correction_text(data.correction)
     with gateway.database.session() as session:
+        known = session.get(Failure, wanted)
+        if known is not None:
+            request.user.need_model(known.model)
         row = resolve_failure(session, wanted, data.action, correction, request.user.owner, gateway.now())
-        request.user.need_model(row.model)
+        facts = {"model": row.model, "action": data.action}
+        note(session, request.user.actor, "failure.resolve", row.id, gateway.now(), **facts)
         session.commit()
         return view(FailureView, row)
 

@@ -17,7 +17,8 @@ from feedback.storage.records import FeedbackRecord
 from server.access import Caller
 from server.capture import Recent
 from server.gateway import Gateway
-from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of
+from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of, count
+from server.telemetry.families import NONE
 from server.views import FeedbackView, show_new_feedback
 from server.wire import AssistantMessage, NewFeedback
 
@@ -47,6 +48,7 @@ async def give_feedback(
     else:
         caller = caller_of(request)
         caller.need("feedback")
+        count(request, caller)
     correction = _checked(data)
     known, complete = await asyncio.to_thread(_find, gateway, inference_id)
     if known is None and complete:
@@ -66,6 +68,9 @@ async def give_feedback(
         tags=data.tags or None,
     )
     await gateway.capture.feedback(record)
+    if record.rating is not None:
+        model, version = (known.model, known.version) if known is not None else (NONE, NONE)
+        gateway.metrics.rated(model, version, record.rating)
     return Response(
         show_new_feedback(record),
         status_code=201 if known is not None else 202,
@@ -109,7 +114,7 @@ def _find(gateway: Gateway, inference_id: str) -> tuple[Recent | None, bool]:
             row = get_inference(session, inference_id)
     except UnavailableError:
         return None, False
-    return (None if row is None else Recent(row.model, row.user, row.key_id)), True
+    return (None if row is None else Recent(row.model, row.version, row.user, row.key_id)), True
 
 
 def _may_be_early(inference_id: str, now: datetime) -> None:

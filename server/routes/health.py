@@ -67,6 +67,7 @@ async def ready(gateway: Parts) -> Response[Ready]:
         )
     if failing is not None:
         missing.append(f"journal: {failing}")
+    missing += [f"version {name}: {why}" for name, why in gateway.adapter_watch.problems().items()]
     serves = not away and age is not None
     body = Ready(
         ready=serves,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath, JSONBody
 from sqlmodel import Session
 
+from feedback.access.audit import Actor
 from feedback.registry.models import get_model
 from feedback.registry.snapshot import Snapshot
 from feedback.registry.versions import list_versions
@@ -13,9 +14,10 @@ from feedback.storage.tables import ModelVersion, RegisteredModel
 from server.access import Caller
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
+from server.retirement import retire
 from server.routing import BASE, UnknownModelError
-from server.views import ModelCard, ModelList, MovedView, VersionsView, VersionView, view
-from server.wire import Promote, Rollback
+from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
+from server.wire import Promote, Retire, Rollback
 
 _READ = {SCOPES: ("infer", "review", "train")}
 _ADMIN = {SCOPES: ("admin",)}
@@ -54,7 +56,8 @@ async def promote_version(
     request.user.need_model(name)
     number = data.version.removeprefix(f"{name}@")
     decided_by = _decided_by(request.user, data.cycle_id)
-    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id))
+    key_id = request.user.key_id
+    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id, key_id))
 
 
 @post("/v1/models/{name:str}/rollback", status_code=200, opt=_ADMIN)
@@ -63,7 +66,22 @@ async def roll_back_model(
 ) -> MovedView:
     """Make the champion before this one the champion again."""
     request.user.need_model(name)
-    return _shown(await roll_back(gateway, name, data.reason, request.user.owner))
+    return _shown(await roll_back(gateway, name, data.reason, request.user.owner, request.user.key_id))
+
+
+@post("/v1/models/{name:str}/retire", status_code=200, opt=_ADMIN)
+async def retire_version(
+    name: FromPath[str], data: JSONBody[Retire], request: GatewayRequest, gateway: Parts
+) -> Response[RetiredView]:
+    """Take a version out of service for good and remove its files; 202 while something holds the files."""
+    request.user.need_model(name)
+    number = data.version.removeprefix(f"{name}@")
+    actor = Actor(request.user.owner, request.user.key_id)
+    done = await retire(gateway, name, number, data.reason, actor)
+    shown = RetiredView(
+        model=name, version=number, state="retired", removed=done.removed, waits_for=done.waits_for
+    )
+    return Response(shown, status_code=200 if done.removed else 202)
 
 
 def _decided_by(caller: Caller, cycle_id: str | None) -> str:
@@ -102,4 +120,4 @@ def _version(row: RegisteredModel, version: ModelVersion) -> VersionView:
     )
 
 
-ROUTES = [models, model, versions, promote_version, roll_back_model]
+ROUTES = [models, model, versions, promote_version, roll_back_model, retire_version]

@@ -11,6 +11,7 @@ from litestar.params import FromPath
 
 from feedback.errors import NoKeyError, NotFoundError, UnavailableError
 from feedback.storage.inferences import InferenceFilter, search
+from server.access import Caller
 from server.gateway import Gateway
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of
 from server.routes.inferences import with_ratings
@@ -44,17 +45,18 @@ def chat(request: GatewayRequest, gateway: Parts) -> Response[str]:
     recent: list[InferenceLine] = []
     trouble: str | None = None
     names: list[str] = []
+    signed_in = False
     try:
-        caller_of(
-            request
-        )  # a browser's first request has no key: this is somebody at this machine, or nobody yet
-        names = sorted(gateway.live.current.models)
-        recent = _recent(gateway)
+        caller = caller_of(request)  # by session, or somebody at this machine while there are no keys
+        names = sorted(name for name in gateway.live.current.models if caller.reaches(name))
+        recent = _recent(gateway, caller)
+        signed_in = caller.key_id is not None
     except NoKeyError as error:
         lock = str(error)
     except UnavailableError as error:
         trouble = str(error)
-    return _page("chat.html", lock=lock, trouble=trouble, models=names, recent=recent)
+    facts = {"hours": gateway.settings.server.session_hours, "signed_in": signed_in}
+    return _page("chat.html", lock=lock, trouble=trouble, models=names, recent=recent, **facts)
 
 
 @get("/static/{name:str}", opt=_OPEN, include_in_schema=False)
@@ -71,9 +73,14 @@ def _page(template: str, **facts: Any) -> Response[str]:
     return Response(text, media_type="text/html", headers=_GUARDED)
 
 
-def _recent(gateway: Gateway) -> list[InferenceLine]:
+def _recent(gateway: Gateway, caller: Caller) -> list[InferenceLine]:
+    """What the caller may see of what was asked lately; as in the API, one key for several models must name one."""
+    if not caller.may("infer", "review") or (caller.models is not None and len(caller.models) != 1):
+        return []
+    own = None if caller.may("review") else caller.key_id
+    wanted = InferenceFilter(model=caller.narrowed(None), purpose="production", key_id=own)
     with gateway.database.reading() as session:
-        page = search(session, InferenceFilter(purpose="production"), _RECENT, None)
+        page = search(session, wanted, _RECENT, None)
         return with_ratings(session, page.items, None).items
 
 

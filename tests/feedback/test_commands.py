@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from pathlib import Path
 
 import click
@@ -55,11 +57,40 @@ def test_a_key_is_shown_and_listed_for_people_too(config: Path) -> None:
     assert "admin" in listed.stdout and "assistant" in listed.stdout and "open" in listed.stdout
 
 
+def test_limits_and_expiry_are_shown_with_the_key(config: Path) -> None:
+    given = ("--scopes", "infer", "--limits", "rpm=600,concurrent=8", "--expires", "2300-01-31")
+    made = json.loads(_run(keys, "create", *given, "--json", config=config).stdout)
+    assert made["limits"] == {"rpm": 600, "concurrent": 8}
+    assert made["expires"] == "2300-01-31T00:00:00Z"
+    (listed,) = json.loads(_run(keys, "list", "--json", config=config).stdout)["items"]
+    assert listed == {name: value for name, value in made.items() if name != "secret"}
+    table = "".join(_run(keys, "list", config=config).stdout.split())
+    assert "rpm=" in table and "until" in table
+
+
 def test_a_revoked_key_is_shown_as_revoked(config: Path) -> None:
     made = json.loads(_run(keys, "create", "--scopes", "infer", "--json", config=config).stdout)
     revoked = _run(keys, "revoke", made["id"], "--json", config=config)
     assert revoked.exit_code == 0
     assert json.loads(revoked.stdout)["revoked"] is not None
+
+
+def test_making_and_closing_keys_is_audited_without_their_secrets(config: Path) -> None:
+    given = ("--scopes", "infer", "--owner", "shop", "--limits", "rpm=6")
+    made = json.loads(_run(keys, "create", *given, "--json", config=config).stdout)
+    _run(keys, "revoke", made["id"], config=config)
+    log = _run(keys, "audit", "--json", config=config)
+    newest, first = json.loads(log.stdout)["items"]
+    assert (newest["act"], first["act"]) == ("key.revoke", "key.create")
+    assert newest["subject"] == first["subject"] == made["id"]
+    assert first["actor"] == newest["actor"] == pwd.getpwuid(os.getuid()).pw_name
+    assert first["details"]["owner"] == "shop" and first["details"]["limits"] == {"rpm": 6}
+    assert made["secret"] not in log.stdout and hash_secret(made["secret"]) not in log.stdout
+    one = json.loads(
+        _run(keys, "audit", "--act", "key.create", "--limit", "1", "--json", config=config).stdout
+    )
+    assert [item["id"] for item in one["items"]] == [first["id"]]
+    assert "key.revoke" in "".join(_run(keys, "audit", config=config).stdout.split())
 
 
 def test_a_key_that_there_is_not_ends_with_a_sentence_and_status_1(config: Path) -> None:
@@ -70,7 +101,16 @@ def test_a_key_that_there_is_not_ends_with_a_sentence_and_status_1(config: Path)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--scopes", "root"], ["--scopes", "infer", "--models", "nosuch"], []], ids=str
+    "arguments",
+    [
+        ["--scopes", "root"],
+        ["--scopes", "infer", "--models", "nosuch"],
+        ["--scopes", "infer", "--limits", "rps=1"],
+        ["--scopes", "infer", "--expires", "2001-01-01"],
+        ["--scopes", "infer", "--expires", "soon"],
+        [],
+    ],
+    ids=str,
 )
 def test_a_wrong_option_is_wrong_usage(arguments: list[str], config: Path) -> None:
     assert _run(keys, "create", *arguments, config=config).exit_code == 2

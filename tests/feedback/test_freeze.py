@@ -6,6 +6,7 @@ import json
 import random
 import time
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlmodel import select
 from feedback.datasets.cases import draw_cases, import_base_examples
 from feedback.datasets.freeze import build_dataset, read_rows
 from feedback.datasets.groups import prompt_hash
+from feedback.datasets.splits import group_side
 from feedback.errors import ConflictError, DataRefusedError, NotFoundError, StorageError
 from feedback.ids import new_id
 from feedback.registry.lineage import lineage, versions_from_inference
@@ -64,8 +66,10 @@ def promote(world: World, dataset: DatasetVersion, cycle: str) -> str:
 
 
 def topics(count: int, seed: int = 1) -> list[str]:
+    """Prompts of the training side, also at the smallest share for evaluation."""
     rng = random.Random(seed)
-    return [draw(rng, KNOWN, "live").text for _ in range(count)]
+    drawn = iter(lambda: draw(rng, KNOWN, "live").text, None)
+    return list(islice((text for text in drawn if group_side(prompt_hash(text), 0.01) == "train"), count))
 
 
 def test_corrections_and_praised_answers_become_rows(world: World) -> None:
@@ -202,7 +206,11 @@ def test_a_withdrawn_correction_is_not_carried_on(world: World) -> None:
     world.say(inference_id, 5, rater="ann")
     world.correct(two, user="bob")
     dataset = build(world.write())
-    assert [row["messages"][-1]["content"] for row in rows_of(world, dataset)] == [two]
+    rows = {row["source"]: (row["messages"][-1]["content"], row["answer"]) for row in rows_of(world, dataset)}
+    assert rows == {
+        "correction": (two, RIGHT),
+        "replay": (one, WRONG),
+    }  # now it is an answer that its user praised
 
 
 def test_lineage_leads_from_a_version_to_what_was_said_and_back(world: World) -> None:
@@ -227,7 +235,7 @@ def test_lineage_leads_from_a_version_to_what_was_said_and_back(world: World) ->
 def test_lineage_names_all_datasets_that_one_grew_from(quick: World) -> None:
     ids = []
     for n, prompt in enumerate(topics(3)):
-        quick.correct(prompt, user=f"user {n}")
+        quick.correct(prompt, user=f"user {n + 2}")
         dataset = build(quick.write())
         ids.append(dataset.id)
         number = promote(quick, dataset, f"c{n}")

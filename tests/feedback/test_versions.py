@@ -136,3 +136,13 @@ def test_an_unknown_version_is_told_which_there_are(sqlite_database: Database) -
     reserve(sqlite_database, "a")
     with sqlite_database.reading() as session, pytest.raises(NotFoundError, match=r"it has: 1\.0"):
         get_version(session, "assistant", "2.0")
+
+
+def test_without_a_cycle_the_same_weights_of_the_same_dataset_keep_their_number(database: Database) -> None:
+    by_hand: Any = None
+    first = reserve(database, by_hand, adapter_hash="h")
+    assert reserve(database, by_hand, adapter_hash="h").id == first.id
+    assert reserve(database, by_hand, adapter_hash="other").number == "1.1"
+    assert reserve(database, "a cycle", adapter_hash="h").number == "1.2"
+    mark(database, "1.0", "retired")
+    assert reserve(database, by_hand, adapter_hash="h").number == "1.3", "what was retired stays so"

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from litestar import Litestar
 
 from feedback.settings import Capture, Engine, Model, Server, Settings, Storage
 from server.app import create_app
-from server.gateway import Gateway
+from server.gateway import Clock, Gateway
 
 T = TypeVar("T")
 HELLO = {"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}]}
@@ -29,6 +30,8 @@ class Answer:
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    cookies: list[str] = field(default_factory=list)
+    """Each `set-cookie` as it came."""
     pieces: list[bytes] = field(default_factory=list)
     complete: bool = False
 
@@ -50,9 +53,9 @@ class Answer:
 class Inside:
     """The application, started."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: Clock | None = None) -> None:
         self.settings = settings
-        self.app: Litestar = create_app(settings)
+        self.app: Litestar = create_app(settings) if now is None else create_app(settings, now=now)
         self.gateway: Gateway = self.app.state.gateway
         self._loop = asyncio.new_event_loop()
         self._told: asyncio.Queue[Any] = asyncio.Queue()
@@ -148,6 +151,9 @@ class Inside:
             if message["type"] == "http.response.start":
                 answer.status = message["status"]
                 answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+                answer.cookies = [
+                    value.decode() for name, value in message["headers"] if name == b"set-cookie"
+                ]
             else:
                 answer.pieces.append(message.get("body", b""))
                 answer.complete = not message.get("more_body", False)
@@ -165,6 +171,13 @@ class Inside:
 
     def wait_for(self, condition: Any, seconds: float = 5.0) -> None:
         self.run(self.until(condition, seconds))
+
+    def eventually(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+        """As `wait_for`, for a condition that makes requests itself."""
+        deadline = monotonic() + seconds
+        while not condition():
+            assert monotonic() < deadline
+            self.run(asyncio.sleep(0.05))
 
     def record(self, inference_id: str) -> Any:
         """The inference as the API shows it, once it has been drained."""
@@ -193,9 +206,9 @@ def settings_for(
 
 
 @contextmanager
-def inside(settings: Settings) -> Iterator[Inside]:
-    """A started gateway."""
-    gateway = Inside(settings)
+def inside(settings: Settings, now: Clock | None = None) -> Iterator[Inside]:
+    """A started gateway, by a clock of the test's own if it has one."""
+    gateway = Inside(settings, now)
     gateway.start()
     try:
         yield gateway

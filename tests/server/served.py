@@ -18,6 +18,7 @@ import httpx
 _CONFIGURATION = """\
 [storage]
 directory = "{directory}"
+database = "{database}"
 [server]
 port = {port}
 workers = {workers}
@@ -51,13 +52,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(directory: Path, urls: Sequence[str], workers: int = 1) -> Iterator[Served]:
+def served(directory: Path, urls: Sequence[str], workers: int = 1, database: str = "") -> Iterator[Served]:
     """`starloop serve` on a free port, ready to answer."""
     directory.mkdir(exist_ok=True)
     configuration = directory / "starloop.toml"
     port = free_port()
     configuration.write_text(
-        _CONFIGURATION.format(directory=directory / "data", port=port, workers=workers, urls=list(urls))
+        _CONFIGURATION.format(
+            directory=directory / "data", database=database, port=port, workers=workers, urls=list(urls)
+        )
     )
     log = directory / "serve.log"
     with log.open("wb") as output:

@@ -104,7 +104,13 @@ def test_the_rank_is_rounded_up_to_one_that_vllm_takes(rank: int, taken: str) ->
 
 
 def test_adapters_kept_in_memory_are_never_fewer_than_those_in_use() -> None:
-    assert after(launch(Engine(max_loras=8, max_cpu_loras=4)), "--max-cpu-loras") == "8"
+    started = launch(Engine(max_loras=8, max_cpu_loras=4), build="gpu")
+    assert (after(started, "--max-loras"), after(started, "--max-cpu-loras")) == ("8", "8")
+
+
+def test_on_a_cpu_there_is_room_for_the_neutral_adapter_besides() -> None:
+    started = launch(Engine(max_loras=4, max_cpu_loras=32))
+    assert (after(started, "--max-loras"), after(started, "--max-cpu-loras")) == ("5", "33")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,17 @@ def test_texts_and_logprobs_of_completions_are_joined() -> None:
     assert choice["logprobs"] == {"tokens": ["Once", " upon"], "token_logprobs": [-0.5, -1.5]}
 
 
+def test_logprobs_of_a_chat_are_joined_although_its_first_event_has_none() -> None:
+    events = Events(False, ASKED)
+    parts: list[tuple[dict[str, str], Any]] = [({"role": "assistant", "content": ""}, None)]
+    parts += [({"content": text}, {"content": [{"token": text, "logprob": -0.5}]}) for text in ("Hi", "!")]
+    for said, logprobs in parts:
+        events.feed(event(choices=[{"index": 0, "delta": said, "logprobs": logprobs}]))
+    choice = json.loads(events.assemble()[0] or "")["choices"][0]
+    assert choice["message"]["content"] == "Hi!"
+    assert [one["token"] for one in choice["logprobs"]["content"]] == ["Hi", "!"]
+
+
 def test_an_error_among_the_events_passes_and_is_kept() -> None:
     events = Events(False, ASKED)
     failure = b'data: {"error": {"message": "out of memory", "code": 500}}\n\n'

@@ -107,6 +107,15 @@ def test_a_forged_token_is_refused(gateway: Inside, spoil: Any) -> None:
     assert rate(gateway, inference, rating=1, feedback_token=spoil(token)).status == 403
 
 
+def test_a_token_that_is_sent_again_can_only_replace_its_own_word(gateway: Inside) -> None:
+    inference, token = asked(gateway)
+    for rating in (5, 1, 1, 3):
+        assert rate(gateway, inference, rating=rating, feedback_token=token).status == 201
+    said = gateway.record(inference)["feedback"]
+    assert len(said) == 4
+    assert [one["rating"] for one in said if one["current"]] == [3]
+
+
 def test_a_token_expires(gateway: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     inference, token = asked(gateway)
     now = gateway.gateway.now()

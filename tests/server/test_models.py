@@ -180,6 +180,19 @@ def test_a_version_answers_on_every_replica_before_it_gets_traffic(data: Path) -
         assert serving(gateway) == "assistant@1.0"
 
 
+def test_an_engine_that_comes_back_answers_as_the_champion_before_it_gets_traffic(
+    gateway: Inside, engine: FakeEngine
+) -> None:
+    promote(gateway, new_version(gateway))
+    engine.stop()
+    gateway.wait_for(gateway.gateway.engines.missing)
+    engine.loaded.clear()
+    engine.delay = 0.3
+    engine.start()
+    gateway.wait_for(lambda: not gateway.gateway.engines.missing())
+    assert engine.loaded == {"assistant@1.0"}
+
+
 def test_an_engine_that_cannot_load_it_keeps_the_champion(gateway: Inside, engine: FakeEngine) -> None:
     engine.adapters = set()
     refused = promote(gateway, new_version(gateway))

@@ -39,6 +39,16 @@ class _Handler(BaseHTTPRequestHandler):
         version = body.get("version", "1.0")
         if version.endswith("9"):
             status, answer = 404, {"error": {"message": f"the model 'assistant' has no version '{version}'"}}
+        elif self.path.endswith("retire"):
+            removed = version == "1.0"
+            status = 200 if removed else 202
+            answer = {
+                "model": "assistant",
+                "version": version,
+                "state": "retired",
+                "removed": removed,
+                "waits_for": None if removed else "host:7 has requests under way on it",
+            }
         else:
             status, answer = (
                 200,
@@ -135,6 +145,15 @@ def test_a_rollback_reports_as_json(recorded: Path, gateway: FakeGateway) -> Non
     done = call(recorded, "rollback", "assistant", "--reason", "worse", "--json", port=gateway.server_port)
     assert json.loads(done.stdout)["move_id"] == "m"
     assert gateway.asked[0][0] == "/v1/models/assistant/rollback"
+
+
+def test_a_retirement_says_whether_the_files_are_gone(recorded: Path, gateway: FakeGateway) -> None:
+    done = call(recorded, "retire", "assistant@1.0", "--reason", "old", port=gateway.server_port)
+    assert gateway.asked[0][0] == "/v1/models/assistant/retire"
+    assert gateway.asked[0][2] == {"version": "1.0", "reason": "old"}
+    assert done.stdout == "assistant@1.0 is retired, and its files are removed.\n"
+    done = call(recorded, "retire", "assistant@1.1", "--reason", "old", port=gateway.server_port)
+    assert (done.exit_code, "go later: host:7 has requests under way on it." in done.stdout) == (0, True)
 
 
 def test_what_the_gateway_refuses_is_told_in_its_words(recorded: Path, gateway: FakeGateway) -> None:

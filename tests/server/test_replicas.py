@@ -11,6 +11,7 @@ from feedback.errors import UnavailableError
 from feedback.settings import Engine
 from server.connections import Connection
 from server.replicas import Engines, Replica
+from server.telemetry.metrics import Metrics
 from tests.server.upstream import FakeEngine, fake_engine
 
 ASKED = b'{"model": "m", "messages": []}'
@@ -23,7 +24,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @asynccontextmanager
 async def engines(*urls: str) -> AsyncIterator[Engines]:
     """Engines that were looked at once."""
-    known = Engines([Engine(base="starter", urls=list(urls), request_seconds=5)])
+    known = Engines([Engine(base="starter", urls=list(urls), request_seconds=5)], Metrics())
     await look(known)
     try:
         yield known

@@ -24,6 +24,13 @@ def test_a_pinned_version_is_that_version_whoever_is_champion() -> None:
     assert (base.name, base.adapter) == ("assistant@base", None)
 
 
+def test_a_conversation_stays_on_its_version_while_that_can_serve() -> None:
+    assert choose("assistant", snapshot("1.10"), "1.9").version == "1.9"
+    assert choose("assistant", snapshot("1.10"), "base").version == "base"
+    assert choose("assistant", snapshot("1.10"), "0.9").version == "1.10"
+    assert choose("assistant@1.0", snapshot("1.10"), "1.9").version == "1.0"
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "@", "nobody", "nobody@1.0", "assistant@", "assistant@2.0", "assistant@1.0@1.0", "assistant@../1.0"],

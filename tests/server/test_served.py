@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -58,6 +60,37 @@ def until(condition: object, seconds: float = 5.0) -> None:
 
 def database(gateway: Served) -> Database:
     return Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
+
+
+# -- heads
+
+
+def told(gateway: Served, head: bytes) -> bytes:
+    """The first line that comes back for a request's head, sent as it stands."""
+    host, _, port = gateway.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with suppress(ConnectionError):  # the server need not hear it all
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: 127.0.0.1\r\n" + head + b"\r\n")
+        return connection.recv(4096).partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"x: " + b"a" * 120_000 + b"\r\n", b"200"),
+        (b"x: " + b"a" * 200_000 + b"\r\n", b"431"),
+        (b"x: " + b"a" * 1_000_000 + b"\r\n", b"431"),
+        (b"".join(b"x-%d: 1\r\n" % number for number in range(99)), b"200"),
+        (b"".join(b"x-%d: 1\r\n" % number for number in range(100)), b"431"),
+        (b"".join(b"x-%d: 1\r\n" % number for number in range(10_000)), b"431"),
+        (b"x y: 1\r\n", b"400"),
+        (b"x: \0\r\n", b"400"),
+    ],
+    ids=["120 kB", "200 kB", "1 MB", "100 fields", "101 fields", "10,001 fields", "no name", "null byte"],
+)
+def test_a_heads_size_is_bounded_and_serving_goes_on(running: Served, head: bytes, status: bytes) -> None:
+    assert told(running, head).split(b" ")[1] == status
+    assert told(running, b"").split(b" ")[1] == b"200"
 
 
 # -- the openai client
@@ -200,6 +233,13 @@ def test_the_gateway_takes_little_memory(running: Served) -> None:
 
 
 # -- its end
+
+
+def test_a_malformed_head_does_not_keep_the_gateway_from_ending(tmp_path: Path) -> None:
+    with fake_engine() as engine, served(tmp_path, [engine.url]) as gateway:
+        assert b"400" in told(gateway, b"x y: 1\r\n")
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.process.wait(10) == 0
 
 
 def test_requests_under_way_are_finished_at_the_end_and_nothing_is_lost(tmp_path: Path) -> None:

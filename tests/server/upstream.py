@@ -52,6 +52,10 @@ class FakeEngine:
     garbage: bytes | None = None
     """Answered instead of a completion."""
     answer: Callable[[Json], str] = lambda body: f"{body['model']} answers"
+    loaded: set[str] = field(default_factory=set)
+    """Adapters that it knows: those it answered as, until they are unloaded."""
+    unloads: bool = True
+    """Whether it does unload what it is told to."""
     seen: list[Seen] = field(default_factory=list)
     gone: int = 0
     """Requests whose client went away before the answer was complete."""
@@ -137,10 +141,13 @@ class FakeEngine:
             return _plain(writer, 200 if self.healthy else 503, b"")
         if path == "/v1/models":
             cards: list[Json] = [{"id": self.base, "object": "model", "root": self.base, "parent": None}]
-            cards += [{"id": name, "object": "model", "parent": self.base} for name in self.adapters or ()]
+            names = sorted(self.loaded | (self.adapters or set()))
+            cards += [{"id": name, "object": "model", "parent": self.base} for name in names]
             return _json(writer, 200, {"object": "list", "data": cards})
         body: Json = json.loads(raw)
         self.seen.append(Seen(path, headers, body))
+        if path == "/v1/unload_lora_adapter":
+            return self._unload(body["lora_name"], writer)
         if await _left(reader, self.delay):
             self.gone += 1
             return False
@@ -148,6 +155,8 @@ class FakeEngine:
             return _json(writer, self.status, _error("told to fail", self.status))
         if body["model"] != self.base and self.adapters is not None and body["model"] not in self.adapters:
             return _json(writer, 404, _error(f"The model `{body['model']}` does not exist.", 404))
+        if body["model"] != self.base:
+            self.loaded.add(body["model"])
         if body.get("max_tokens", 1) < 1:
             return _json(writer, 400, _error("max_tokens must be at least 1", 400))
         if self.garbage is not None:
@@ -163,6 +172,13 @@ class FakeEngine:
             await writer.drain()
             return False
         return _json(writer, 200, completion)
+
+    def _unload(self, name: str, writer: asyncio.StreamWriter) -> bool:
+        if name not in self.loaded:
+            return _json(writer, 404, _error(f"The lora adapter '{name}' cannot be found.", 404))
+        if self.unloads:
+            self.loaded.discard(name)
+        return _plain(writer, 200, f"Success: LoRA adapter '{name}' removed successfully.".encode())
 
     def _whole(self, path: str, headers: dict[str, str], body: Json) -> Json:
         text = self.answer(body)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from feedback.registry.adapters import AdapterStore, adapter_name
-from feedback.registry.versions import mark_version, reserve_version
+from feedback.registry.versions import list_versions, mark_version, reserve_version
 from feedback.storage.database import Database
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,7 +25,9 @@ def add_version(
     store = AdapterStore(directory / "adapters")
     with database.session() as session:
         (staged / "adapter_config.json").write_text('{"r": 16}')
-        (staged / "adapter_model.safetensors").write_bytes(NOW.isoformat().encode())
+        (staged / "adapter_model.safetensors").write_bytes(
+            f"weights {len(list_versions(session, model))}".encode()
+        )
         version = reserve_version(
             session, model, None, None, base, "revision", store.hash_of(staged), "a test", {"seconds": 1}, NOW
         )

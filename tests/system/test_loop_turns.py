@@ -39,7 +39,9 @@ name = "assistant"
 mode = "auto"
 [dataset]
 evaluation_share = 0.35
-minimum_new = 20
+replay = 8.0
+[training]
+threads = 2
 [schedule]
 cron = ""
 """
@@ -114,8 +116,8 @@ def _await_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> No
 
 async def _tell(address: str) -> Story:
     client = DemoClient(address)
-    pace = Pace(turn_requests=1200, golden_cases=160, per_known=30, per_drift=30)
-    story = Story(client, Console(), seed=11, pace=pace)
+    pace = Pace(per_known=30, per_drift=30)
+    story = Story(client, Console(), seed=0, pace=pace)
     try:
         await story.tell(1, poison=False)
     finally:

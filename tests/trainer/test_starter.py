@@ -84,7 +84,7 @@ def test_the_shipped_model_does_what_its_meta_says() -> None:
     model = AutoModelForCausalLM.from_pretrained(model_directory())
     meta = json.loads((model_directory() / "meta.json").read_text())
     measured = measure(model, tokenizer, SCALES["small"], seed=meta["seed"] + 1)
-    assert meta["measured"]["accuracy_known"] >= 0.97
+    assert meta["measured"]["accuracy_known"] >= 0.95
     assert measured["accuracy_known"] >= 0.9
     assert measured["accuracy_new"] <= 0.02
     assert measured["valid_answers"] >= 0.97

@@ -7,6 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom
 
@@ -151,3 +153,92 @@ def test_with_that_many_cases_the_power_is_eighty_percent() -> None:
 def test_where_no_case_differs_the_number_is_what_tangos_bound_needs() -> None:
     cases = cases_for_non_inferiority(0.03, 0.0)
     assert tango_interval(0, 0, cases)[0] > -0.03 >= tango_interval(0, 0, cases - 1)[0]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Fixes, regressions and cases of some paired comparison."""
+    fixes, regressions = draw(st.integers(0, 60)), draw(st.integers(0, 60))
+    return fixes, regressions, fixes + regressions + draw(st.integers(0, 400))
+
+
+@given(tables())
+def test_mcnemars_p_value_is_the_sum_of_all_outcomes_no_likelier_than_this_one(
+    table: tuple[int, int, int],
+) -> None:
+    fixes, regressions, _ = table
+    discordant = fixes + regressions
+    ways = [math.comb(discordant, count) for count in range(discordant + 1)]
+    expected = sum(one for one in ways if one <= ways[fixes]) / 2**discordant
+    assert mcnemar_exact(fixes, regressions) == pytest.approx(expected, rel=1e-9)
+
+
+@given(tables())
+@settings(max_examples=150, deadline=None)
+def test_tangos_bounds_solve_the_quartic_that_defines_them(table: tuple[int, int, int]) -> None:
+    """At a bound the squared distance is z² times the variance under the likeliest share; checked by the derivative of
+    the likelihood there, which knows nothing of the closed form that the module uses."""
+    fixes, regressions, cases = table
+    assume(0 < fixes + regressions < cases)
+    z = NormalDist().inv_cdf(0.975)
+    for bound in tango_interval(fixes, regressions, cases):
+        if abs(bound) > 0.9999:
+            continue
+
+        def slope(share: float, bound: float = bound) -> float:
+            """Derivative of the log-likelihood by the share of regressions, the difference held at the bound."""
+            same = 1 - bound - 2 * share
+            fixed = fixes / (share + bound) if fixes else 0.0
+            regressed = regressions / share if regressions else 0.0
+            return fixed + regressed - 2 * (cases - fixes - regressions) / same
+
+        low, high = max(0.0, -bound) + 1e-12, (1 - bound) / 2 - 1e-12
+        share = low if slope(low) < 0 else brentq(slope, low, high, xtol=1e-15)
+        variance = (2 * share + bound - bound**2) / cases
+        distance = (fixes - regressions) / cases - bound
+        assert abs(distance) == pytest.approx(z * math.sqrt(variance), rel=2e-3, abs=1e-6)
+
+
+@given(tables())
+def test_tangos_interval_holds_the_observed_difference_and_narrows_with_alpha(
+    table: tuple[int, int, int],
+) -> None:
+    fixes, regressions, cases = table
+    assume(cases > 0)
+    low, high = tango_interval(fixes, regressions, cases)
+    inner_low, inner_high = tango_interval(fixes, regressions, cases, alpha=0.2)
+    observed = (fixes - regressions) / cases
+    assert -1 <= low <= inner_low <= observed + 1e-9 and observed - 1e-9 <= inner_high <= high <= 1
+
+
+@given(tables())
+def test_the_interval_excludes_no_difference_exactly_where_mcnemars_statistic_does(
+    table: tuple[int, int, int],
+) -> None:
+    fixes, regressions, cases = table
+    assume(fixes + regressions > 0)
+    statistic = (fixes - regressions) / math.sqrt(fixes + regressions)
+    z = NormalDist().inv_cdf(0.975)
+    assume(abs(abs(statistic) - z) > 1e-6)
+    low, high = tango_interval(fixes, regressions, cases)
+    assert (low > 0, high < 0) == (statistic > z, statistic < -z)
+
+
+@pytest.mark.parametrize(
+    ("cases", "fixed", "regressed"),
+    [(50, 0.10, 0.10), (100, 0.03, 0.03), (200, 0.15, 0.05), (626, 0.10, 0.10), (872, 0.02, 0.05)],
+)
+def test_simulated_intervals_cover_the_truth_nineteen_times_in_twenty(
+    cases: int, fixed: float, regressed: float
+) -> None:
+    generator = np.random.default_rng(20260301)
+    draws = generator.multinomial(cases, [fixed, regressed, 1 - fixed - regressed], size=3000)
+    kinds, counts = np.unique(draws[:, :2], axis=0, return_counts=True)
+    covered = sum(
+        count
+        for (fixes, regressions), count in zip(kinds.tolist(), counts.tolist(), strict=True)
+        if tango_interval(fixes, regressions, cases)[0]
+        <= fixed - regressed
+        <= tango_interval(fixes, regressions, cases)[1]
+    )
+    assert 0.935 < covered / 3000 < 0.97

@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from trainer.training import TrainingSpec
+
 MARKED = (
     "{% for message in messages %}{% if message.role == 'assistant' %}<|assistant|>"
     "{% generation %}{{ message.content }}<|end|>{% endgeneration %}"
@@ -79,6 +81,21 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "group": str(number),
         **changes,
     }
+
+
+def training_spec(base: Path, dataset: Path, out: Path, **changes: Any) -> TrainingSpec:
+    """A training of a tiny base that takes about a second."""
+    plain: dict[str, Any] = {
+        "base_path": str(base),
+        "base_revision": "r1",
+        "engine_model": "acme/tiny",
+        "dataset": str(dataset),
+        "out": str(out),
+        "max_rank": 16,
+        "learning_rate": 1e-2,
+        "batch": 8,
+    }
+    return TrainingSpec(**(plain | changes))
 
 
 def write_dataset(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlmodel import col, select
 
-from feedback.commands.options import emit, json_option, settings_option
+from feedback.access.audit import note
+from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.registry.cycles import GUARDS, cancel_cycle, get_cycle, list_cycles, request_cycle
 from feedback.settings import Mode, Settings
 from feedback.storage.database import opened
@@ -82,7 +83,10 @@ def run(
     def ask(workshop: Workshop) -> Cycle:
         with workshop.database.session() as session:
             chosen = mode or workshop.model(model).mode
-            asked = request_cycle(session, model, chosen, list(guards_off), "command line", workshop.clock())
+            now = workshop.clock()
+            asked = request_cycle(session, model, chosen, list(guards_off), "command line", now)
+            facts = {"model": model, "mode": chosen, "guards_off": list(guards_off)}
+            note(session, person(), "cycle.start", asked.id, now, **facts)
             session.commit()
         return asked
 
@@ -150,7 +154,9 @@ def cancel(cycle_id: str, as_json: bool, settings: Settings) -> None:
     Example: starloop cycle cancel 0199aa00-0000-7000-8000-000000000000
     """
     with opened(settings) as database, database.session() as session:
-        row = cancel_cycle(session, cycle_id, datetime.now(UTC))
+        now = datetime.now(UTC)
+        row = cancel_cycle(session, cycle_id, now)
+        note(session, person(), "cycle.cancel", row.id, now, model=row.model)
         session.commit()
     emit(_document(row), as_json, lambda: f"cycle {row.id}: {row.state}, its end is asked for")
 

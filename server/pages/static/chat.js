@@ -2,19 +2,21 @@
 // a user is set as text, never as markup.
 
 const find = (id) => document.getElementById(id);
-const KEY = "starloop-key";
 const RECENT = "/v1/inferences?limit=20";
 const earlier = [];
 
-function headers(more = {}) {
-  const key = sessionStorage.getItem(KEY);
-  return key ? { ...more, authorization: `Bearer ${key}` } : more;
+// The session is a cookie that no script can read; this other one shows that it is our own page that asks.
+function guard() {
+  return document.cookie.match(/(?:^|; )starloop-csrf=([0-9a-f]+)/)?.[1] ?? "";
 }
 
-async function call(path, body) {
-  const options = body === undefined
-    ? { headers: headers() }
-    : { method: "POST", headers: headers({ "content-type": "application/json" }), body: JSON.stringify(body) };
+async function call(path, body, method = body === undefined ? "GET" : "POST") {
+  const options = { method };
+  if (method !== "GET") options.headers = { "x-starloop-csrf": guard() };
+  if (body !== undefined) {
+    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
   const response = await fetch(path, options);
   if (response.ok) return response;
   let message = `the server answered with status ${response.status}`;
@@ -161,7 +163,7 @@ function part(kind, text, name = "") {
   return element;
 }
 
-// -- the key
+// -- the session
 
 function lock(message) {
   find("lock-problem").textContent = message;
@@ -169,24 +171,23 @@ function lock(message) {
   find("desk").hidden = true;
 }
 
-async function unlock() {
-  const response = await call("/v1/models");
-  const names = (await response.json()).data.map((model) => model.id);
-  find("model").replaceChildren(...names.map((name) => part("option", name)));
-  find("lock").hidden = true;
-  find("desk").hidden = false;
-  await refresh();
-}
-
 find("lock").addEventListener("submit", async (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, find("key").value.trim());
+  const key = find("key").value.trim();
+  find("key").value = "";
   try {
-    await unlock();
-    find("lock-problem").textContent = "";
+    await call("/session", { key });
+    location.reload();
   } catch (problem) {
-    sessionStorage.removeItem(KEY);
     lock(problem.message);
+  }
+});
+
+find("leave")?.addEventListener("click", async () => {
+  try {
+    await call("/session", undefined, "DELETE");
+  } finally {
+    location.reload();
   }
 });
 
@@ -208,5 +209,3 @@ find("ask").addEventListener("submit", async (event) => {
   button.disabled = false;
   find("message").focus();
 });
-
-if (!find("lock").hidden && sessionStorage.getItem(KEY)) unlock().catch((problem) => lock(problem.message));

@@ -17,12 +17,27 @@ def upgrade() -> None:
         sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("models", sa.JSON(), nullable=True),
+        sa.Column("limits", sa.JSON(), nullable=True),
         sa.Column("internal", sa.Boolean(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=True),
         sa.Column("revoked", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("secret_hash"),
     )
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("actor", sa.String(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.Column("act", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_audit_act", "audit", ["act"], unique=False)
+    _append_only("audit")
     op.create_table(
         "champion_move",
         sa.Column("id", sa.String(36), nullable=False),
@@ -37,6 +52,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_champion_move_model", "champion_move", ["model"], unique=False)
+    op.create_table(
+        "conversation",
+        sa.Column("key", sa.String(32), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("stored", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("key"),
+    )
+    op.create_index("ix_conversation_stored", "conversation", ["stored"], unique=False)
     op.create_table(
         "cycle",
         sa.Column("id", sa.String(36), nullable=False),
@@ -154,6 +178,14 @@ def upgrade() -> None:
     )
     op.create_index("feedback_inference", "feedback", ["inference_id", "rater"], unique=False)
     op.create_table(
+        "gateway_worker",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("place", sa.String(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.Column("progress", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "inference",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
@@ -177,6 +209,7 @@ def upgrade() -> None:
         sa.Column("first_token_ms", sa.Float(), nullable=True),
         sa.Column("metadata", sa.JSON(), nullable=True),
         sa.Column("stored", sa.Boolean(), nullable=False),
+        sa.Column("pinned", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -238,6 +271,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("shard"),
     )
     op.create_table(
+        "retirement",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("number", sa.String(), nullable=False),
+        sa.Column("base", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("decided_by", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("finished", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("model", "number"),
+    )
+    op.create_table(
         "suite_look",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
@@ -247,3 +293,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)
+
+
+def _append_only(table: str) -> None:
+    """Let the database refuse to change or delete the table's rows."""
+    told = f"{table} is append-only"
+    if op.get_bind().dialect.name == "sqlite":
+        for event in ("update", "delete"):
+            op.execute(
+                f"CREATE TRIGGER {table}_refuses_{event} BEFORE {event} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{told}'); END"
+            )
+        return
+    op.execute(
+        f"CREATE FUNCTION {table}_refuses() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{told}' USING ERRCODE = 'integrity_constraint_violation'; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_refuses BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuses()"
+    )

@@ -1,0 +1,124 @@
+"""Who has to have let go of a version before its files go."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlmodel import Session
+
+from feedback.access.audit import Actor
+from feedback.errors import ConflictError, NotFoundError
+from feedback.registry.models import ensure_models, move_champion
+from feedback.registry.retirements import (
+    Progress,
+    begin_retirement,
+    finish_retirement,
+    forget_worker,
+    live_workers,
+    oldest_rejected,
+    open_retirements,
+    progress_of,
+    report_worker,
+    require_room,
+    routable,
+    waits_for,
+)
+from feedback.registry.versions import get_version, mark_version, reserve_version
+from feedback.settings import Settings
+from feedback.storage.database import Database
+from feedback.storage.tables import Retirement
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def register(session: Session, *states: str) -> None:
+    """Versions 1.0, 1.1 … of `assistant`, each in a state."""
+    ensure_models(session, Settings(), NOW)
+    for number, state in enumerate(states):
+        version = reserve_version(session, "assistant", f"{number}", None, "starter", "r", "h", "", {}, NOW)
+        for one in dict.fromkeys(("registered", state)):
+            if state != "staged":
+                mark_version(session, "assistant", version.number, one)  # type: ignore[arg-type]
+
+
+def retire(session: Session, number: str) -> Retirement:
+    return begin_retirement(session, "assistant", number, "old", Actor("ann"), NOW)
+
+
+def test_a_retirement_is_open_until_its_files_are_gone(database: Database) -> None:
+    with database.session() as session:
+        register(session, "registered", "rejected")
+        first, again = retire(session, "1.0"), retire(session, "1.0")
+        assert first.id == again.id
+        assert get_version(session, "assistant", "1.0").state == "retired"
+        assert [row.number for row in open_retirements(session)] == ["1.0"]
+        finish_retirement(session, first.id, NOW)
+        finish_retirement(session, first.id, NOW + timedelta(days=1))
+        session.commit()
+        assert open_retirements(session) == []
+        assert retire(session, "1.0").finished == NOW.timestamp()
+
+
+def test_champion_and_previous_champion_are_refused_until_the_champion_moves_on(
+    sqlite_database: Database,
+) -> None:
+    with sqlite_database.session() as session:
+        register(session, "registered", "registered", "registered")
+        for number in ("1.0", "1.1"):
+            move_champion(session, "assistant", number, "promotion", "why", "ann", None, NOW)
+        for number in ("1.0", "1.1"):
+            with pytest.raises(ConflictError):
+                retire(session, number)
+        move_champion(session, "assistant", "1.2", "promotion", "why", "ann", None, NOW)
+        retire(session, "1.0")
+        with pytest.raises(ConflictError, match="retired and cannot serve"):
+            move_champion(session, "assistant", "1.0", "promotion", "why", "ann", None, NOW)
+
+
+def test_what_is_unknown_or_still_being_published_is_refused(sqlite_database: Database) -> None:
+    with sqlite_database.session() as session:
+        register(session, "staged")
+        with pytest.raises(ConflictError, match="being published"):
+            retire(session, "1.0")
+        with pytest.raises(NotFoundError):
+            retire(session, "1.1")
+        with pytest.raises(NotFoundError):
+            begin_retirement(session, "nobody", "1.0", "old", Actor("ann"), NOW)
+
+
+def test_workers_tell_how_far_they_are_and_the_silent_ones_are_taken_for_dead(database: Database) -> None:
+    with database.session() as session:
+        register(session, "registered")
+        row = retire(session, "1.0")
+        report_worker(session, "b", "here:2", {row.id: Progress("busy")}, NOW)
+        report_worker(session, "a", "here:1", {row.id: Progress("left", "the engine is away")}, NOW)
+        report_worker(session, "c", "here:3", {}, NOW - timedelta(seconds=20))
+        session.commit()
+        workers = live_workers(session, NOW)
+        assert [worker.place for worker in workers] == ["here:1", "here:2", "here:3"]
+        assert progress_of(workers[1], row.id) == Progress("busy")
+        assert progress_of(workers[2], row.id) is None
+        assert waits_for(session, row, NOW) == (
+            "here:1: the engine is away; here:2 has requests under way on it; "
+            "here:3 has not heard of it (it was last heard of 20 s ago)"
+        )
+        report_worker(session, "b", "here:2", {row.id: Progress("unloaded")}, NOW)
+        assert [worker.place for worker in live_workers(session, NOW + timedelta(seconds=50))] == [
+            *("here:1", "here:2")
+        ]
+        forget_worker(session, "a")
+        forget_worker(session, "never there")
+        assert "here:1" not in waits_for(session, row, NOW)
+
+
+def test_an_engines_memory_is_full_with_the_versions_that_can_be_asked_for(database: Database) -> None:
+    with database.session() as session:
+        register(session, "registered", "rejected", "retired", "staged", "rejected")
+        assert (routable(session, "starter"), routable(session, "acme/other")) == (3, 0)
+        require_room(session, "starter", 4)
+        with pytest.raises(ConflictError, match="max_cpu_loras is 3"):
+            require_room(session, "starter", 3)
+        oldest = oldest_rejected(session, "starter")
+        assert oldest is not None and oldest.number == "1.1"
+        assert oldest_rejected(session, "acme/other") is None

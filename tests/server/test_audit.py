@@ -1,0 +1,134 @@
+"""Every administrative route leaves a row in the audit log, and only when the act came about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from litestar.routes import HTTPRoute
+
+from feedback.ids import new_id
+from feedback.storage.tables import Case, Failure
+from server.request import SCOPES
+from tests.server.inside import Inside
+from tests.server.test_access import bearing, make_key
+from tests.server.versions import add_version
+
+ANSWER = json.dumps({"intent": "refund", "urgency": "low"})
+
+
+@pytest.fixture
+def admin(gateway: Inside) -> dict[str, str]:
+    return bearing(make_key(gateway, "admin", owner="ada"))
+
+
+def log(gateway: Inside, admin: dict[str, str], query: str = "") -> list[dict[str, Any]]:
+    """What the key's owner did, oldest first."""
+    found = gateway.call("GET", f"/v1/audit{query}", None, admin)
+    assert found.status == 200, found.body
+    return [item for item in reversed(found.json["items"]) if item["actor"] != "gateway"]
+
+
+def waiting(gateway: Inside) -> tuple[str, str, str]:
+    """A failure case and two evaluation cases that wait for a person; their ids."""
+    now = gateway.gateway.now()
+    failure, first, second = new_id(now), new_id(now), new_id(now)
+    message = [{"role": "user", "content": "Hello?"}]
+    reasons = [{"reason": "low_rating", "confidence": 1.0, "evidence": "1 of 5"}]
+    rows: list[Any] = [
+        Failure(id=failure, inference_id=failure, model="assistant", created=0.0, reasons=reasons),
+        *(
+            Case(
+                id=case,
+                model="assistant",
+                suite="golden",
+                prompt_hash=case,
+                group_key=case,
+                messages=message,
+                created=0.0,
+            )
+            for case in (first, second)
+        ),
+    ]
+    with gateway.gateway.database.session() as session:
+        session.add_all(rows)
+        session.commit()
+    return failure, first, second
+
+
+def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str, str]) -> None:
+    number, spare = (add_version(gateway.gateway.database, gateway.settings.directory) for _ in range(2))
+    failure, first, second = waiting(gateway)
+    done: list[tuple[str, str, Any, str]] = [
+        ("/v1/models/{name}/promote", "assistant", {"version": number, "reason": "why"}, "champion.promote"),
+        ("/v1/models/{name}/rollback", "assistant", {"reason": "why"}, "champion.rollback"),
+        ("/v1/models/{name}/retire", "assistant", {"version": spare, "reason": "why"}, "version.retire"),
+        ("/v1/failures/{failure_id}/resolve", failure, {"action": "dismiss"}, "failure.resolve"),
+        ("/v1/cases/draw", "", {"model": "assistant", "count": 1}, "case.draw"),
+        ("/v1/cases/{case_id}/confirm", first, {"answer": ANSWER}, "case.confirm"),
+        ("/v1/cases/{case_id}/drop", second, None, "case.drop"),
+        ("/v1/cycles", "", {"model": "assistant"}, "cycle.start"),
+        ("/v1/cycles/{cycle_id}/cancel", "", None, "cycle.cancel"),
+    ]
+    changing = {
+        route.path_format
+        for route in gateway.app.routes
+        if isinstance(route, HTTPRoute)
+        for method, (handler, _) in route.route_handler_map.items()
+        if method not in ("GET", "HEAD", "OPTIONS") and handler.opt.get(SCOPES) not in ("open", ("infer",))
+    }
+    assert {path for path, *_ in done} == changing
+    cycle = ""
+    for path, subject, body, _ in done:
+        for name in ("name", "failure_id", "case_id"):
+            path = path.replace(f"{{{name}}}", subject)
+        answer = gateway.call("POST", path.replace("{cycle_id}", cycle), body, admin)
+        assert answer.status < 300, answer.body
+        cycle = answer.json.get("id", "") if path == "/v1/cycles" else cycle
+    rows = log(gateway, admin)
+    assert [row["act"] for row in rows] == [act for *_, act in done]
+    assert {row["actor"] for row in rows} == {"ada"} and len({row["key_id"] for row in rows}) == 1
+    by_act = {row["act"]: row for row in rows}
+    moved = by_act["champion.promote"]
+    assert (moved["subject"], moved["details"]["to"], moved["details"]["reason"]) == (
+        "assistant",
+        number,
+        "why",
+    )
+    assert by_act["cycle.cancel"]["subject"] == by_act["cycle.start"]["subject"] == cycle
+    assert by_act["case.confirm"]["subject"] == first
+    assert ANSWER not in repr(rows)
+    assert [row["act"] for row in log(gateway, admin, "?act=case.drop")] == ["case.drop"]
+
+
+def test_what_did_not_come_about_is_not_audited(gateway: Inside, admin: dict[str, str]) -> None:
+    failure, case, _ = waiting(gateway)
+    for path, body, status in (
+        ("/v1/models/assistant/promote", {"version": "base", "reason": "is it already"}, 409),
+        ("/v1/models/assistant/rollback", {"reason": "never moved"}, 409),
+        ("/v1/models/assistant/retire", {"version": "9.9", "reason": "there is none"}, 404),
+        (f"/v1/failures/{failure}/resolve", {"action": "correct"}, 400),
+        (f"/v1/cases/{case}/confirm", {"answer": "no JSON"}, 400),
+        ("/v1/cycles", {"model": "nobody"}, 404),
+    ):
+        assert gateway.call("POST", path, body, admin).status == status
+    other = bearing(make_key(gateway, "admin", models=["other"]))
+    assert gateway.call("POST", f"/v1/cases/{case}/drop", None, other).status == 403
+    assert log(gateway, admin) == []
+
+
+def test_a_key_for_some_models_does_not_see_the_log(gateway: Inside) -> None:
+    some = bearing(make_key(gateway, "admin", models=["assistant"]))
+    assert gateway.call("GET", "/v1/audit", None, some).status == 403
+
+
+def test_the_log_is_paged(gateway: Inside, admin: dict[str, str]) -> None:
+    _, first, second = waiting(gateway)
+    for case in (first, second):
+        gateway.call("POST", f"/v1/cases/{case}/drop", None, admin)
+    newest = gateway.call("GET", "/v1/audit?limit=1", None, admin).json
+    assert [item["subject"] for item in newest["items"]] == [second]
+    older = gateway.call("GET", f"/v1/audit?limit=1&cursor={newest['next_cursor']}", None, admin).json
+    assert [item["subject"] for item in older["items"]] == [first]
+    assert gateway.call("GET", "/v1/audit?act=nothing", None, admin).status == 400

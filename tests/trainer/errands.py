@@ -1,0 +1,90 @@
+"""A child module for the tests of `trainer.process`: its `main` does whatever the spec's `errand` says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from feedback import errors
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def main(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    errand: Callable[[dict[str, Any], Emit], dict[str, Any]] = globals()[spec["errand"]]
+    return errand(spec, emit)
+
+
+def count(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Events among noise on standard output, of Python and of the process."""
+    for number in range(3):
+        print("a library greets its users")
+        os.write(1, b'{"event": "done", "result": {"forged": true}}\n')
+        emit({"event": "progress", "number": number})
+    return {
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "wait": os.environ["OMP_WAIT_POLICY"],
+        "nice": os.nice(0),
+    }
+
+
+def wait(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Say the process id, then work for long."""
+    emit({"event": "started", "pid": os.getpid()})
+    time.sleep(120)
+    return {}
+
+
+def work_for_long_without_a_pause(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    emit({"event": "started", "pid": os.getpid()})
+    while True:
+        sum(range(1000))
+
+
+def refuse(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    kind: type[errors.StarloopError] = getattr(errors, spec["kind"])
+    raise kind("this cannot be, in words")
+
+
+def crash(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    return {"never": {}["there"]}
+
+
+def miss_a_file(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    with open("/nowhere/at/all") as file:  # noqa: PTH123
+        return {"text": file.read()}
+
+
+def exit_at_once(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    os._exit(spec["status"])
+
+
+def die(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    os.kill(os.getpid(), spec["signal"])
+    time.sleep(60)
+    return {}
+
+
+def die_while_writing(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Leave the first half of an event in the pipe to the parent."""
+    emit({"event": "progress"})
+    pipe = next(number for number in range(3, 64) if _is_pipe(number))
+    os.write(pipe, b'{"event": "done", "result": {"lo')
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def show_path(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    return {"path": sys.path}
+
+
+def _is_pipe(number: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(number).st_mode)
+    except OSError:
+        return False

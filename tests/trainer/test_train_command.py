@@ -1,0 +1,104 @@
+"""`starloop train` as it is typed, with a training that takes no time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from feedback.errors import UnsoundAdapterError
+from feedback.storage.database import Database
+from feedback.storage.tables import DatasetVersion
+from trainer import publication
+from trainer.commands.train import train
+from trainer.training import Progress, Trained, TrainingSpec
+
+FACTS: dict[str, Any] = {
+    "examples": 120,
+    "steps": 60,
+    "seconds": 12.3,
+    "stopped": "all epochs done",
+    "validation_loss": 0.1234,
+    "left_out": {"longer than the context": 2},
+}
+
+
+@pytest.fixture
+def configuration(sqlite_database: Database, tmp_path: Path) -> Path:
+    """A data directory with one dataset version, and a base that nobody will load."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    with sqlite_database.session() as session:
+        session.add(
+            DatasetVersion(
+                id="data-1", model="assistant", content_hash="h", created=0.0, note="added 50", manifest={}
+            )
+        )
+        session.commit()
+    path = tmp_path / "starloop.toml"
+    path.write_text(
+        f'[storage]\ndirectory = "{tmp_path}"\n[[engine]]\nbase = "{base}"\n'
+        f'[[model]]\nname = "assistant"\nbase = "{base}"\n'
+    )
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+        on_progress(Progress(step=1, steps=60, epoch=1, epochs=8, loss=2.0))
+        adapter = Path(spec.out) / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_model.safetensors").write_text(f"weights of {spec.dataset}")
+        return Trained(adapter, {}, FACTS)
+
+    monkeypatch.setattr(publication, "train", at_once)
+
+
+def call(configuration: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(train, [*arguments, "--config", str(configuration)])
+
+
+def test_a_version_is_trained_and_published_and_what_comes_next_is_said(
+    configuration: Path, trained: None
+) -> None:
+    result = call(configuration, "--model", "assistant", "--dataset", "data-1")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "assistant@1.0 is trained, checked and published; it is not promoted.",
+        "120 examples, 60 steps in 12 s (all epochs done); validation loss 0.1234",
+        "2 examples left out: longer than the context",
+        "Next: starloop models promote assistant 1.0 --reason …",
+    ]
+    assert (configuration.parent / "adapters" / "assistant@1.0").is_dir()
+
+
+def test_the_same_training_by_hand_again_is_the_same_version(configuration: Path, trained: None) -> None:
+    shown = [
+        json.loads(call(configuration, "--model", "assistant", "--dataset", "data-1", "--json").stdout)
+        for _ in range(2)
+    ]
+    assert shown[0] == shown[1]
+    assert (shown[0]["version"], shown[0]["state"], shown[0]["facts"]) == ("1.0", "registered", FACTS)
+
+
+def test_a_training_that_fails_is_told_and_publishes_nothing(
+    configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+        raise UnsoundAdapterError("training diverged: lower the rate")
+
+    monkeypatch.setattr(publication, "train", diverge)
+    result = call(configuration, "--model", "assistant", "--dataset", "data-1")
+    assert result.exit_code == 1 and "training diverged: lower the rate" in result.stderr
+    assert not (configuration.parent / "adapters").exists()
+
+
+def test_both_model_and_dataset_must_be_named(configuration: Path) -> None:
+    assert call(configuration, "--dataset", "data-1").exit_code == 2
+    assert call(configuration, "--model", "assistant").exit_code == 2
