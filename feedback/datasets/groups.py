@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 from sqlalchemy import insert, text
 from sqlmodel import Session, col, select
@@ -21,6 +20,9 @@ from sqlmodel import Session, col, select
 from feedback.datasets.splits import group_side
 from feedback.settings import Dataset
 from feedback.storage.tables import PromptGroup
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 _SHINGLE = 4
 # 20 bands of 6 rows: a pair at 0.8 becomes a candidate with probability 0.998, one at 0.5 with 0.27.
@@ -43,6 +45,8 @@ class KnownPrompts:
     """All prompts placed so far, searchable by likeness. Kept between calls, it reads only what was added since."""
 
     def __init__(self, settings: Dataset) -> None:
+        from datasketch import MinHash, MinHashLSH  # brings SciPy: 55 MB that most processes never need
+
         self._settings = settings
         self._lsh = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
         self._empty = MinHash(num_perm=_BANDS * _ROWS, hashfunc=int)
