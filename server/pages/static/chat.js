@@ -65,15 +65,17 @@ async function ask(text) {
 async function* pieces(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let whole = false;
   for (;;) {
     const { value, done } = await reader.read();
+    if (done && whole) return;
     if (done) throw new Error("the answer ended too early");
     const events = (rest + value).split("\n\n");
     rest = events.pop();
     for (const event of events) {
       const data = event.replace(/^data: /, "");
-      if (data === "[DONE]") return;
-      if (!event.startsWith("data: ")) continue;
+      whole ||= data === "[DONE]";
+      if (whole || !event.startsWith("data: ")) continue;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Error(chunk.error.message);
       const piece = chunk.choices[0]?.delta?.content;
@@ -95,7 +97,7 @@ function showFacts(turn, response, total, first) {
 function listen(turn, inference, token) {
   const form = turn.querySelector(".opinion");
   const name = `rating-${inference}`;
-  for (const stars of [5, 4, 3, 2, 1]) {
+  for (const stars of [1, 2, 3, 4, 5]) {
     const input = Object.assign(document.createElement("input"), { type: "radio", name, value: stars, id: `${name}-${stars}` });
     const label = document.createElement("label");
     label.htmlFor = input.id;
@@ -151,7 +153,9 @@ function line(one) {
     part("span", `${Math.round(one.latency_ms)} ms`),
   );
   if (one.status !== 200) facts.append(part("span", `status ${one.status}`, "bad"));
-  facts.append(part("span", one.rating ? "★".repeat(one.rating) + "☆".repeat(5 - one.rating) : "not rated", "stars"));
+  facts.append(
+    one.rating ? part("span", "★".repeat(one.rating) + "☆".repeat(5 - one.rating), "stars") : part("span", "not rated"),
+  );
   item.append(facts, part("p", one.prompt ?? "", "asked"), part("p", one.output ?? one.error ?? "", "said"));
   return item;
 }
