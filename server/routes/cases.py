@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from sqlmodel import col, select
 
 from feedback.access.audit import note
-from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
+from feedback.datasets.cases import confirm_case, drop_case, list_cases
 from feedback.datasets.contract import TaskContract
+from feedback.datasets.drawing import Drawing, draw_apart
 from feedback.errors import NotFoundError
 from feedback.storage.tables import Case
 from server.gateway import Gateway
@@ -43,22 +45,13 @@ def cases(
 def draw(data: JSONBody[Draw], request: GatewayRequest, gateway: Parts) -> Listed[CaseView]:
     """Draw prompts at random from live traffic, blind to how they were answered, for a person to judge."""
     request.user.need_model(data.model)
-    with gateway.database.session() as session:
-        seed = secrets.randbits(32)
-        now = gateway.now()
-        drawn = draw_cases(session, data.model, data.count, gateway.settings, seed, now)
-        note(
-            session,
-            request.user.actor,
-            "case.draw",
-            data.model,
-            now,
-            asked=data.count,
-            drawn=len(drawn),
-            seed=seed,
-        )
-        session.commit()
-        return Listed([_shown(case) for case in drawn])
+    drawing = Drawing(
+        gateway.settings, data.model, data.count, secrets.randbits(32), request.user.actor, gateway.now()
+    )
+    drawn = draw_apart(drawing)
+    with gateway.database.reading() as session:
+        found = {case.id: case for case in session.exec(select(Case).where(col(Case.id).in_(drawn)))}
+        return Listed([_shown(found[identifier]) for identifier in drawn])
 
 
 @post("/v1/cases/{case_id:str}/confirm", status_code=200, opt=_REVIEW, sync_to_thread=True)
