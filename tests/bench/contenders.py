@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -226,7 +226,7 @@ class Bench:
         return self.folder / f"{name}.log"
 
 
-def ask(process: subprocess.Popen[Any], command: dict[str, Any]) -> dict[str, float]:
+def ask(process: subprocess.Popen[Any], command: dict[str, Any]) -> dict[str, Any]:
     """Give a command to a process that answers in lines of JSON."""
     assert process.stdin is not None
     process.stdin.write(json.dumps(command) + "\n")
@@ -235,11 +235,11 @@ def ask(process: subprocess.Popen[Any], command: dict[str, Any]) -> dict[str, fl
 
 
 def _expect(process: subprocess.Popen[Any]) -> dict[str, Any]:
-    output: TextIO | None = process.stdout
+    output: IO[str] | None = process.stdout
     assert output is not None
     line = next((line for line in output if line.startswith("{")), "")  # TensorZero logs to standard output
     if not line:
-        raise peers.NotInstalledError(f"{process.args} ended without an answer")
+        raise peers.NotInstalledError(f"{process.args!r} ended without an answer")
     answer: dict[str, Any] = json.loads(line)
     return answer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +43,14 @@ def measure(
         command = {"connections": load.connections, "seconds": seconds, "streamed": load.streamed}
         result: dict[str, Any] = ask(contender.process, command)
     elif load.streamed:
-        command = {
+        load_it: dict[str, Any] = {
             "url": contender.url,
             "headers": {"content-type": "application/json", **contender.headers},
             "body": contender.body,
             "connections": load.connections,
             "seconds": seconds,
         }
-        result = ask(station, command)
+        result = ask(station, load_it)
     else:
         result = _wrk(contender, load.connections, seconds, folder)
     if "requests" in result:
@@ -58,18 +58,21 @@ def measure(
         if not result["requests"]:  # nothing was answered in that time, so there is no latency
             result["p50_ms"] = result["p99_ms"] = float("nan")
     wait_until_quiet(root, _PATIENCE)
-    spent = cpu_by_thread(root)
+    after = cpu_by_thread(root)
     reached = ask(station, {"asked": True})["asked"] - asked
-    spent.subtract(before)
-    result["cpu_us"] = spent.total() / max(reached, 1) * 1e6
+    spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
+    result["cpu_us"] = sum(spent.values()) / max(reached, 1) * 1e6
     result["cpu_us_by_thread"] = _largest(spent, reached)
     result["memory_mb"] = memory(root)
     return result
 
 
-def _largest(spent: Counter[str], reached: int) -> dict[str, float]:
+def _largest(spent: dict[str, float], reached: int) -> dict[str, float]:
     """Microseconds per request of the threads that took any part worth telling."""
-    shares = {name: seconds / max(reached, 1) * 1e6 for name, seconds in spent.most_common()}
+    shares = {
+        name: seconds / max(reached, 1) * 1e6
+        for name, seconds in sorted(spent.items(), key=itemgetter(1), reverse=True)
+    }
     return {name: share for name, share in shares.items() if share >= 0.5}
 
 

@@ -67,7 +67,7 @@ def _watch(contender: Contender, options: argparse.Namespace, station: Any, fold
         "## Memory",
         "",
         f"`make bench-memory` (at most {options.minutes:g} minutes): {done:,} captured requests over {_CONNECTIONS} connections, {failed} failed. After the first "
-        f"{_SETTLED:.0%} of them resident memory of all processes together stayed within {spread:.1f} % of {middle:.0f} MB.",
+        f"{_SETTLED:.0%} of them memory of all processes together stayed within {spread:.1f} % of {middle:.0f} MB.",
         "",
         "| requests | " + " | ".join(f"{name} (MB)" for name in samples[0][1]) + " |",
         "|--:|" + "--:|" * len(samples[0][1]),

@@ -47,7 +47,7 @@ class Run:
         return self._compare(load, contender, DIRECT, value, lambda a, b: a - b)
 
     def middle(self, load: str, contender: str, value: str) -> float:
-        return median(result[value] for result in self.results[load][contender])
+        return float(median(result[value] for result in self.results[load][contender]))
 
     def _compare(
         self, load: str, one: str, other: str, value: str, how: Callable[[float, float], float]
@@ -72,7 +72,12 @@ def write(run: Run, path: Path) -> None:
     """The table, and all single measurements as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(run.table(), encoding="utf-8")
-    content = {"machine": machine(), "command": run.command, "contenders": run.notes, "missing": run.missing}
+    content: dict[str, Any] = {
+        "machine": machine(),
+        "command": run.command,
+        "contenders": run.notes,
+        "missing": run.missing,
+    }
     content |= {"seconds": run.seconds, "others": run.others, "results": run.results}
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

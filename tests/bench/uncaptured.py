@@ -11,6 +11,7 @@ from feedback.storage.journal import Journal
 from feedback.storage.records import FeedbackRecord, InferenceRecord
 from server.capture import Recent
 from server.command import main
+from server.telemetry.metrics import Metrics
 
 
 class NoCapture:
@@ -18,7 +19,7 @@ class NoCapture:
 
     problem = None
 
-    def __init__(self, _journal: Journal) -> None:
+    def __init__(self, _journal: Journal, _metrics: Metrics) -> None:
         pass
 
     async def inference(self, record: InferenceRecord) -> None:
@@ -32,5 +33,5 @@ class NoCapture:
 
 
 if __name__ == "__main__":
-    server.gateway.Capture = NoCapture  # type: ignore[assignment, misc]  # inherited by the workers, which are forks
+    setattr(server.gateway, "Capture", NoCapture)  # noqa: B010  # inherited by the workers, which are forks
     main()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _QUIET_SHARE = 0.05
 
 
@@ -31,9 +30,9 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def cpu_by_thread(root: int) -> Counter[str]:
+def cpu_by_thread(root: int) -> dict[str, float]:
     """CPU seconds (user and system) of all threads that are alive in the tree, summed up by thread name."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for process in tree(root):
         for task in Path(f"/proc/{process}/task").glob("*"):
             try:
@@ -42,24 +41,26 @@ def cpu_by_thread(root: int) -> Counter[str]:
                 seconds[(task / "comm").read_text().strip()] += spent
             except OSError:
                 continue
-    return seconds
+    return dict(seconds)
 
 
 def memory(root: int) -> float:
-    """Resident memory of the tree in MB; what processes share is counted for each of them."""
+    """Memory of the tree in MB; what several processes share is counted once."""
     return sum(memory_by_process(root).values())
 
 
 def memory_by_process(root: int) -> dict[str, float]:
-    """Resident memory in MB, by process name and how deep it stands in the tree's order."""
+    """Proportional set size in MB, by process name and how deep it stands in the tree's order."""
     sizes: dict[str, float] = {}
     for place, process in enumerate(sorted(tree(root))):
         try:
-            pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
             name = Path(f"/proc/{process}/comm").read_text().strip()
         except OSError:
             continue
-        sizes[f"{place} {name}"] = pages * _PAGE / 1e6
+        sizes[f"{place} {name}"] = (
+            sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
+        )
     return sizes
 
 
@@ -72,16 +73,16 @@ def machine_busy() -> float:
 def own_work() -> float:
     """CPU seconds of this process, its living descendants and the children that have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return cpu_by_thread(os.getpid()).total() + ended.ru_utime + ended.ru_stime
+    return sum(cpu_by_thread(os.getpid()).values()) + ended.ru_utime + ended.ru_stime
 
 
 def wait_until_quiet(root: int, patience: float) -> None:
     """Return once the tree does next to nothing: what a load left behind is done."""
     deadline = time.monotonic() + patience
-    before = cpu_by_thread(root).total()
+    before = sum(cpu_by_thread(root).values())
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        now = cpu_by_thread(root).total()
+        now = sum(cpu_by_thread(root).values())
         if now - before < 0.2 * _QUIET_SHARE:
             return
         before = now

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from feedback.starter.grammar import KNOWN, draw
+from tests.faults.report import report
 from tests.faults.stage import Stage, stage
 
 Alone = dict[tuple[str, str], tuple[str, ...]]
@@ -249,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that engine and gateway end too
     with (
@@ -259,6 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time.sleep(1)  # until every worker has heard of them
         results = asyncio.run(run(on, versions, chosen.answers, chosen.moves, chosen.clients, chosen.seed))
     print(table(results))
+    if chosen.output:
+        command = f"python -m tests.faults.churn --answers {chosen.answers} --moves {chosen.moves}"
+        about = f"real vLLM, {chosen.versions} versions, {chosen.clients} clients, {chosen.workers} gateway worker"
+        chosen.output.write_text(
+            report("Versions under churn", command, about, table(results)), encoding="utf-8"
+        )
     for told in (results.churn.failed + results.control.mistaken + results.churn.mistaken)[:20]:
         print("-", told)
     return 0 if holds(results) else 1
