@@ -102,12 +102,18 @@ class DemoClient:
         return heard
 
     async def review(self, count: int, right: dict[str, str], advance: Callable[[], None]) -> int:
-        """Be the reviewer: draw cases for the golden set and confirm each with its right answer."""
+        """Be the reviewer: draw cases for the golden set and confirm each with its right answer.
+
+        What somebody else asked meanwhile, on the page for instance, is no simulated person's to judge: it is dropped.
+        """
         drawn = (await self._call("POST", "/v1/cases/draw", {"model": MODEL, "count": count}))["items"]
 
         async def one(case: dict[str, Any]) -> None:
-            answer = right[case["messages"][-1]["content"]]
-            await self._call("POST", f"/v1/cases/{case['id']}/confirm", {"answer": answer})
+            answer = right.get(case["messages"][-1]["content"])
+            if answer is None:
+                await self._call("POST", f"/v1/cases/{case['id']}/drop")
+            else:
+                await self._call("POST", f"/v1/cases/{case['id']}/confirm", {"answer": answer})
 
         await bounded([partial(one, case) for case in drawn], advance)
         return len(drawn)
