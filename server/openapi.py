@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from litestar import MediaType, Response, Router
+from litestar import MediaType, Request, Response, Router
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -24,6 +24,23 @@ from litestar.openapi.spec import (
 from server.errors import answer_to
 
 PATH = "/schema"
+_TEXT = {"type": "string"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL},
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+_FAILED = {
+    "description": "What was wrong, where, and what to do, in the form of OpenAI's API",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
 
 
 @dataclass
@@ -47,6 +64,19 @@ class CompletionOperation(Operation):
         _pass_through(self, "prompt", Schema(type=[OpenAPIType.STRING, OpenAPIType.ARRAY]))
 
 
+class DocumentPlugin(JsonRenderPlugin):
+    """The document with the errors that are really answered: Litestar writes down its own form of them."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        openapi_schema["components"]["schemas"]["Error"] = _ERROR
+        for item in openapi_schema["paths"].values():
+            for operation in item.values():
+                responses = operation["responses"]
+                responses.pop("400", None)
+                responses["default"] = _FAILED
+        return super().render(request, openapi_schema)
+
+
 def configuration() -> OpenAPIConfig:
     """Served as JSON from `/schema`, by this process alone: no page, no foreign host."""
     bearer = SecurityScheme(type="http", scheme="bearer", description="An API key: `starloop keys create`")
@@ -55,7 +85,7 @@ def configuration() -> OpenAPIConfig:
         version=version("starloop"),
         description="An OpenAI-compatible endpoint that keeps what was asked, answered and said about it.",
         openapi_router=Router(PATH, route_handlers=[], include_in_schema=False, after_request=_in_our_words),
-        render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
+        render_plugins=[DocumentPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
         use_handler_docstrings=True,
         components=Components(security_schemes={"key": bearer}),
         security=[{"key": []}, {}],
