@@ -41,6 +41,8 @@ class Server(Section, frozen=True):
     """How long a session of the pages lasts."""
     drain_seconds: Seconds = 30.0
     """How long requests in flight may take to end after SIGTERM."""
+    answer_seconds: Seconds = 3600.0
+    """Longest time for one whole answer, streamed or not."""
     log: Literal["text", "json"] = "text"
     log_requests: bool = False
     """Log each answered inference, not only those that failed."""
@@ -82,6 +84,8 @@ class Model(Section, frozen=True):
 class Capture(Section, frozen=True):
     sync: Literal["os", "disk"] = "os"
     """`os` survives the death of any process, `disk` also a power cut."""
+    journal_bytes: Annotated[int, Meta(ge=1 << 20)] = 8 << 30
+    """Most that one worker's journal may take while its records cannot be brought to the database."""
 
 
 class Triage(Section, frozen=True):

@@ -1,4 +1,4 @@
-"""Notices that a client has gone, so that nobody works on for it."""
+"""Notices that a client has gone, or that its answer takes too long, so that nobody works on for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from litestar.types import Receive
 
 from feedback.errors import StarloopError
-from server.connections import Connection
+from server.connections import Connection, SlowEngineError
 
 # Answers that come sooner need no watching, which costs a task.
 _GRACE_SECONDS = 0.01
@@ -19,10 +19,14 @@ class ClientGoneError(StarloopError):
 
 
 class ClientWatch:
-    """Cuts an engine's connection as soon as the client's own closes. The request's body must have been read."""
+    """Cuts an engine's connection as soon as the client's own closes, or after `seconds`.
 
-    def __init__(self, receive: Receive) -> None:
+    The request's body must have been read.
+    """
+
+    def __init__(self, receive: Receive, seconds: float) -> None:
         self._receive = receive
+        self._seconds = seconds
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
         self._gone = False
@@ -42,7 +46,18 @@ class ClientWatch:
             self._listener.cancel()
 
     def _listen(self) -> None:
-        self._listener = asyncio.get_running_loop().create_task(self._wait())
+        loop = asyncio.get_running_loop()
+        self._listener = loop.create_task(self._wait())
+        self._timer = loop.call_later(self._seconds - _GRACE_SECONDS, self._too_long)
+
+    def _too_long(self) -> None:
+        if self._connection is not None:
+            self._connection.cut(
+                SlowEngineError(
+                    f"the answer was not complete after {self._seconds:g} s, the longest that [server] answer_seconds "
+                    "allows; ask for fewer tokens (max_tokens)"
+                )
+            )
 
     async def _wait(self) -> None:
         with suppress(asyncio.CancelledError):

@@ -80,7 +80,7 @@ class Completion:
             counters.leave(key_id, self._tokens, self._gateway.now().timestamp())
 
     async def _complete(self, receive: Receive, send: Send) -> None:
-        watch = ClientWatch(receive)
+        watch = ClientWatch(receive, self._gateway.settings.server.answer_seconds)
         engines = self._gateway.engines
         under_way = self._gateway.metrics.under_way
         under_way.add()

@@ -150,7 +150,8 @@ class Gateway:
             self.live.refresh()
         except UnavailableError as error:
             _log.warning("starting without the database: %s", error)
-        self.journal = Journal.open(self.settings.directory, self.settings.capture.sync, self.now())
+        capture = self.settings.capture
+        self.journal = Journal.open(self.settings.directory, capture.sync, self.now(), capture.journal_bytes)
         self.drainer = Drainer(self.journal, self.database, self.settings.directory, self._carrier())
 
     def _carrier(self) -> Carrier | None:

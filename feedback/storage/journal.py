@@ -27,7 +27,6 @@ _FORGET_STEP = 128
 # Turns of the event loop that a transaction waits for company, as long as each brings some.
 _GATHER_TURNS = 4
 _PAGE = 4096
-_DEFAULT_LIMIT = 8 << 30
 _Waiting = tuple[bytes, "asyncio.Future[None]"]
 
 
@@ -55,7 +54,7 @@ class Journal:
 
     @classmethod
     def open(
-        cls, directory: Path, sync: Literal["os", "disk"], now: datetime, limit: int = _DEFAULT_LIMIT
+        cls, directory: Path, sync: Literal["os", "disk"], now: datetime, limit: int = 8 << 30
     ) -> Journal:
         """Make a new journal under the data directory, owned by this process.
 

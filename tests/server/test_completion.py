@@ -12,6 +12,7 @@ import pytest
 
 from feedback.errors import StorageError
 from feedback.ids import parse_id
+from feedback.settings import Server
 from feedback.storage.journal import Journal
 from tests.server.inside import HELLO, Answer, Inside, inside, settings_for
 from tests.server.upstream import FakeEngine
@@ -258,6 +259,22 @@ def test_an_engine_that_says_nothing_is_given_up(engine: FakeEngine, tmp_path: P
     with inside(settings_for(tmp_path, [engine.url], request_seconds=0.2)) as gateway:
         answer = gateway.ask()
         assert (answer.status, answer.json["error"]["code"]) == (504, "timeout")
+        gateway.wait_for(lambda: engine.gone == 1, seconds=2)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_never_ends_is_ended(engine: FakeEngine, tmp_path: Path, streamed: bool) -> None:
+    """Bytes come all the time, so waiting for the next one would never end it."""
+    engine.pieces, engine.pause = 10_000, 0.02
+    engine.delay = 0.0 if streamed else 5.0
+    server = Server(answer_seconds=0.3)
+    with inside(settings_for(tmp_path, [engine.url], server=server)) as gateway:
+        answer = gateway.ask(STREAM if streamed else {})
+        told = answer.events[-1]["error"] if streamed else answer.json["error"]
+        assert "not complete after 0.3 s" in told["message"] and "answer_seconds" in told["message"]
+        assert answer.status == (200 if streamed else 504)
+        kept = gateway.record(identifier(answer))
+        assert "not complete after 0.3 s" in kept["error"]
         gateway.wait_for(lambda: engine.gone == 1, seconds=2)
 
 
