@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +23,13 @@ from feedback.storage import journal_file
 from feedback.storage.journal_file import Entry, JournalReader, checksum
 from feedback.storage.records import Record, encode
 
-# Rows deleted beside one transaction's inserts: enough to keep up with the drainer, few enough not to be felt.
+# Rows deleted at a time: few enough not to be felt by those who wait for the next write.
 _FORGET_STEP = 128
+# Time without a write after which rows are deleted although nothing is written.
+_IDLE_SECONDS = 0.3
+# Rows of one statement. Each call into SQLite lets go of the interpreter's lock, and in a busy gateway getting it back
+# costs several times what SQLite does: so a transaction is one statement where it can be.
+_INSERTED = 64
 # Turns of the event loop that a transaction waits for company, as long as each brings some.
 _GATHER_TURNS = 4
 _PAGE = 4096
@@ -51,6 +57,8 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._executor = ThreadPoolExecutor(1, "journal") if sync == "disk" else None
         self._writing = False
+        self._written = 0.0  # by the loop's clock
+        self._idle: asyncio.TimerHandle | None = None
 
     @classmethod
     def open(
@@ -109,6 +117,8 @@ class Journal:
         turn, self._turn = self._turn, []
         if not turn:
             return
+        if self._loop is not None:
+            self._written = self._loop.time()
         bodies = [body for body, _ in turn]
         if self._executor is None:
             try:
@@ -130,26 +140,43 @@ class Journal:
         if self._turn:
             self._flush()  # what came meanwhile is the next group
         elif error is None:
-            self._forget_when_idle()
+            self._forget_later(0 if not turn else _IDLE_SECONDS)
 
     def _commit(self, bodies: list[bytes]) -> None:
         with self._lock:
-            execute = self._connection.execute
             try:
-                execute("BEGIN IMMEDIATE")
-                forgotten = self._delete(_FORGET_STEP + len(bodies))  # first, so that its room can be used
-                seq = self._last
-                for body in bodies:
-                    seq += 1
-                    execute("INSERT INTO entry VALUES (?, ?, ?)", (seq, checksum(seq, body), body))
-                execute("COMMIT")
+                if self._forget - self._forgotten >= _FORGET_STEP:
+                    self._delete()
+                try:
+                    self._insert(bodies)
+                except sqlite3.OperationalError:
+                    if self._forgotten == self._forget:
+                        raise
+                    self._delete()  # full, perhaps; there is room that nobody needs
+                    self._insert(bodies)
             except sqlite3.Error as error:
-                with suppress(sqlite3.Error):
-                    execute("ROLLBACK")
                 raise StorageError(
                     f"{self.path}: the journal cannot be written ({error}); free some space"
                 ) from error
-            self._last, self._forgotten = seq, forgotten
+            self._last += len(bodies)
+
+    def _insert(self, bodies: list[bytes]) -> None:
+        """All rows in one transaction: nothing of it stands when it fails."""
+        if not bodies:
+            return
+        rows = [(seq, checksum(seq, body), body) for seq, body in enumerate(bodies, self._last + 1)]
+        execute = self._connection.execute
+        if len(rows) <= _INSERTED:
+            execute(_insertion(len(rows)), [value for row in rows for value in row])
+            return
+        execute("BEGIN IMMEDIATE")
+        try:
+            self._connection.executemany(_insertion(1), rows)
+            execute("COMMIT")
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):
+                execute("ROLLBACK")
+            raise
 
     # -- reading and forgetting, for the drainer
 
@@ -162,11 +189,11 @@ class Journal:
         self._reader.settle()
 
     def forget(self, up_to: int) -> None:
-        """Rows up to here are safe elsewhere. They are deleted beside the next write, or soon when there is none."""
+        """Rows up to here are safe elsewhere. They are deleted beside later writes, or soon when there are none."""
         self._forget = max(self._forget, up_to)
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed: `close` deletes them
-                self._loop.call_soon_threadsafe(self._forget_when_idle)
+                self._loop.call_soon_threadsafe(self._forget_later)
 
     def backlog(self) -> int:
         """Records that stand here and not yet in the database."""
@@ -177,25 +204,38 @@ class Journal:
         """Sequence number of the last record that stands."""
         return self._last
 
-    def _forget_when_idle(self) -> None:
-        if self._turn or self._writing or self._forgotten >= self._forget:
-            return  # the next write does it
-        assert self._loop is not None
-        if self._executor is not None:
-            self._writing = True
-            done = self._loop.run_in_executor(self._executor, self._commit, [])
-            done.add_done_callback(lambda done: self._flushed([], done))
-            return
-        with suppress(StorageError):  # nobody waits for this; a disk that is full shows at the next write
-            self._commit([])
-        self._loop.call_soon(self._forget_when_idle)
+    def _forget_later(self, seconds: float = _IDLE_SECONDS) -> None:
+        if self._idle is None and self._loop is not None:
+            self._idle = self._loop.call_later(seconds, self._forget_when_idle)
 
-    def _delete(self, count: int) -> int:
-        """Delete at most `count` rows that may be forgotten; the new mark."""
-        mark = min(self._forget, self._forgotten + count)
-        if mark > self._forgotten:
-            self._connection.execute("DELETE FROM entry WHERE seq <= ?", (mark,))
-        return mark
+    def _forget_when_idle(self) -> None:
+        """Delete a step of what may be forgotten, and go on while nothing is written."""
+        self._idle = None
+        loop = self._loop
+        if self._descriptor < 0 or loop is None or self._forgotten >= self._forget:
+            return
+        if self._turn or self._writing or loop.time() - self._written < _IDLE_SECONDS:
+            self._forget_later()
+        elif self._executor is not None:
+            self._writing = True
+            done = loop.run_in_executor(self._executor, self._forget_step)
+            done.add_done_callback(lambda done: self._flushed([], done))
+        else:
+            self._forget_step()
+            self._forget_later(0)
+
+    def _forget_step(self) -> None:
+        with (
+            self._lock,
+            suppress(sqlite3.Error),
+        ):  # nobody waits for this; a full disk shows at the next write
+            self._delete()
+
+    def _delete(self) -> None:
+        """Delete one step of the rows that may be forgotten."""
+        mark = min(self._forget, self._forgotten + _FORGET_STEP)
+        self._connection.execute("DELETE FROM entry WHERE seq <= ?", (mark,))
+        self._forgotten = mark
 
     def close(self) -> None:
         """Write what waits, free the file, and delete it when nothing is left in it.
@@ -214,6 +254,11 @@ class Journal:
             journal_file.remove(self.path)
         journal_file.release(self._descriptor)
         self._descriptor = -1
+
+
+@cache
+def _insertion(rows: int) -> str:
+    return "INSERT INTO entry VALUES " + ", ".join(["(?, ?, ?)"] * rows)
 
 
 def _resolve(turn: list[_Waiting], error: BaseException | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -99,3 +101,19 @@ def test_anything_else_is_refused_with_the_field_named(text: str) -> None:
 def test_the_field_of_the_error_can_be_named() -> None:
     with pytest.raises(BadFieldError, match=r"^case_id: "):
         parse_id("nonsense", field="case_id")
+
+
+def test_no_two_ids_of_one_moment_are_equal_in_threads_and_in_a_fork() -> None:
+    new_id(NOW)  # random bytes are fetched for many ids at once: a fork must not go on with the same ones
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, "\n".join(new_id(NOW) for _ in range(300)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        made = told.read().split()
+    os.waitpid(child, 0)
+    with ThreadPoolExecutor(4) as pool:
+        made += pool.map(lambda _: new_id(NOW), range(4000))
+    assert len(made) == len(set(made)) == 4300
