@@ -13,6 +13,7 @@ import msgspec
 
 from feedback.errors import SettingsError
 from feedback.settings import Section, Settings
+from feedback.settings_values import value_problem
 
 _PREFIX = "STARLOOP_"
 # What a variable for an array of tables is laid over where the file has none: the default's required keys.
@@ -110,6 +111,11 @@ def _section(kind: type[Any], raw: Any, where: str, problems: list[str]) -> Any:
             except msgspec.ValidationError as error:
                 failed = True
                 problems.append(f"{place}: {_readable(str(error))}, got {value!r}")
+                continue
+            problem = value_problem(kind, key, values[key])
+            if problem is not None:
+                failed = True
+                problems.append(f"{place}: {problem}")
     missing = [name for name in _required(kind) if name not in raw]
     problems.extend(f"{where}.{name}: is required" for name in missing)
     if failed or missing:

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from feedback.access.audit import Actor
-from feedback.access.keys import SCOPES, hash_secret
+from feedback.access.keys import OWNER_LENGTH, SCOPES, hash_secret
 from feedback.access.limits import Limits
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
 from feedback.registry.snapshot import Grant, Snapshot
 from server.loopback import is_local
 
+PERSON_HEADER = "x-starloop-person"
+"""In whose name the loop's own key is used: commands at the terminal borrow it."""
+_PERSON = PERSON_HEADER.encode("ascii")
 _BEARER = "bearer "
 _MAKE = "make one with `starloop keys create --scopes infer,feedback`, and send it as `Authorization: Bearer sl-…`"
 
@@ -27,6 +30,8 @@ class Caller(NamedTuple):
     models: frozenset[str] | None
     """Models the key is for; None is all."""
     limits: Limits | None = None
+    loop: bool = False
+    """The loop itself, and not a person who moves something with its key."""
 
     @property
     def actor(self) -> Actor:
@@ -83,8 +88,17 @@ def identify(
 ) -> Caller:
     """The caller of a request; `session_of` is the id of the key that a session speaks for.
 
-    Raises `NoKeyError` when it has no key that is open and needs one.
+    Raises `NoKeyError` when it has no key that is open and needs one, `NotAllowedError` when it speaks in somebody's name
+    and is not the loop's key.
     """
+    caller = _identify(peer, headers, snapshot, now, session_of)
+    name = headers.get(_PERSON)
+    return caller if name is None else _in_the_name_of(name, caller, session_of)
+
+
+def _identify(
+    peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapshot, now: datetime, session_of: str | None
+) -> Caller:
     secret = bearer(headers)
     if secret is not None:
         grant = snapshot.keys.get(hash_secret(secret))
@@ -126,7 +140,18 @@ def _caller(grant: Grant, now: datetime) -> Caller:
     if grant.expires is not None and now.timestamp() >= grant.expires:
         ended = datetime.fromtimestamp(grant.expires, UTC)
         raise NoKeyError(f"this API key expired at {ended:%Y-%m-%d %H:%M:%S} UTC; {_MAKE}")
-    return Caller(grant.id, grant.owner, grant.scopes, grant.models, grant.limits)
+    owner = grant.owner.strip() or f"key {grant.id[:8]}"
+    return Caller(grant.id, owner, grant.scopes, grant.models, grant.limits, grant.internal)
+
+
+def _in_the_name_of(name: bytes, caller: Caller, session_of: str | None) -> Caller:
+    """The loop's key in the hand of a person; a session of the pages is nobody's terminal."""
+    if not caller.loop or session_of is not None:
+        raise NotAllowedError(f"the header {PERSON_HEADER} is taken with the loop's own key alone; leave it out")
+    person = name.decode("utf-8", "replace").strip()
+    if not person or len(person) > OWNER_LENGTH or not person.isprintable():
+        raise BadFieldError(PERSON_HEADER, f"must name a person in 1 to {OWNER_LENGTH} characters")
+    return caller._replace(owner=person, loop=False)
 
 
 def _listed(models: Iterable[str] | None) -> str:

@@ -12,11 +12,11 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import cast
-from urllib.parse import urlsplit
 
 import httptools
 
 from feedback.errors import SettingsError, UnavailableError
+from feedback.settings_values import engine_address
 
 CONNECT_SECONDS = 5.0
 # Below the 5 s after which uvicorn, and so vLLM, closes an idle connection.
@@ -186,17 +186,14 @@ class Connections:
 
     def __init__(self, url: str) -> None:
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
-            raise SettingsError([f"engine.urls: {url!r} is not an address such as http://127.0.0.1:8100"])
+            parts = engine_address(url)
+        except ValueError as error:
+            raise SettingsError([f"engine.urls: {error}"]) from None
         authority = parts.netloc.rpartition("@")[2]
         self.url = f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
         """Its address as it may be shown: without what stands before an @."""
-        self._host = parts.hostname
-        self._port = port or (443 if parts.scheme == "https" else 80)
+        self._host = str(parts.hostname)
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/")
         self._authority = authority.encode("ascii")

@@ -43,7 +43,10 @@ async def promote(
 async def roll_back(
     gateway: Gateway, model: str, reason: str, decided_by: str, key_id: str | None = None
 ) -> Moved:
-    """Make the champion before this one the champion again. Raises `ConflictError` when there was none."""
+    """Make the champion before this one the champion again, see `rollback_target`.
+
+    Raises `ConflictError` when there is none.
+    """
     version = await asyncio.to_thread(_version_before, gateway, model)
     return await _move(gateway, model, version, "rollback", reason, Actor(decided_by, key_id), None)
 

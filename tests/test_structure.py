@@ -29,7 +29,7 @@ TRAINING = {
     "trainer.starter",
 }
 TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors", "tokenizers"}
-SCHEDULING = {"trainer.schedule"}
+SCHEDULING = {"trainer.schedule", "feedback.cron"}
 WEB = {"litestar", "granian", "pyreqwest", "starlette", "jinja2", "prometheus_client", "opentelemetry"}
 
 

@@ -1,7 +1,6 @@
 """When cycles run: by the clock for every model, and at once for those that somebody asked for.
 
-The only module that knows APScheduler. Of several loops on one database the holder of the lease works; the others
-stand by.
+Of several loops on one database the holder of the lease works; the others stand by.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ import logging
 import threading
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
 from feedback.access.audit import Actor, note
-from feedback.errors import ConflictError, SettingsError, StarloopError
+from feedback.cron import cron_trigger
+from feedback.errors import ConflictError, StarloopError
 from feedback.registry.cycles import request_cycle
 from trainer.cycle import next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
@@ -21,7 +20,6 @@ from trainer.record import LoopStoppedError
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _LATE_SECONDS = 3600
 _TROUBLE_SECONDS = 5.0
 
@@ -37,7 +35,7 @@ class Loop:
         self._leads = False
 
     def run(self) -> None:
-        """Keep the schedule. Raises `SettingsError` where its cron expression means nothing."""
+        """Keep the schedule."""
         scheduler = BackgroundScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": _LATE_SECONDS},
@@ -109,43 +107,3 @@ class Loop:
             self._lease.release()
         except StarloopError as error:
             _log.warning("the lease runs out by itself: %s", error)
-
-
-def cron_trigger(expression: str) -> CronTrigger:
-    """A trigger for five cron fields in UTC. Raises `SettingsError` for anything else.
-
-    Weekdays are spelled out first: cron's 0 and 7 are Sunday where APScheduler 3 counts from Monday.
-    """
-    fields = expression.split()
-    try:
-        if len(fields) == 5:
-            fields[4] = ",".join(_weekdays(item) for item in fields[4].lower().split(","))
-        return CronTrigger.from_crontab(" ".join(fields), timezone="UTC")
-    except ValueError as error:
-        raise SettingsError(
-            [
-                f"schedule.cron: {expression!r} is no schedule ({error}); write minute, hour, day, month and weekday, "
-                'such as "0 3 * * *", or leave it empty'
-            ]
-        ) from None
-
-
-def _weekdays(item: str) -> str:
-    """One item of the weekday field (`*`, `1-5`, `*/2`, `sun`) as names."""
-    if item == "*":
-        return item
-    days, _, step = item.partition("/")
-    first, dash, last = ("0", "-", "6") if days == "*" else days.partition("-")
-    start = _day(first)
-    end = _day(last) if dash else (6 if step else start)
-    if end < start or (step and not int(step)):
-        raise ValueError(f"{item!r} names no weekdays")
-    return ",".join(_DAYS[day] for day in range(start, end + 1, int(step or 1)))
-
-
-def _day(day: str) -> int:
-    if day in _DAYS:
-        return _DAYS.index(day)
-    if day.isdigit() and int(day) < len(_DAYS):
-        return int(day)
-    raise ValueError(f"{day!r} is no weekday")

@@ -22,6 +22,7 @@ from feedback.storage.tables import Key
 SCOPES = ("infer", "feedback", "review", "train", "admin")
 """`admin` holds all the others."""
 LOOP_KEY = "loop.key"
+OWNER_LENGTH = 200
 
 
 def hash_secret(secret: str) -> str:
@@ -40,7 +41,7 @@ def create_key(
 ) -> tuple[Key, str]:
     """A new key and its secret, which stands nowhere else; the caller commits.
 
-    Raises `BadFieldError` for a scope that there is not, or for none.
+    Raises `BadFieldError` for a scope that there is not, or for none, and for an owner that is too long.
     """
     secret = _new_secret()
     key = _key(secret, scopes, owner, models, now)
@@ -110,6 +111,8 @@ def _key(
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise BadFieldError("scopes", f"{', '.join(unknown) or 'none given'}; there are {', '.join(SCOPES)}")
+    if len(owner) > OWNER_LENGTH:
+        raise BadFieldError("owner", f"has {len(owner)} characters; at most {OWNER_LENGTH} are taken")
     return Key(
         id=new_id(now),
         secret_hash=hash_secret(secret),

@@ -28,7 +28,7 @@ def keys() -> None:
 
 @keys.command(short_help="make a key; its secret is shown once")
 @click.option("--scopes", required=True, help=f"Comma-separated, of: {', '.join(SCOPES)}.")
-@click.option("--owner", default="", help="Whose key it is; shown in lists and decisions.")
+@click.option("--owner", default="", help="Whose key it is; shown in lists and decisions. Yours without it.")
 @click.option("--models", default="", help="Comma-separated models that it is for; all without it.")
 @click.option(
     "--limits",
@@ -63,7 +63,7 @@ def create(
             key, secret = create_key(
                 session,
                 _names(scopes),
-                owner,
+                owner.strip() or person().name,
                 named or None,
                 now,
                 parse_limits(limits),

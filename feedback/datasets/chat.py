@@ -95,6 +95,12 @@ def base_examples(model: Model) -> list[Conversation]:
     return list(_read(examples_file())) if model.base == STARTER else []
 
 
+def check_examples(model: Model) -> None:
+    """Read the model's own file of base examples and keep nothing. Raises `BadInputError` as `base_examples` does."""
+    for _ in _read(Path(model.examples).expanduser()):
+        pass
+
+
 def _read(path: Path) -> Iterator[Conversation]:
     try:
         with path.open(encoding="utf-8-sig") as lines:

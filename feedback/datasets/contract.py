@@ -37,12 +37,12 @@ class TaskContract:
         """The contract of a `[[model]]`: its schema file, or the starter's own. Raises `SettingsError`."""
         if not model.schema:
             return cls(SCHEMA if model.base == STARTER else None)
-        where = f"model {model.name!r}: schema = {model.schema!r}"
+        where = f"[[model]] {model.name!r}: schema = {model.schema!r}"
         try:
             schema = json.loads(Path(model.schema).expanduser().read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingsError([f"{where}: cannot be read ({error.strerror})"]) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError([f"{where}: is not JSON in UTF-8: {error}"]) from error
         if not isinstance(schema, dict):
             raise SettingsError([f"{where}: must be a JSON object, not {type(schema).__name__}"])

@@ -5,6 +5,7 @@ Nothing here commits: the caller's transaction does, so that a move and what bel
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
@@ -100,14 +101,50 @@ def move_champion(
 
 
 def rollback_target(session: Session, name: str) -> str | None:
-    """The version that a rollback leads to (None: the base): the champion before the last move.
+    """The version that a rollback leads to (None: the base), as `champions_before` says.
 
-    A rollback is a move as well, so a second one undoes the first. Raises `ConflictError` when there was no move.
+    Raises `ConflictError` when there is none.
     """
     row = get_model(session, name)
-    if row.previous == row.champion:  # both null: never moved, or the base was changed since
-        raise ConflictError(f"the champion of {name!r} has not moved yet; there is nothing to roll back")
-    return row.previous
+    before = champions_before(session, row)
+    if not before:
+        raise ConflictError(
+            f"there is no champion of {name!r} before {name}@{row.champion or 'base'} to roll back to; promote a "
+            "version by name"
+        )
+    return before[0]
+
+
+def champions_before(session: Session, row: RegisteredModel) -> list[str | None]:
+    """Former champions that rollbacks lead to, nearest first; None is the base.
+
+    Left out is what a rollback has left since it was last promoted, so that a second rollback goes further back, and
+    what cannot serve any more.
+    """
+    moves = session.exec(select(Move).where(Move.model == row.name).order_by(col(Move.position)))
+    stack, left = _replayed(moves)
+    numbers = session.exec(
+        select(ModelVersion.number).where(
+            ModelVersion.model == row.name, ModelVersion.base == row.base, col(ModelVersion.state).in_(SERVABLE)
+        )
+    )
+    possible = ({None, *numbers}) - left - {row.champion}
+    return list(dict.fromkeys(number for number in reversed(stack) if number in possible))
+
+
+def _replayed(moves: Iterable[Move]) -> tuple[list[str | None], set[str | None]]:
+    """Champions in turn without those that rollbacks took back, and what rollbacks left since it was last promoted."""
+    stack: list[str | None] = [None]
+    left: set[str | None] = set()
+    for move in moves:
+        if move.kind == "rollback":
+            left.add(move.from_version)
+            while stack and stack[-1] != move.to_version:
+                stack.pop()
+        left.discard(move.to_version)
+        if not stack or stack[-1] != move.to_version:
+            stack.append(move.to_version)
+    return stack, left
 
 
 def list_moves(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[Move]:
@@ -148,6 +185,7 @@ def _move(
     move = Move(
         id=new_id(now),
         model=row.name,
+        position=row.moves + 1,
         kind=kind,
         from_version=row.champion,
         to_version=to,
@@ -164,7 +202,7 @@ def _move(
 
 
 def _last_move(session: Session, model: str) -> Move | None:
-    newest = select(Move).where(Move.model == model).order_by(col(Move.created).desc(), col(Move.id).desc())
+    newest = select(Move).where(Move.model == model).order_by(col(Move.position).desc())
     return session.exec(newest.limit(1)).first()
 
 

@@ -17,7 +17,7 @@ from sqlmodel import Session, col, delete, func, select
 from feedback.access.audit import Actor, note
 from feedback.errors import ConflictError
 from feedback.ids import new_id
-from feedback.registry.models import SERVABLE, lock_model
+from feedback.registry.models import SERVABLE, champions_before, lock_model
 from feedback.registry.versions import get_version, mark_version, order_of
 from feedback.storage.tables import GatewayWorker, ModelVersion, RegisteredModel, Retirement
 
@@ -40,8 +40,8 @@ def begin_retirement(
 ) -> Retirement:
     """Take a version out of service for good; one that was retired before keeps its row.
 
-    Raises `NotFoundError`, and `ConflictError` for the champion, the champion before it (a rollback leads there) and a
-    version whose adapter is just being published.
+    Raises `NotFoundError`, and `ConflictError` for the champion, the version that a rollback leads to and one whose
+    adapter is just being published.
     """
     row = lock_model(session, model)
     version = get_version(session, model, number)
@@ -53,7 +53,7 @@ def begin_retirement(
     name = f"{model}@{number}"
     if number == row.champion:
         raise ConflictError(f"{name} is the champion; promote another version before retiring it")
-    if number == row.previous:
+    if number in champions_before(session, row)[:1]:
         raise ConflictError(
             f"{name} was the champion before this one, and a rollback leads to it; it can be retired after the next "
             "promotion"

@@ -46,6 +46,8 @@ class Grant(Struct, frozen=True):
     limits: Limits | None = None
     expires: float | None = None
     """Unix seconds from which on it allows nothing."""
+    internal: bool = False
+    """The loop's own key."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -104,4 +106,5 @@ def _grant(key: Key) -> Grant:
         models=None if key.models is None else frozenset(key.models),
         limits=read_limits(key.limits),
         expires=key.expires,
+        internal=key.internal,
     )

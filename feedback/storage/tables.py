@@ -229,9 +229,12 @@ class Move(SQLModel, table=True):
     """One move of a champion alias, with who decided and why (invariant 5)."""
 
     __tablename__ = "champion_move"
+    __table_args__ = (UniqueConstraint("model", "position"),)
 
     id: str = Field(primary_key=True, max_length=36)
     model: str = Field(index=True)
+    position: int
+    """Which of the model's moves it is, from 1: two moves may have been asked for in another order than they were made."""
     kind: str
     """`promotion` or `rollback`."""
     from_version: str | None

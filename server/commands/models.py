@@ -14,7 +14,7 @@ from rich.table import Table
 from sqlmodel import col, select
 
 from feedback.access.keys import read_loop_key
-from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.errors import BadFieldError, BadInputError, UnavailableError
 from feedback.registry.lineage import lineage as lineage_of
 from feedback.registry.models import get_model, list_moves
@@ -22,6 +22,7 @@ from feedback.registry.versions import list_versions
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import ModelVersion, Move, RegisteredModel
+from server.access import PERSON_HEADER
 from server.processes.ports import url_of
 from server.routing import BASE
 from server.views import moment
@@ -97,7 +98,9 @@ def promote(settings: Settings, version: str, reason: str, as_json: bool) -> Non
 @json_option
 @settings_option
 def rollback(settings: Settings, name: str, reason: str, as_json: bool) -> None:
-    """Undo the last move of a model's champion; asks the running gateway.
+    """Go back to the champion before this one; asks the running gateway.
+
+    A second rollback in a row goes further back: what a rollback left serves again only once it is promoted.
 
     Example: starloop models rollback assistant --reason "refunds got worse"
     """
@@ -113,7 +116,7 @@ def rollback(settings: Settings, name: str, reason: str, as_json: bool) -> None:
 def retire(settings: Settings, version: str, reason: str, as_json: bool) -> None:
     """Stop serving a version and remove its files; asks the running gateway, which lets every engine forget it first.
 
-    Neither the champion nor the champion before it can be retired. The record keeps where the version came from.
+    Neither the champion nor the version that a rollback leads to can be retired. The record keeps where the version came from.
 
     Example: starloop models retire assistant@1.0 --reason "replaced by 1.2"
     """
@@ -145,10 +148,12 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _call(settings: Settings, path: str, body: dict[str, str]) -> dict[str, Any]:
-    """Ask the gateway on this machine, with the key that the loop uses."""
+    """Ask the gateway on this machine with the key that the loop uses, in the name of who stands at the terminal."""
     address = url_of(settings.server.host, settings.server.port)
     key = read_loop_key(settings.directory)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers: dict[str, str | bytes] = {}
+    if key:
+        headers = {"authorization": f"Bearer {key}", PERSON_HEADER: person().name.encode("utf-8")}
     try:
         # No proxy of the environment stands between this machine and itself.
         with httpx.Client(base_url=address, timeout=_MOVE_SECONDS, trust_env=False) as client:

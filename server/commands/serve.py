@@ -8,10 +8,8 @@ import math
 import os
 import shlex
 import shutil
-import sys
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,9 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server import Server
 
-from feedback.errors import StarloopError, UnavailableError
+from feedback.errors import UnavailableError
 from feedback.settings import Settings
+from server.commands.apart import check_files, do_apart
 from server.commands.place import Place, place_options
 from server.head import HEAD_BYTES
 from server.processes.leash import tie_to
@@ -48,6 +47,7 @@ def serve(place: Place) -> None:
 
     Example: starloop serve --config starloop.toml --port 8080
     """
+    check_files(place.settings)
     server = place.settings.server
     # Granian shares its port with whoever listens already (SO_REUSEPORT), without a word.
     check_free(Listener(server.host, server.port, "[server] port", "set another one, or give --port"))
@@ -56,7 +56,7 @@ def serve(place: Place) -> None:
     metrics = place.settings.directory / "metrics" / str(server.port)
     shutil.rmtree(metrics, ignore_errors=True)  # counted by a gateway that is over
     os.environ.update(place.environment)  # what the workers read
-    _upgrade(place)
+    do_apart(_upgrade, place.settings)
     Server(
         "server.app:from_environment",
         address=server.host,
@@ -77,19 +77,8 @@ def serve(place: Place) -> None:
     shutil.rmtree(metrics, ignore_errors=True)
 
 
-def _upgrade(place: Place) -> None:
-    """Bring the database up to date, in a process of its own: what that loads would stay in this one for ever.
-
-    Exits with 1 when it cannot be done. With the database away the workers start even so, and do it once it is back.
-    """
-    helper = get_context("fork").Process(target=_upgrade_here, args=(place.settings,))
-    helper.start()
-    helper.join()
-    if helper.exitcode:
-        sys.exit(1)
-
-
-def _upgrade_here(settings: Settings) -> None:
+def _upgrade(settings: Settings) -> None:
+    """Bring the database up to date. With it away the workers start even so, and do it once it is back."""
     from feedback.storage.database import open_database
 
     try:
@@ -100,9 +89,6 @@ def _upgrade_here(settings: Settings) -> None:
             database.close()
     except UnavailableError as error:
         logging.getLogger(__name__).warning("starting without the database: %s", error)
-    except StarloopError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
 
 
 def _load_app(parent: int, log: Form, metrics: Path) -> Any:

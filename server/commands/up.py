@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from server.commands.apart import check_files
 from server.commands.place import Place, place_options
 from server.engine.process import engine_child, engine_listener, managed_engines
 from server.processes.child import Child, Launch, Terms
@@ -33,6 +34,7 @@ def up(place: Place) -> None:
 
     Example: starloop up --data-dir /srv/starloop --port 8080
     """
+    check_files(place.settings)
     server, directory = place.settings.server, place.settings.directory
     claim = Claim(directory, "up")
     for name in end_left_over(directory / "run"):

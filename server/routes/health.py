@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from litestar import Response, get
+from litestar import Response, get, head
 from msgspec import Struct
 
+from server.gateway import Gateway
 from server.request import OPEN, SCOPES, Parts
 
 _OPEN = {SCOPES: OPEN}
@@ -50,6 +51,11 @@ async def live() -> Live:
     return Live("ok")
 
 
+@head("/health/live", opt=_OPEN)
+async def live_head() -> None:
+    """The same, for who asks for the status alone."""
+
+
 @get("/health/ready", opt=_OPEN)
 async def ready(gateway: Parts) -> Response[Ready]:
     """Which parts are there; status 503 while requests cannot be answered."""
@@ -68,7 +74,7 @@ async def ready(gateway: Parts) -> Response[Ready]:
     if failing is not None:
         missing.append(f"journal: {failing}")
     missing += [f"version {name}: {why}" for name, why in gateway.adapter_watch.problems().items()]
-    serves = not away and age is not None
+    serves = _serves(gateway)
     body = Ready(
         ready=serves,
         missing=missing,
@@ -81,4 +87,15 @@ async def ready(gateway: Parts) -> Response[Ready]:
     return Response(body, status_code=200 if serves else 503)
 
 
-ROUTES = [live, ready]
+@head("/health/ready", opt=_OPEN)
+async def ready_head(gateway: Parts) -> Response[None]:
+    """The same, for who asks for the status alone."""
+    return Response(None, status_code=200 if _serves(gateway) else 503)
+
+
+def _serves(gateway: Gateway) -> bool:
+    """Every engine is there, and keys and routes were read once."""
+    return not gateway.engines.missing() and gateway.live.age_seconds is not None
+
+
+ROUTES = [live, live_head, ready, ready_head]

@@ -86,7 +86,7 @@ async def retire_version(
 
 def _decided_by(caller: Caller, cycle_id: str | None) -> str:
     """The loop acts on the gate's word; anyone else decides in their own name."""
-    return "gate" if caller.owner == "loop" and cycle_id is not None else caller.owner
+    return "gate" if caller.loop and cycle_id is not None else caller.owner
 
 
 def _shown(moved: Moved) -> MovedView:

@@ -40,7 +40,7 @@ async def sign_in(data: JSONBody[SignIn], request: GatewayRequest, gateway: Part
     # Behind a proxy that ends TLS, only the browser's own word says that it was there.
     secure = request.scope["scheme"] == "https" or headers.get(b"origin", b"").lower().startswith(b"https:")
     return Response(
-        SessionView(grant.id, grant.owner, sorted(grant.scopes), ticket.expires),
+        SessionView(grant.id, caller.owner, sorted(grant.scopes), ticket.expires),
         status_code=201,
         cookies=cookies_of(cookie, ticket, now, secure),
         headers={"cache-control": "no-store"},

@@ -101,8 +101,59 @@ def test_every_move_is_taken_back_in_one_step(database: Database) -> None:
         assert rollback_target(session, "assistant") == "1.0"
     move(database, "1.0", "rollback", seconds=5)
     assert champion(database) == "1.0" == before[1]
-    move(database, "1.1", "rollback", seconds=6)  # the rollback was a move as well
-    assert champion(database) == "1.1"
+
+
+def target(database: Database) -> str | None:
+    with database.reading() as session:
+        return rollback_target(session, "assistant")
+
+
+def test_rollbacks_in_a_row_go_further_back_until_there_is_nothing_before(database: Database) -> None:
+    register(database, 0, 1)
+    move(database, "1.0", seconds=3)  # whatever the clocks of those who asked said, this came first
+    move(database, "1.1", seconds=2)
+    for step, expected in enumerate(["1.0", None]):
+        assert target(database) == expected
+        move(database, expected, "rollback", seconds=step)
+    with pytest.raises(ConflictError, match="no champion of 'assistant' before assistant@base .* by name"):
+        target(database)
+
+
+def test_what_a_rollback_left_is_led_to_again_only_once_it_was_promoted(sqlite_database: Database) -> None:
+    register(sqlite_database, 0, 1, 2)
+    for number in ("1.0", "1.1"):
+        move(sqlite_database, number)
+    move(sqlite_database, "1.0", "rollback")
+    move(sqlite_database, "1.2")
+    assert target(sqlite_database) == "1.0", "1.1 was found to be bad"
+    move(sqlite_database, "1.1")
+    move(sqlite_database, "1.0")
+    assert target(sqlite_database) == "1.1", "somebody promoted it since"
+    move(sqlite_database, "1.1", "rollback")
+    assert target(sqlite_database) == "1.2", "and 1.0, before it, was left by this rollback"
+
+
+def test_a_rollback_passes_over_versions_that_cannot_serve_any_more(sqlite_database: Database) -> None:
+    register(sqlite_database, 0, 1, 2)
+    for number in ("1.0", "1.1", "1.2"):
+        move(sqlite_database, number)
+    with sqlite_database.session() as session:
+        mark_version(session, "assistant", "1.1", "retired")
+        session.commit()
+    assert target(sqlite_database) == "1.0"
+
+
+def test_after_a_change_of_base_no_rollback_leads_to_versions_of_the_old_one(
+    sqlite_database: Database,
+) -> None:
+    register(sqlite_database, 0, 1)
+    for number in ("1.0", "1.1", None):
+        move(sqlite_database, number)
+    with sqlite_database.session() as session:
+        ensure_models(session, Settings(model=[Model(name="assistant", base="other")]), NOW)
+        session.commit()
+    with pytest.raises(ConflictError, match="promote a version by name"):
+        target(sqlite_database)
 
 
 def test_the_first_promotion_is_taken_back_to_the_base(database: Database) -> None:
@@ -116,7 +167,7 @@ def test_the_first_promotion_is_taken_back_to_the_base(database: Database) -> No
 
 def test_without_a_move_there_is_nothing_to_roll_back(sqlite_database: Database) -> None:
     register(sqlite_database, 0)
-    with sqlite_database.reading() as session, pytest.raises(ConflictError, match="not moved yet"):
+    with sqlite_database.reading() as session, pytest.raises(ConflictError, match="promote a version by name"):
         rollback_target(session, "assistant")
 
 

@@ -76,6 +76,20 @@ def test_champion_and_previous_champion_are_refused_until_the_champion_moves_on(
             move_champion(session, "assistant", "1.0", "promotion", "why", "ann", None, NOW)
 
 
+def test_the_version_that_a_rollback_leads_to_is_kept_and_what_it_left_may_go(
+    sqlite_database: Database,
+) -> None:
+    with sqlite_database.session() as session:
+        register(session, "registered", "registered", "registered")
+        for number in ("1.0", "1.1", "1.2"):
+            move_champion(session, "assistant", number, "promotion", "why", "ann", None, NOW)
+        move_champion(session, "assistant", "1.1", "rollback", "why", "ann", None, NOW)
+        with pytest.raises(ConflictError, match="a rollback leads to it"):
+            retire(session, "1.0")
+        retire(session, "1.2")
+        assert get_version(session, "assistant", "1.2").state == "retired"
+
+
 def test_what_is_unknown_or_still_being_published_is_refused(sqlite_database: Database) -> None:
     with sqlite_database.session() as session:
         register(session, "staged")

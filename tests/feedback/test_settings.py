@@ -183,6 +183,56 @@ def test_what_only_shows_across_sections_is_found(tmp_path: Path, text: str, sai
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[[engine]]\nurls = ["127.0.0.1:8100"]\n', "engine[0].urls: '127.0.0.1:8100' is not an address"),
+        ('[[engine]]\nurls = ["ftp://gpu"]\n', "engine[0].urls: 'ftp://gpu' is not an address"),
+        ('[[engine]]\nurls = ["http://gpu:99999"]\n', "engine[0].urls: 'http://gpu:99999' is not an address"),
+        ('[[engine]]\nurls = ["http://gpu:80 "]\n', "engine[0].urls: 'http://gpu:80 ' is not an address"),
+        ('[[engine]]\nurls = [""]\n', "engine[0].urls: '' is not an address"),
+        ('[schedule]\ncron = "0 3 * *"\n', "schedule.cron: '0 3 * *' is no schedule"),
+        ('[schedule]\ncron = "61 3 * * *"\n', "schedule.cron: '61 3 * * *' is no schedule"),
+        ('[storage]\ndatabase = "mysql://ann:secret@h/d"\n', "storage.database: 'mysql' is no database"),
+        ('[storage]\ndatabase = "postgresql+asyncpg://h/d"\n', "storage.database: 'postgresql+asyncpg' is no"),
+        ('[storage]\ndatabase = "starloop.sqlite"\n', "storage.database: it names no database"),
+        ('[storage]\ndirectory = ""\n', "storage.directory: is empty"),
+        ('[storage]\ndirectory = " "\n', "storage.directory: is empty"),
+    ],
+)
+def test_a_value_that_nothing_could_be_done_with_is_found_at_once(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = _file(tmp_path, text)
+
+    (problem,) = _problems(path)
+
+    assert problem.startswith(f"{path}: {said}")
+    assert "secret" not in problem
+
+
+def test_useless_values_are_said_together_with_all_else(tmp_path: Path) -> None:
+    path = _file(
+        tmp_path,
+        '[server]\nport = 0\n[storage]\ndirectory = ""\ndatabase = "oracle://h"\n'
+        '[schedule]\ncron = "daily"\n[[engine]]\nurls = ["a", "http://right", "b"]\n',
+    )
+
+    problems = _problems(path)
+
+    assert len(problems) == 5
+    assert any("'a' is not an address" in problem and "'b' is not" in problem for problem in problems)
+
+
+def test_settings_that_are_right_are_taken(tmp_path: Path) -> None:
+    text = (
+        '[schedule]\ncron = "*/5 * * * mon-fri"\n[[engine]]\nurls = ["http://gpu:8100/under", "https://[::1]"]\n'
+    )
+
+    assert load(_file(tmp_path, text), {}).schedule.cron == "*/5 * * * mon-fri"
+    assert load(_file(tmp_path, '[schedule]\ncron = ""\n'), {}).schedule.cron == ""
+
+
 def test_an_engine_that_runs_elsewhere_takes_no_port_here(tmp_path: Path) -> None:
     path = _file(tmp_path, '[server]\nport = 8100\n[[engine]]\nurls = ["http://gpu-1:8100"]\n')
 

@@ -58,7 +58,9 @@ GET /v1/audit                          401  403   403      403    403   in    40
 POST /session                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   403    in
 DELETE /session                        in   in    in       in     in    in    in    in  in   in   403  in    in    in   in     in
 GET /health/live                       in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+HEAD /health/live                      in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /health/ready                      in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+HEAD /health/ready                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /                                  in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /static/{name}                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /metrics                           401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
@@ -125,7 +127,7 @@ class House:
         self.callers |= {"page": guarded(begun), "bare": carried(begun)}
 
     def status(self, method: str, path: str, who: str) -> int:
-        body = None if method in ("GET", "OPTIONS") else self.bodies().get(path)
+        body = None if method in ("GET", "HEAD", "OPTIONS") else self.bodies().get(path)
         address = path.replace("{name}", "chat.js" if path.startswith("/static") else "assistant")
         address = address.replace("{path}", "openapi.json")
         for kind, identifier in self.ids.items():

@@ -22,6 +22,7 @@ def loop(settings: Settings) -> None:
 
     Example: starloop loop --config starloop.toml
     """
+    from feedback.datasets.model_files import check_model_files
     from trainer.lease import LoopLease
     from trainer.opening import open_workshop
     from trainer.schedule import Loop
@@ -29,6 +30,7 @@ def loop(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every case would hide the rest
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    check_model_files(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -42,6 +42,7 @@ def upgrade() -> None:
         "champion_move",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("from_version", sa.String(), nullable=True),
         sa.Column("to_version", sa.String(), nullable=True),
@@ -50,6 +51,7 @@ def upgrade() -> None:
         sa.Column("cycle_id", sa.String(), nullable=True),
         sa.Column("created", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("model", "position"),
     )
     op.create_index("ix_champion_move_model", "champion_move", ["model"], unique=False)
     op.create_table(

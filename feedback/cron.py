@@ -1,0 +1,53 @@
+"""When cycles start by themselves: five fields of cron, in UTC.
+
+Settings are checked with it, so APScheduler is loaded only where there is an expression to look at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apscheduler.triggers.cron import CronTrigger
+
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def cron_trigger(expression: str) -> CronTrigger:
+    """A trigger for five cron fields in UTC. Raises `ValueError` for anything else.
+
+    Weekdays are spelled out first: cron's 0 and 7 are Sunday where APScheduler 3 counts from Monday.
+    """
+    from apscheduler.triggers.cron import CronTrigger
+
+    fields = expression.split()
+    try:
+        if len(fields) == 5:
+            fields[4] = ",".join(_weekdays(item) for item in fields[4].lower().split(","))
+        return CronTrigger.from_crontab(" ".join(fields), timezone="UTC")
+    except ValueError as error:
+        raise ValueError(
+            f"{expression!r} is no schedule ({error}); write minute, hour, day, month and weekday, "
+            'such as "0 3 * * *", or leave it empty'
+        ) from None
+
+
+def _weekdays(item: str) -> str:
+    """One item of the weekday field (`*`, `1-5`, `*/2`, `sun`) as names."""
+    if item == "*":
+        return item
+    days, _, step = item.partition("/")
+    first, dash, last = ("0", "-", "6") if days == "*" else days.partition("-")
+    start = _day(first)
+    end = _day(last) if dash else (6 if step else start)
+    if end < start or (step and not int(step)):
+        raise ValueError(f"{item!r} names no weekdays")
+    return ",".join(_DAYS[day] for day in range(start, end + 1, int(step or 1)))
+
+
+def _day(day: str) -> int:
+    if day in _DAYS:
+        return _DAYS.index(day)
+    if day.isdigit() and int(day) < len(_DAYS):
+        return int(day)
+    raise ValueError(f"{day!r} is no weekday")

@@ -1,0 +1,38 @@
+"""What a schedule of five fields means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from feedback.cron import cron_trigger
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("0 3 * * *", "2026-03-02T03:00"),
+        ("30 2 1 * *", "2026-04-01T02:30"),
+        ("0 3 * * 0", "2026-03-08T03:00"),
+        ("0 3 * * 7", "2026-03-08T03:00"),
+        ("0 3 * * 1-5", "2026-03-02T03:00"),
+        ("0 3 * * SAT", "2026-03-07T03:00"),
+        ("0 3 * * 2,4", "2026-03-03T03:00"),
+        ("0 3 * * */3", "2026-03-04T03:00"),
+        ("*/15 * * * *", "2026-03-01T04:15"),
+    ],
+)
+def test_cron_means_what_it_means_everywhere_in_utc(expression: str, expected: str) -> None:
+    sunday = datetime(2026, 3, 1, 4, 1, tzinfo=UTC)
+    fires = cron_trigger(expression).get_next_fire_time(None, sunday)
+    assert fires == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "expression", ["daily", "0 3 * *", "61 * * * *", "0 3 * * 8", "0 3 * * 5-2", "0 3 * * mo"]
+)
+def test_an_unknown_schedule_is_refused_with_its_text(expression: str) -> None:
+    with pytest.raises(ValueError, match="is no schedule") as caught:
+        cron_trigger(expression)
+    assert repr(expression) in str(caught.value)
