@@ -97,7 +97,11 @@ def identify(
 
 
 def _identify(
-    peer: str | None, headers: Mapping[bytes, bytes], snapshot: Snapshot, now: datetime, session_of: str | None
+    peer: str | None,
+    headers: Mapping[bytes, bytes],
+    snapshot: Snapshot,
+    now: datetime,
+    session_of: str | None,
 ) -> Caller:
     secret = bearer(headers)
     if secret is not None:
@@ -147,7 +151,9 @@ def _caller(grant: Grant, now: datetime) -> Caller:
 def _in_the_name_of(name: bytes, caller: Caller, session_of: str | None) -> Caller:
     """The loop's key in the hand of a person; a session of the pages is nobody's terminal."""
     if not caller.loop or session_of is not None:
-        raise NotAllowedError(f"the header {PERSON_HEADER} is taken with the loop's own key alone; leave it out")
+        raise NotAllowedError(
+            f"the header {PERSON_HEADER} is taken with the loop's own key alone; leave it out"
+        )
     person = name.decode("utf-8", "replace").strip()
     if not person or len(person) > OWNER_LENGTH or not person.isprintable():
         raise BadFieldError(PERSON_HEADER, f"must name a person in 1 to {OWNER_LENGTH} characters")

@@ -125,7 +125,9 @@ def champions_before(session: Session, row: RegisteredModel) -> list[str | None]
     stack, left = _replayed(moves)
     numbers = session.exec(
         select(ModelVersion.number).where(
-            ModelVersion.model == row.name, ModelVersion.base == row.base, col(ModelVersion.state).in_(SERVABLE)
+            ModelVersion.model == row.name,
+            ModelVersion.base == row.base,
+            col(ModelVersion.state).in_(SERVABLE),
         )
     )
     possible = ({None, *numbers}) - left - {row.champion}

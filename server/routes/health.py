@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litestar import Response, get, head
+from litestar import MediaType, Response, get, head
 from msgspec import Struct
 
 from server.gateway import Gateway
@@ -51,7 +51,7 @@ async def live() -> Live:
     return Live("ok")
 
 
-@head("/health/live", opt=_OPEN)
+@head("/health/live", opt=_OPEN, media_type=MediaType.TEXT)
 async def live_head() -> None:
     """The same, for who asks for the status alone."""
 
@@ -87,7 +87,7 @@ async def ready(gateway: Parts) -> Response[Ready]:
     return Response(body, status_code=200 if serves else 503)
 
 
-@head("/health/ready", opt=_OPEN)
+@head("/health/ready", opt=_OPEN, media_type=MediaType.TEXT)
 async def ready_head(gateway: Parts) -> Response[None]:
     """The same, for who asks for the status alone."""
     return Response(None, status_code=200 if _serves(gateway) else 503)

@@ -57,6 +57,19 @@ def test_a_key_is_shown_and_listed_for_people_too(config: Path) -> None:
     assert "admin" in listed.stdout and "assistant" in listed.stdout and "open" in listed.stdout
 
 
+def test_a_key_belongs_to_who_makes_it_unless_somebody_is_named(config: Path) -> None:
+    for given in ((), ("--owner", " ")):
+        made = _run(keys, "create", "--scopes", "infer", *given, "--json", config=config)
+        assert json.loads(made.stdout)["owner"] == pwd.getpwuid(os.getuid()).pw_name
+
+
+def test_an_owner_of_more_than_200_characters_is_refused(config: Path) -> None:
+    refused = _run(keys, "create", "--scopes", "infer", "--owner", "a" * 201, config=config)
+    assert refused.exit_code == 2
+    assert "owner: has 201 characters; at most 200 are taken" in refused.stderr
+    assert _run(keys, "create", "--scopes", "infer", "--owner", "a" * 200, config=config).exit_code == 0
+
+
 def test_limits_and_expiry_are_shown_with_the_key(config: Path) -> None:
     given = ("--scopes", "infer", "--limits", "rpm=600,concurrent=8", "--expires", "2300-01-31")
     made = json.loads(_run(keys, "create", *given, "--json", config=config).stdout)

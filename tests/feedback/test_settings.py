@@ -194,7 +194,10 @@ def test_what_only_shows_across_sections_is_found(tmp_path: Path, text: str, sai
         ('[schedule]\ncron = "0 3 * *"\n', "schedule.cron: '0 3 * *' is no schedule"),
         ('[schedule]\ncron = "61 3 * * *"\n', "schedule.cron: '61 3 * * *' is no schedule"),
         ('[storage]\ndatabase = "mysql://ann:secret@h/d"\n', "storage.database: 'mysql' is no database"),
-        ('[storage]\ndatabase = "postgresql+asyncpg://h/d"\n', "storage.database: 'postgresql+asyncpg' is no"),
+        (
+            '[storage]\ndatabase = "postgresql+asyncpg://h/d"\n',
+            "storage.database: 'postgresql+asyncpg' is no",
+        ),
         ('[storage]\ndatabase = "starloop.sqlite"\n', "storage.database: it names no database"),
         ('[storage]\ndirectory = ""\n', "storage.directory: is empty"),
         ('[storage]\ndirectory = " "\n', "storage.directory: is empty"),
@@ -225,9 +228,7 @@ def test_useless_values_are_said_together_with_all_else(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_right_are_taken(tmp_path: Path) -> None:
-    text = (
-        '[schedule]\ncron = "*/5 * * * mon-fri"\n[[engine]]\nurls = ["http://gpu:8100/under", "https://[::1]"]\n'
-    )
+    text = '[schedule]\ncron = "*/5 * * * mon-fri"\n[[engine]]\nurls = ["http://gpu:8100/under", "https://[::1]"]\n'
 
     assert load(_file(tmp_path, text), {}).schedule.cron == "*/5 * * * mon-fri"
     assert load(_file(tmp_path, '[schedule]\ncron = ""\n'), {}).schedule.cron == ""

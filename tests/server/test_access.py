@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from feedback.access.keys import create_key, read_loop_key, revoke_key
+from feedback.access.audit import list_audit
+from feedback.access.keys import SCOPES, create_key, read_loop_key, revoke_key
+from feedback.registry.models import list_moves
 from tests.server.inside import HELLO, Inside
 from tests.server.upstream import FakeEngine
+from tests.server.versions import add_version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = "019b7700-0000-7000-8000-000000000000"
@@ -77,7 +80,70 @@ def test_the_loops_own_key_works_and_does_not_close_the_door(gateway: Inside) ->
     assert gateway.call("GET", "/v1/cycles").status == 200
 
 
+def decided_by(gateway: Inside, headers: dict[str, str]) -> tuple[str, str]:
+    """In whose name a promotion with these headers, taken back at once, stands in the moves and in the audit log."""
+    number = add_version(gateway.gateway.database, gateway.settings.directory)
+    body = {"version": number, "reason": "tried it"}
+    told = gateway.call("POST", "/v1/models/assistant/promote", body, headers)
+    assert told.status == 200, told.body
+    with gateway.gateway.database.reading() as session:
+        (move, *_) = list_moves(session, "assistant", 1, None).items
+        (row, *_) = list_audit(session, "champion.promote", 1, None).items
+    assert move.id == row.details["move_id"]
+    return move.decided_by, row.actor
+
+
+def test_the_loops_own_key_acts_in_the_name_of_the_person_who_uses_it(gateway: Inside) -> None:
+    secret = read_loop_key(gateway.settings.directory)
+    assert secret is not None
+    assert decided_by(gateway, bearing(secret)) == ("loop", "loop")
+    assert decided_by(gateway, bearing(secret) | {"x-starloop-person": "ann"}) == ("ann", "ann")
+    body = {"version": "base", "reason": "gate", "cycle_id": "c"}
+    gateway.call("POST", "/v1/models/assistant/promote", body, bearing(secret) | {"x-starloop-person": "ann"})
+    with gateway.gateway.database.reading() as session:
+        assert list_moves(session, "assistant", 1, None).items[0].decided_by == "ann", "a person is no gate"
+
+
+@pytest.mark.parametrize("name", ["", " ", "a" * 201])
+def test_a_person_without_a_name_or_with_an_endless_one_is_refused(gateway: Inside, name: str) -> None:
+    secret = read_loop_key(gateway.settings.directory)
+    assert secret is not None
+    answer = gateway.call("GET", "/v1/models", None, bearing(secret) | {"x-starloop-person": name})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "x-starloop-person")
+
+
+def test_no_other_key_and_nobody_without_one_can_act_in_another_name(gateway: Inside) -> None:
+    body = {"version": "base", "reason": "mine"}
+    ann = {"x-starloop-person": "ann"}
+    assert gateway.call("POST", "/v1/models/assistant/promote", body, ann).status == 403
+    for owner in ("loop", "mallory"):
+        headers = bearing(make_key(gateway, *SCOPES, owner=owner)) | ann
+        answer = gateway.call("POST", "/v1/models/assistant/promote", body, headers)
+        assert answer.status == 403
+        assert "the loop's own key alone" in answer.json["error"]["message"]
+    assert gateway.call("POST", "/v1/models/assistant/promote", body, ann).status == 401
+
+
 # -- with keys
+
+
+def test_a_key_that_is_called_loop_does_not_speak_for_the_gate(gateway: Inside) -> None:
+    number = add_version(gateway.gateway.database, gateway.settings.directory)
+    body = {"version": number, "reason": "mine", "cycle_id": "cycle-1"}
+    headers = bearing(make_key(gateway, "admin", owner="loop"))
+    assert gateway.call("POST", "/v1/models/assistant/promote", body, headers).status == 200
+    with gateway.gateway.database.reading() as session:
+        assert list_moves(session, "assistant", 1, None).items[0].decided_by == "loop"
+
+
+def test_a_key_without_an_owner_has_a_name_of_its_own(gateway: Inside) -> None:
+    secret = make_key(gateway, "admin", owner="")
+    (grant,) = (grant for grant in gateway.gateway.live.current.keys.values() if not grant.internal)
+    name = f"key {grant.id[:8]}"
+    assert decided_by(gateway, bearing(secret)) == (name, name)
+    body = {"reason": "it was not"}
+    assert gateway.call("POST", "/v1/models/assistant/rollback", body, bearing(secret)).status == 200
+    assert gateway.call("POST", "/session", {"key": secret}).json["owner"] == name
 
 
 def test_once_a_key_was_made_nobody_gets_in_without_one(gateway: Inside) -> None:

@@ -83,6 +83,16 @@ def test_promotion_moves_every_request_at_once_and_rollback_moves_them_back(
     assert [item["number"] for item in listed["items"] if item["champion"]] == ["1.0"]
 
 
+def test_a_second_rollback_goes_on_to_what_served_before_that_and_a_third_is_refused(gateway: Inside) -> None:
+    for number in (new_version(gateway), new_version(gateway)):
+        promote(gateway, number)
+    assert [roll_back(gateway).json["version"] for _ in range(2)] == ["1.0", "base"]
+    refused = roll_back(gateway)
+    assert refused.status == 409
+    assert "promote a version by name" in refused.json["error"]["message"]
+    assert serving(gateway) == "assistant@base"
+
+
 def test_a_person_may_go_back_to_the_base(gateway: Inside) -> None:
     promote(gateway, new_version(gateway))
     assert promote(gateway, "base").status == 200

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ class FakeGateway(HTTPServer):
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None, dict[str, str]]] = []
+        self.persons: list[str | None] = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -36,6 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append((self.path, self.headers["authorization"], body))
+        self.server.persons.append(self.headers["x-starloop-person"])
         version = body.get("version", "1.0")
         if version.endswith("9"):
             status, answer = 404, {"error": {"message": f"the model 'assistant' has no version '{version}'"}}
@@ -131,13 +135,16 @@ def test_a_version_without_its_model_is_refused_with_an_example(recorded: Path) 
     assert "write for example assistant@1.2" in done.stderr
 
 
-def test_a_promotion_goes_to_the_gateway_in_the_loops_name(recorded: Path, gateway: FakeGateway) -> None:
+def test_a_promotion_goes_to_the_gateway_with_the_loops_key_in_a_persons_name(
+    recorded: Path, gateway: FakeGateway
+) -> None:
     done = call(recorded, "promote", "assistant@1.0", "--reason", "tried it", port=gateway.server_port)
     assert done.exit_code == 0, done.output
     key = (recorded / "loop.key").read_text().strip()
     assert gateway.asked == [
         ("/v1/models/assistant/promote", f"Bearer {key}", {"version": "1.0", "reason": "tried it"})
     ]
+    assert gateway.persons == [pwd.getpwuid(os.getuid()).pw_name]
     assert done.stdout == "assistant: 1.0 serves now (base did before).\n"
 
 

@@ -96,6 +96,13 @@ def test_a_heads_size_is_bounded_and_serving_goes_on(running: Served, head: byte
 # -- the openai client
 
 
+def test_a_balancer_that_asks_for_the_status_alone_gets_no_byte_more(running: Served) -> None:
+    with httpx.Client(base_url=running.address) as http:
+        for path in ("/health/live", "/health/ready"):
+            assert (http.head(path).status_code, http.head(path).content) == (200, b"")
+            assert http.get(path).json()  # on the same connection: nothing was left in it
+
+
 def test_the_openai_client_gets_an_answer(client: openai.OpenAI, engine: FakeEngine) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="assistant",
