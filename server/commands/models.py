@@ -151,9 +151,12 @@ def _call(settings: Settings, path: str, body: dict[str, str]) -> dict[str, Any]
     """Ask the gateway on this machine with the key that the loop uses, in the name of who stands at the terminal."""
     address = url_of(settings.server.host, settings.server.port)
     key = read_loop_key(settings.directory)
-    headers: dict[str, str | bytes] = {}
+    headers: dict[bytes, bytes] = {}
     if key:
-        headers = {"authorization": f"Bearer {key}", PERSON_HEADER: person().name.encode("utf-8")}
+        headers = {
+            b"authorization": f"Bearer {key}".encode(),
+            PERSON_HEADER.encode(): person().name.encode("utf-8", "replace"),
+        }
     try:
         # No proxy of the environment stands between this machine and itself.
         with httpx.Client(base_url=address, timeout=_MOVE_SECONDS, trust_env=False) as client:
