@@ -59,7 +59,7 @@ def resolve(
     """
     with opened(settings) as database, database.session() as session:
         now = datetime.now(UTC)
-        row = resolve_failure(session, failure_id, action, correction, by, now)  # type: ignore[arg-type]
+        row = resolve_failure(session, failure_id, action, correction, by, settings, now)  # type: ignore[arg-type]
         note(session, person(), "failure.resolve", row.id, now, model=row.model, action=action, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Failure case {row.id} is {row.state}.")

@@ -189,12 +189,13 @@ def resolve_failure(
     action: Literal["correct", "accept", "dismiss"],
     correction: str | None,
     by: str,
+    settings: Settings,
     now: datetime,
 ) -> Failure:
     """A person's word on a failure case: the right answer, "the answer was right", or "leave it".
 
-    Raises `NotFoundError`, `BadFieldError` for a correction that is missing or not wanted, `ConflictError` when it was
-    resolved otherwise already.
+    Raises `NotFoundError`, `BadFieldError` for a correction that is missing, not wanted or against the model's
+    contract, `ConflictError` when it was resolved otherwise already.
     """
     row = session.get(Failure, identifier, with_for_update=True, populate_existing=True)
     if row is None:
@@ -207,6 +208,11 @@ def resolve_failure(
         raise BadFieldError("correction", f"does not go with the action {action!r}")
     state = _STATES[action]
     correction = correction.strip() if correction is not None else None
+    configured = settings.model_named(row.model)
+    if correction is not None and configured is not None:
+        problem = TaskContract.from_settings(configured).problem(correction)
+        if problem is not None:
+            raise BadFieldError("correction", problem)
     if row.resolved is not None and (row.state, row.correction) != (state, correction):
         raise ConflictError(f"failure case {row.id} is {row.state} already, by {row.resolved_by}")
     row.state, row.correction = state, correction

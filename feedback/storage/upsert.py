@@ -47,6 +47,7 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
         if session.get_bind().dialect.name == "postgresql":
             # Two gateways that bring feedback of one rater at once must see each other's rows.
             session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_FEEDBACK_LOCK})"))
+        feedback = _with_raters(session, feedback)
         new_feedback = _insert(session, _feedback, [feedback_row(record) for record in feedback])
         if new_feedback:
             _mark_current(session, {record.inference_id for record in feedback})
@@ -62,7 +63,24 @@ def inference_row(record: InferenceRecord) -> dict[str, Any]:
 
 def feedback_row(record: FeedbackRecord) -> dict[str, Any]:
     """The row of table `feedback` that a record becomes; `current` is decided beside its rivals."""
-    return {**msgspec.structs.asdict(record), "current": False, "content_hash": content_hash(record)}
+    row = {**msgspec.structs.asdict(record), "current": False, "content_hash": content_hash(record)}
+    del row["assumed"]
+    return row
+
+
+def _with_raters(session: Session, records: list[FeedbackRecord]) -> list[FeedbackRecord]:
+    """Records whose rater was only assumed get the user of their inference, where that is there by now."""
+    wanted = sorted({record.inference_id for record in records if record.assumed})
+    if not wanted:
+        return records
+    query = select(_inference.c.id, _inference.c.user).where(_inference.c.id.in_(wanted))
+    users = {identifier: user for identifier, user in session.connection().execute(query) if user}
+    return [
+        msgspec.structs.replace(record, rater=users.get(record.inference_id, record.rater), assumed=False)
+        if record.assumed
+        else record
+        for record in records
+    ]
 
 
 def _insert(session: Session, table: Table, rows: list[dict[str, Any]]) -> int:
