@@ -25,7 +25,7 @@ from server.wire import AssistantMessage, NewFeedback
 _EARLY = timedelta(minutes=10)
 # An inference is in the database within a second of its answer; who asks sooner is let wait for it.
 _ON_ITS_WAY = timedelta(seconds=5)
-_LOOKS, _LOOK_SECONDS = 8, 0.15
+_LOOKS, _LOOK_SECONDS = 4, 0.15
 # Clocks of gateways that share a database may differ by this much.
 _AHEAD = timedelta(minutes=1)
 _ANYWHERE = {"access-control-allow-origin": "*"}

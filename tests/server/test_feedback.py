@@ -10,6 +10,7 @@ import pytest
 
 from feedback.ids import new_id
 from feedback.storage.records import FeedbackRecord, InferenceRecord
+from feedback.storage.verify import verify
 from tests.server.inside import Answer, Inside
 from tests.server.test_access import bearing, make_key
 
@@ -192,9 +193,18 @@ def test_the_rater_that_nobody_named_is_the_inferences_user_though_the_inference
         assumed=True,
     )
     named = msgspec.structs.replace(late, id=new_id(moment), assumed=False, rating=4)
-    gateway.gateway.journal.append([known, late, named])
+    journal = gateway.gateway.journal
+    journal.append([late, named])
+    gateway.wait_for(lambda: journal.backlog() == 0)
+    later = new_id(moment + timedelta(seconds=1))
+    journal.append([known, msgspec.structs.replace(late, id=later, rating=5)])
     shown = gateway.record(known.id)["feedback"]
-    assert {(one["rater"], one["rating"]) for one in shown} == {("eve", 2), ("shop", 4)}
+    assert {(one["rater"], one["rating"], one["current"]) for one in shown} == {
+        ("eve", 2, False),
+        ("shop", 4, True),
+        ("eve", 5, True),
+    }
+    assert verify(gateway.gateway.database, gateway.gateway.settings.directory).sound
 
 
 def test_feedback_waits_for_an_inference_that_is_on_its_way(gateway: Inside) -> None:
