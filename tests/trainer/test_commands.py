@@ -76,7 +76,28 @@ def test_a_cycle_runs_here_where_no_loop_does_and_its_reason_is_told(shell: Shel
     document = shell.json(cycle, "show", _only(shell)["id"])
     assert (document["decision"], document["requested_by"]) == ("promoted", "command line")
     assert document["result"]["gate"]["decision"] == "promoted"
-    assert "gate, golden set: 50 fixes" in shell.run(cycle, "show", document["id"]).stdout
+    shown = shell.run(cycle, "show", document["id"]).stdout
+    assert "  gate: promoted\n    golden set: 50 fixes" in shown
+    assert shown.count("golden set: ") == 1 and shown.endswith("promoted assistant@1.0\n")
+
+
+def test_a_report_says_that_nothing_was_moved(shell: Shell) -> None:
+    shell.world.users_correct(120)
+    shell.world.people_confirm(50, 50)
+    result = shell.run(cycle, "run", "--model", MODEL, "--mode", "report")
+    assert result.stdout.startswith(
+        "reported assistant@1.0: nothing was moved; the gate said promoted: golden"
+    )
+    shown = shell.run(cycle, "show", _only(shell)["id"]).stdout
+    assert shown.endswith("reported assistant@1.0: nothing was moved; the gate said promoted\n")
+    assert shown.count("golden set: ") == 1
+
+
+def test_why_a_cycle_was_skipped_is_told_once(shell: Shell) -> None:
+    shell.run(cycle, "run", "--model", MODEL)
+    document = _only(shell)
+    assert document["decision"] == "skipped"
+    assert shell.run(cycle, "show", document["id"]).stdout.count(document["reason"]) == 1
 
 
 def test_a_rejected_challenger_is_exit_status_1_and_a_skipped_cycle_is_0(shell: Shell) -> None:
@@ -96,7 +117,9 @@ def test_guards_are_switched_off_by_name_only(shell: Shell) -> None:
 
 def test_an_unknown_model_is_refused_and_nothing_is_queued(shell: Shell) -> None:
     result = shell.run(cycle, "run", "--model", "nobody")
-    assert result.exit_code == 1 and "'nobody'" in result.stderr
+    assert result.exit_code == 1
+    assert "there is no [[model]] 'nobody' in the configuration; it has: assistant" in result.stderr
+    assert "it has: assistant" in shell.run(evaluate, "--model", "nobody", "--versions", "base").stderr
     assert shell.json(cycle, "list") == {"items": [], "next_cursor": None}
 
 
