@@ -18,9 +18,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlmodel import Session
 
-from feedback.errors import SettingsError, StorageError, UnavailableError
+from feedback.errors import NotFoundError, SettingsError, StorageError, UnavailableError
 from feedback.settings import Settings
 from feedback.storage import faults
+from feedback.storage.journal_file import FOLDER
 from feedback.storage.migrations.upgrade import upgrade
 
 _BUSY_SECONDS = 20
@@ -138,14 +139,33 @@ def open_database(settings: Settings) -> Database:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Database]:
-    """The configured database, upgraded, for as long as the block runs: what commands use."""
+def opened(settings: Settings, existing: bool = False) -> Iterator[Database]:
+    """The configured database, upgraded, for as long as the block runs: what commands use.
+
+    With `existing` nothing is made where there is no record: a command that only looks must not find an empty one of its
+    own making in the wrong directory. Raises `NotFoundError` then.
+    """
+    if existing:
+        _need_record(settings)
     database = open_database(settings)
     try:
         database.upgrade()
         yield database
     finally:
         database.close()
+
+
+def _need_record(settings: Settings) -> None:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() != "sqlite":
+        return  # a server's database is named in full, so it is hardly another by mistake
+    # What was acknowledged may stand in a journal alone.
+    if Path(url.database or "").is_file() or (settings.directory / FOLDER).is_dir():
+        return
+    raise NotFoundError(
+        f"there is no record in {settings.directory.absolute()}; name the configuration of the one that you mean with "
+        "--config or STARLOOP_CONFIG (`starloop up` begins a new one)"
+    )
 
 
 def _prepare_sqlite(sync: Literal["os", "disk"], connection: Any, _record: Any) -> None:
