@@ -72,5 +72,8 @@ def parse_id(text: str, field: str = "inference_id") -> str:
 
 
 def time_of(identifier: str) -> datetime:
-    """The moment at which a UUIDv7 was made, in UTC, to the millisecond."""
-    return datetime.fromtimestamp((uuid.UUID(identifier).int >> 80) / 1000, UTC)
+    """The moment at which a UUIDv7 was made, in UTC, to the millisecond; the last one that there is for any later."""
+    try:
+        return datetime.fromtimestamp((uuid.UUID(identifier).int >> 80) / 1000, UTC)
+    except (OverflowError, ValueError):  # 48 bits reach beyond the year 9999
+        return datetime.max.replace(tzinfo=UTC)

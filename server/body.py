@@ -16,6 +16,8 @@ from server.decoding import decode_body, decode_field, text_of
 
 T = TypeVar("T")
 _NAME_LIMIT = 256
+_MOST_CHOICES = 128
+"""Answers to one request, as in OpenAI's API: more would keep the engine from everybody else."""
 _AUTO = "auto-"
 _PAIRS, _KEY_LIMIT, _VALUE_LIMIT = 16, 64, 512
 
@@ -32,6 +34,7 @@ class _Message(Struct):
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _string = msgspec.json.Decoder(str)
 _optional_string = msgspec.json.Decoder(str | None)
+_number = msgspec.json.Decoder(int | None)
 _flag = msgspec.json.Decoder(bool | None)
 _messages = msgspec.json.Decoder(list[_Message])
 _completion_prompt = msgspec.json.Decoder(str | list[str | int | list[int]])
@@ -97,6 +100,10 @@ def _read(data: bytes, chat: bool) -> Body:
     fields = decode_body(data, _fields)
     prompt, opening, continues = _chat_texts(fields) if chat else (*_completion_texts(fields), False)
     options = _optional(fields, "stream_options", _object) or {}
+    for name in ("n", "best_of"):
+        number = _optional(fields, name, _number)
+        if number is not None and not 1 <= number <= _MOST_CHOICES:
+            raise BadFieldError(name, f"is {number}; 1 to {_MOST_CHOICES} are possible")
     metadata = _optional(fields, "metadata", _object)
     user = _optional(fields, "user", _optional_string) or None
     return Body(

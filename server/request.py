@@ -8,9 +8,10 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.exceptions import InternalServerException
 from litestar.params import QueryParameter
 
-from feedback.errors import BadFieldError
+from feedback.errors import BadFieldError, BadInputError
 from feedback.ids import parse_id
 from server.access import Caller, bearer, identify
 from server.cookies import check_change, session_cookie
@@ -33,8 +34,11 @@ class GatewayRequest(Request[Caller, None, State]):
     """A request whose body is text, and whose `user` is the caller that `admit` let in."""
 
     async def body(self) -> bytes:
-        """The body. Raises `BadInputError` when it is empty or not UTF-8, which every JSON is."""
-        data = await super().body()
+        """The body. Raises `BadInputError` when it is cut off, empty or not UTF-8, which every JSON is."""
+        try:
+            data = await super().body()
+        except InternalServerException:  # Litestar's word for a client that went away, or sent broken chunks
+            raise BadInputError("the request's body ended before it was complete; send it again") from None
         text_of(data)
         return data
 

@@ -12,6 +12,8 @@ from feedback.errors import BadFieldError, BadInputError
 from trainer.comparison import Outcome
 
 _SHOWN = 20
+_LARGEST = 1e12
+"""Beyond it differences and their means lose the digits that decide."""
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -105,6 +107,10 @@ def _result(row: dict[str, Any], side: str) -> tuple[float, str]:
         number = math.inf
     if not math.isfinite(number):
         raise BadFieldError(f"{side}.score", f"must be a finite number, not {_shown(value)}")
+    if abs(number) > _LARGEST:
+        raise BadFieldError(
+            f"{side}.score", f"must lie between -{_LARGEST:.0e} and {_LARGEST:.0e}, not {_shown(value)}"
+        )
     return number, kind
 
 

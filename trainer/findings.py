@@ -25,6 +25,9 @@ _PLANNED_DISCORDANCE = 0.20
 _POWER_FACTOR = (1.959964 + 0.841621) / 1.959964
 """How much further than its 95 % bound an estimate must lie for 80 % power."""
 
+_HOPELESS = 1e6
+"""Where an interval is wider than this many distances, the number of cases says no more than that."""
+
 
 class Finding(Struct, frozen=True):
     """One thing that was looked at, and which way it points."""
@@ -47,6 +50,11 @@ class Latency(Struct, frozen=True):
     interval: tuple[float, float]
     against_base: bool
     """Whether the champion is the base without an adapter."""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun in the right form; without `many`, the plural is formed with s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def golden_finding(golden: Comparison, about: str = "golden set") -> Finding:
@@ -112,7 +120,9 @@ def validity_finding(outcomes: Sequence[Outcome], compared: Comparison, floor: f
         return Finding(about, "open", "format: no answer was looked at, so its validity is not known")
     champion = sum(outcome.champion for outcome in outcomes) / len(outcomes)
     challenger = sum(outcome.challenger for outcome in outcomes) / len(outcomes)
-    numbers = f"format: {challenger:.1%} of {len(outcomes)} answers valid, champion's {champion:.1%}"
+    numbers = (
+        f"format: {challenger:.1%} of {counted(len(outcomes), 'answer')} valid, champion's {champion:.1%}"
+    )
     if challenger < floor:
         return Finding(about, "against", f"{numbers}; the floor is {floor:.0%}")
     if compared.interval[1] < 0:
@@ -128,7 +138,7 @@ def latency_finding(latency: Latency | None, limit: float) -> Finding:
     low, high = (100 * (bound - 1) for bound in latency.interval)
     numbers = (
         f"latency: {latency.challenger:.2f} ms per token, champion's {latency.champion:.2f} "
-        f"({100 * (latency.ratio - 1):+.0f} %, 95 %: {low:+.0f} to {high:+.0f}, {latency.pairs} pairs)"
+        f"({100 * (latency.ratio - 1):+.0f} %, 95 %: {low:+.0f} to {high:+.0f}, {counted(latency.pairs, 'pair')})"
     )
     if latency.against_base:
         return Finding(
@@ -158,7 +168,7 @@ def looks_finding(looks: int) -> list[Finding]:
         Finding(
             "looks",
             "note",
-            f"golden set: these very cases were read off {looks} times before; confirm fresh ones, as every look "
+            f"golden set: these very cases were read off {counted(looks, 'time')} before; confirm fresh ones, as every look "
             "is another chance for luck",
         )
     ]
@@ -168,17 +178,18 @@ def _numbers(compared: Comparison) -> str:
     low, high = compared.interval
     if compared.scored:
         return (
-            f"{compared.fixes} cases scored higher and {compared.regressions} lower of {compared.n}, "
+            f"{counted(compared.fixes, 'case')} scored higher and {compared.regressions} lower of {compared.n}, "
             f"{compared.difference:+.3f} on average (95 %: {low:+.3f} to {high:+.3f})"
         )
     return (
-        f"{compared.fixes} fixes and {compared.regressions} regressions in {compared.n} cases, "
+        f"{counted(compared.fixes, 'fix', 'fixes')} and {counted(compared.regressions, 'regression')} "
+        f"in {counted(compared.n, 'case')}, "
         f"{100 * compared.difference:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
     )
 
 
 def _more(compared: Comparison, wanted: int) -> str:
-    return f"About {wanted - compared.n} more cases would decide, if what was seen so far goes on"
+    return f"About {counted(wanted - compared.n, 'more case')} would decide, if what was seen so far goes on"
 
 
 def _deciding_golden(golden: Comparison) -> int:
@@ -204,5 +215,5 @@ def _deciding_regression(regression: Comparison, margin: float) -> int:
 def _deciding_scores(compared: Comparison, distance: float) -> int:
     """The same for scores: an interval narrows with the root of the cases."""
     low, high = compared.interval
-    needed = compared.n * (_POWER_FACTOR * (high - low) / 2 / distance) ** 2
+    needed = compared.n * min(_POWER_FACTOR * (high - low) / 2 / distance, _HOPELESS) ** 2
     return max(math.ceil(needed), compared.n + 1, MINIMUM_SCORED)

@@ -7,6 +7,7 @@ that it raises is the runner's business.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -22,16 +23,18 @@ from feedback.registry.models import get_model
 from feedback.registry.versions import get_version, mark_version
 from feedback.storage.tables import Move, SuiteLook
 from trainer.evaluation import pinned
-from trainer.findings import Latency
+from trainer.findings import Latency, counted
 from trainer.gate import Decision, Evidence, decide
 from trainer.latency import measure
 from trainer.record import CycleRecord
 from trainer.scoring import Answers, Metrics, outcomes, validity
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
 from trainer.training import Progress
+from trainer.training_lines import TrainingLines
 from trainer.workshop import Workshop
 
 Step = Callable[[Workshop, CycleRecord], None]
+_log = logging.getLogger(__name__)
 
 
 def triage(workshop: Workshop, record: CycleRecord) -> None:
@@ -43,8 +46,9 @@ def triage(workshop: Workshop, record: CycleRecord) -> None:
     with workshop.database.session() as session:
         found = triage_model(session, model.name, settings, workshop.clock())
         session.commit()
-    taken = f"; {imported} regression cases taken from the base examples" if imported else ""
-    record.end(f"{found} failure cases are new or changed{taken}")
+    cases = counted(imported, "regression case")
+    taken = f"; {cases} taken from the base examples" if imported else ""
+    record.end(f"{counted(found, 'failure case')} {'is' if found == 1 else 'are'} new or changed{taken}")
 
 
 def freeze(workshop: Workshop, record: CycleRecord) -> None:
@@ -72,8 +76,11 @@ def freeze(workshop: Workshop, record: CycleRecord) -> None:
 def train(workshop: Workshop, record: CycleRecord) -> None:
     """Fine-tune in a child process, check the adapter and publish it as the next version."""
 
+    lines = TrainingLines(_log.info)
+
     def on_progress(progress: Progress) -> None:
         record.check()
+        lines(progress)
         record.progress(**msgspec.to_builtins(progress))
 
     version = workshop.make_version(record.row, on_progress)
@@ -135,7 +142,7 @@ def settle(workshop: Workshop, record: CycleRecord) -> None:
                 mark_version(session, cycle.model, _challenger(record), "rejected")
             session.commit()
     if cycle.mode == "report":
-        record.finish("reported", f"the gate said {decision.decision}: {decision.reason}")
+        record.finish("reported", f"nothing was moved; the gate said {decision.decision}: {decision.reason}")
     elif decision.for_a_person:
         record.finish("proposed", f"there is no golden set, so a person decides on {name}: {decision.reason}")
     elif decision.decision != "promoted":

@@ -41,12 +41,11 @@ class Workshop:
     clock: Callable[[], datetime] = utc_now
 
     def model(self, name: str) -> Model:
-        """The model's section of the configuration. Raises `NotFoundError` where it was taken out."""
+        """The model's section of the configuration. Raises `NotFoundError` where there is none, or none any more."""
         model = self.settings.model_named(name)
         if model is None:
-            raise NotFoundError(
-                f"the configuration has no [[model]] named {name!r}; add it again, or cancel its cycles"
-            )
+            known = ", ".join(one.name for one in self.settings.model)
+            raise NotFoundError(f"there is no [[model]] {name!r} in the configuration; it has: {known}")
         return model
 
     def record(self, lease: LoopLease, stopping: threading.Event, cycle_id: str) -> CycleRecord:

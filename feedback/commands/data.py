@@ -8,11 +8,11 @@ import secrets
 from datetime import UTC, datetime
 
 import click
-from rich.table import Table
 from sqlmodel import col, select
 
 from feedback.access.audit import note
 from feedback.commands.options import emit, json_option, listing, person, settings_option
+from feedback.commands.text import conversation, part
 from feedback.datasets.cases import confirm_case, draw_cases, list_cases
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.files import SPLITS, check_files, read_rows
@@ -42,7 +42,7 @@ def list_(settings: Settings, model: str | None, as_json: bool) -> None:
     query = select(DatasetVersion).order_by(col(DatasetVersion.id).desc())
     if model:
         query = query.where(DatasetVersion.model == model)
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         rows = list(session.exec(query))
     items = [row.model_dump(exclude={"manifest"}) for row in rows]
     table = listing("datasets", ["id", "model", "note"], [[row.id, row.model, row.note] for row in rows])
@@ -58,7 +58,7 @@ def show(settings: Settings, dataset_id: str, as_json: bool) -> None:
 
     Example: starloop data show ID
     """
-    with opened(settings) as database:
+    with opened(settings, existing=True) as database:
         row = _dataset(database, dataset_id)
     intact = check_files(settings.directory, row.id, row.content_hash)
     manifest = row.manifest | {"files_intact": intact}
@@ -76,7 +76,7 @@ def export(settings: Settings, dataset_id: str, split: str | None) -> None:
 
     Example: starloop data export ID > train.jsonl
     """
-    with opened(settings) as database:
+    with opened(settings, existing=True) as database:
         row = _dataset(database, dataset_id)
     for name in [split] if split else SPLITS:
         for line in read_rows(settings.directory, row.id, name):
@@ -95,7 +95,7 @@ def build(settings: Settings, model: str, guards_off: tuple[str, ...], as_json: 
     Example: starloop data build --model assistant
     """
     now = datetime.now(UTC)
-    with opened(settings) as database:
+    with opened(settings, existing=True) as database:
         with database.session() as session:
             ensure_models(session, settings, now)
             session.commit()
@@ -118,7 +118,7 @@ def draw(settings: Settings, model: str, count: int, as_json: bool) -> None:
 
     Example: starloop data golden draw --model assistant --count 200
     """
-    with opened(settings) as database, database.session() as session:
+    with opened(settings, existing=True) as database, database.session() as session:
         seed, now = secrets.randbits(32), datetime.now(UTC)
         rows = draw_cases(session, model, count, settings, seed, now)
         note(session, person(), "case.draw", model, now, asked=count, drawn=len(rows), seed=seed)
@@ -140,7 +140,7 @@ def list_golden(
 
     Example: starloop data golden list --model assistant --state drawn
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         page = list_cases(session, model, "golden", state, limit, cursor)
     items = [row.model_dump() for row in page.items]
     emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _cases(page.items))
@@ -157,7 +157,7 @@ def confirm(settings: Settings, case_id: str, answer: str, by: str, as_json: boo
 
     Example: starloop data golden confirm ID --answer '{"intent": "refund", "urgency": "low"}'
     """
-    with opened(settings) as database, database.session() as session:
+    with opened(settings, existing=True) as database, database.session() as session:
         case = session.get(Case, case_id)
         configured = settings.model_named(case.model) if case else None
         contract = TaskContract.from_settings(configured) if configured else TaskContract(None)
@@ -176,10 +176,10 @@ def _dataset(database: Database, dataset_id: str) -> DatasetVersion:
     return row
 
 
-def _cases(rows: list[Case]) -> Table:
-    columns = ["id", "state", "prompt", "answer"]
-    return listing(
-        "golden set",
-        columns,
-        [[row.id, row.state, str(row.messages[-1].get("content"))[:60], row.answer] for row in rows],
-    )
+def _cases(rows: list[Case]) -> str:
+    """A case a block, its messages whole: whoever is to answer has to read them."""
+    lines = []
+    for row in rows:
+        lines += [f"{row.id}  {row.state}  {row.model}", *conversation(row.messages)]
+        lines += part("right answer", row.answer) if row.answer is not None else []
+    return "\n".join(lines) or "there are no such cases"

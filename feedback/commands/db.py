@@ -43,7 +43,7 @@ def verify(settings: Settings, as_json: bool) -> None:
 
     Example: starloop db verify --json
     """
-    with opened(settings) as database:
+    with opened(settings, existing=True) as database:
         found = verify_record(database, settings.directory)
     names = found.__struct_fields__
     emit(found, as_json, lambda: listing("record", names, [[getattr(found, name) for name in names]]))

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import click
-from rich.table import Table
 
 from feedback.access.audit import note
-from feedback.commands.options import emit, json_option, listing, person, settings_option
-from feedback.datasets.failures import list_failures, resolve_failure
+from feedback.commands.options import emit, json_option, person, settings_option
+from feedback.commands.text import conversation, part, shortened
+from feedback.datasets.chat import messages_of
+from feedback.datasets.failures import (
+    FailureContext,
+    exchanges,
+    list_failures,
+    read_failure,
+    resolve_failure,
+)
 from feedback.settings import Settings
 from feedback.storage.database import opened
-from feedback.storage.tables import Failure
+from feedback.storage.tables import Failure, Feedback
 
 _STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed"])
 
 
-@click.group(short_help="failure cases: list and resolve")
+@click.group(short_help="failure cases: list, show and resolve")
 def failures() -> None:
-    """Failure cases that triage selected, with their reasons."""
+    """Failure cases that triage selected, with their reasons: `list` finds them, `show` tells all of one, `resolve` decides."""
 
 
 @failures.command("list", short_help="failure cases, newest first")
@@ -37,10 +46,25 @@ def list_(
 
     Example: starloop failures list --model assistant --state quarantine
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         page = list_failures(session, model, state, limit, cursor)
+        asked = exchanges(session, page.items)
     items = [row.model_dump() for row in page.items]
-    emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _table(page.items))
+    emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _lines(page.items, asked))
+
+
+@failures.command(short_help="all of one: prompt, answer, feedback, reasons")
+@click.argument("failure_id", metavar="ID")
+@json_option
+@settings_option
+def show(settings: Settings, failure_id: str, as_json: bool) -> None:
+    """One failure case: what was asked and answered, what was said about it, and why it counts as a failure.
+
+    Example: starloop failures show ID
+    """
+    with opened(settings, existing=True) as database, database.reading() as session:
+        found = read_failure(session, failure_id)
+    emit(_document(found), as_json, lambda: _story(found))
 
 
 @failures.command(short_help="correct, accept or dismiss one")
@@ -57,20 +81,57 @@ def resolve(
 
     Example: starloop failures resolve ID --action correct --correction '{"intent": "refund", "urgency": "low"}'
     """
-    with opened(settings) as database, database.session() as session:
+    with opened(settings, existing=True) as database, database.session() as session:
         now = datetime.now(UTC)
-        row = resolve_failure(session, failure_id, action, correction, by, now)  # type: ignore[arg-type]
+        row = resolve_failure(session, failure_id, action, correction, by, settings, now)  # type: ignore[arg-type]
         note(session, person(), "failure.resolve", row.id, now, model=row.model, action=action, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Failure case {row.id} is {row.state}.")
 
 
-def _table(rows: list[Failure]) -> Table:
-    return listing(
-        "failure cases",
-        ["id", "model", "state", "reasons", "inference"],
-        [
-            [row.id, row.model, row.state, " ".join(one["reason"] for one in row.reasons), row.inference_id]
-            for row in rows
-        ],
-    )
+def _lines(rows: Sequence[Failure], asked: Mapping[str, tuple[str | None, str | None]]) -> str:
+    """One line a case, prompt and answer below: ids and sentences are too long for the cells of a table."""
+    lines = []
+    for row in rows:
+        prompt, answer = asked.get(row.inference_id, (None, None))
+        lines.append(f"{row.id}  {row.state}  {row.model}  {' '.join(one['reason'] for one in row.reasons)}")
+        lines += [f"    prompt: {shortened(prompt)}", f"    answer: {shortened(answer)}"]
+    return "\n".join(lines) or "there are no such failure cases"
+
+
+def _document(found: FailureContext) -> dict[str, Any]:
+    inference = found.inference
+    return found.failure.model_dump() | {
+        "version": inference and inference.version,
+        "messages": inference and messages_of(inference.request),
+        "prompt": inference and inference.prompt,
+        "answer": inference and inference.output,
+        "finish_reason": inference and inference.finish_reason,
+        "feedback": [row.model_dump(exclude={"content_hash", "current"}) for row in found.feedback],
+    }
+
+
+def _story(found: FailureContext) -> str:
+    row, inference = found.failure, found.inference
+    version = f"{row.model}@{inference.version}" if inference else row.model
+    lines = [f"failure case {row.id} of {version}: {row.state}", f"  inference {row.inference_id}"]
+    messages = messages_of(inference.request) if inference else None
+    lines += conversation(messages) if messages else part("prompt", inference.prompt if inference else None)
+    lines += part("answer", inference.output if inference else None)
+    lines += ["  why:", *(f"    {one['reason']}: {one['evidence']}" for one in row.reasons)]
+    lines += ["  said about it:" if found.feedback else "  nothing was said about it"]
+    for said in found.feedback:
+        lines += _said(said)
+    if row.correction is not None:
+        lines += [f"  right answer, by {row.resolved_by}:", *part("answer", row.correction)]
+    elif row.resolved_by is not None:
+        lines.append(f"  {row.state} by {row.resolved_by}")
+    return "\n".join(lines)
+
+
+def _said(row: Feedback) -> list[str]:
+    stars = "" if row.rating is None else f", {row.rating} of 5"
+    lines = [f"    {row.rater} ({row.source}){stars}"]
+    for name, text in (("comment", row.comment), ("correction", row.correction)):
+        lines += [f"  {line}" for line in part(name, text)] if text is not None else []
+    return lines

@@ -91,9 +91,9 @@ def list_(settings: Settings, as_json: bool) -> None:
 
     Example: starloop keys list --json
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         found = list_keys(session)
-    emit({"items": [_shown(key) for key in found], "next_cursor": None}, as_json, lambda: _table(found))
+    emit({"items": [_shown(key) for key in found], "next_cursor": None}, as_json, lambda: _lines(found))
 
 
 @keys.command(short_help="close a key for good")
@@ -105,7 +105,7 @@ def revoke(settings: Settings, key_id: str, as_json: bool) -> None:
 
     Example: starloop keys revoke 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
     """
-    with opened(settings) as database, database.session() as session:
+    with opened(settings, existing=True) as database, database.session() as session:
         now = datetime.now(UTC)
         key = revoke_key(session, key_id, now)
         note(session, person(), "key.revoke", key.id, now, owner=key.owner)
@@ -124,7 +124,7 @@ def audit(settings: Settings, act: str | None, limit: int, cursor: str | None, a
 
     Example: starloop keys audit --act champion.promote
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         page = list_audit(session, act, limit, cursor)
     items = [row.model_dump() | {"created": _moment(row.created)} for row in page.items]
     emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _log(page.items))
@@ -148,21 +148,19 @@ def _shown(key: Key) -> dict[str, object]:
     }
 
 
-def _table(found: list[Key]) -> Table:
+def _lines(found: list[Key]) -> str:
+    """One line a key, what it is for below: with whole ids, a table would leave too little for the rest."""
     now = datetime.now(UTC)
-    rows = [
-        [
-            key.id,
-            key.owner or None,
-            " ".join(key.scopes),
-            "all" if key.models is None else " ".join(key.models),
-            shown_limits(key.limits),
-            f"{_moment(key.created):%Y-%m-%d %H:%M}",
-            _state(key, now),
-        ]
-        for key in found
-    ]
-    return listing("keys", ["id", "owner", "scopes", "models", "limits", "created (UTC)", "state"], rows)
+    lines = []
+    for key in found:
+        lines.append(
+            f"{key.id}  {_state(key, now)}  created {_moment(key.created):%Y-%m-%d %H:%M} UTC  {key.owner}".rstrip()
+        )
+        models = "all models" if key.models is None else f"models {' '.join(key.models)}"
+        lines.append(
+            "; ".join(filter(None, [f"    {' '.join(key.scopes)}", models, shown_limits(key.limits)]))
+        )
+    return "\n".join(lines) or "there are no keys"
 
 
 def _log(rows: list[Audit]) -> Table:
@@ -176,7 +174,7 @@ def _log(rows: list[Audit]) -> Table:
         ]
         for row in rows
     ]
-    return listing("audit log", ["when (UTC)", "who", "did", "on", "details"], shown)
+    return listing("audit log", ["when (UTC)", "who", "did", "on", "details"], shown, ["on"])
 
 
 def _state(key: Key, now: datetime) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,9 @@ from feedback.errors import SettingsError, StarloopError
 from feedback.settings_file import load
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_PIPED_WIDTH = 100_000
+"""Columns of an output that nobody's window bounds: every row is one line there."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 
@@ -84,13 +88,40 @@ def emit(data: Any, as_json: bool, table: Callable[[], Table | str]) -> None:
     shown = table()
     if isinstance(shown, str):
         click.echo(shown)
-    else:
-        Console().print(shown)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPED_WIDTH)
+    console.print(shown, crop=False)
 
 
-def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A plain table; None shows as a dash."""
-    table = Table(*columns, title=title, title_justify="left")
+def listing(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], whole: Sequence[str] = ("id",)
+) -> Table:
+    """A plain table; None shows as a dash.
+
+    Cells go on in the next line where the terminal is narrow, except those of `whole` columns: other commands want what
+    stands there, in one piece.
+    """
+    table = compact_table(title)
+    for number, column in enumerate(columns):
+        if column in whole:
+            longest = max((len(str(row[number])) for row in rows), default=0)
+            table.add_column(column, no_wrap=True, min_width=longest)
+        else:
+            table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))  # as it stands, no markup
     return table
+
+
+def compact_table(title: str) -> Table:
+    """A table without a frame: two columns of the terminal between two of its own."""
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )

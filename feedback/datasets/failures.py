@@ -171,6 +171,40 @@ def _answers(session: Session, identifiers: Collection[str]) -> Iterator[tuple[s
             yield identifier, (output or "") if stored else None, finish_reason
 
 
+class FailureContext(NamedTuple):
+    """What a failure case is about. The inference is None where the record has lost it."""
+
+    failure: Failure
+    inference: Inference | None
+    feedback: list[Feedback]
+    """What stands said about the answer, oldest first."""
+
+
+def read_failure(session: Session, identifier: str) -> FailureContext:
+    """A failure case with its inference and feedback. Raises `NotFoundError`."""
+    row = session.get(Failure, identifier)
+    if row is None:
+        raise _unknown(identifier)
+    said = (
+        select(Feedback)
+        .where(Feedback.inference_id == row.inference_id, col(Feedback.current))
+        .order_by(col(Feedback.id))
+    )
+    return FailureContext(row, session.get(Inference, row.inference_id), list(session.exec(said)))
+
+
+def exchanges(session: Session, rows: Sequence[Failure]) -> dict[str, tuple[str | None, str | None]]:
+    """Last prompt and answer of each failure case, by inference id; None for what was not stored."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    wanted = [row.inference_id for row in rows]
+    for start in range(0, len(wanted), _CHUNK):
+        query = select(Inference.id, Inference.prompt, Inference.output).where(
+            col(Inference.id).in_(wanted[start : start + _CHUNK])
+        )
+        found |= {identifier: (prompt, output) for identifier, prompt, output in session.exec(query)}
+    return found
+
+
 def list_failures(
     session: Session, model: str | None, state: str | None, limit: int, cursor: str | None
 ) -> Page[Failure]:
@@ -189,24 +223,28 @@ def resolve_failure(
     action: Literal["correct", "accept", "dismiss"],
     correction: str | None,
     by: str,
+    settings: Settings,
     now: datetime,
 ) -> Failure:
     """A person's word on a failure case: the right answer, "the answer was right", or "leave it".
 
-    Raises `NotFoundError`, `BadFieldError` for a correction that is missing or not wanted, `ConflictError` when it was
-    resolved otherwise already.
+    Raises `NotFoundError`, `BadFieldError` for a correction that is missing, not wanted or against the model's
+    contract, `ConflictError` when it was resolved otherwise already.
     """
     row = session.get(Failure, identifier, with_for_update=True, populate_existing=True)
     if row is None:
-        raise NotFoundError(
-            f"there is no failure case {identifier[:60]!r}; `starloop failures list` shows them"
-        )
+        raise _unknown(identifier)
     if action == "correct" and not (correction or "").strip():
         raise BadFieldError("correction", "is required to correct a failure case")
     if action != "correct" and correction is not None:
         raise BadFieldError("correction", f"does not go with the action {action!r}")
     state = _STATES[action]
     correction = correction.strip() if correction is not None else None
+    configured = settings.model_named(row.model)
+    if correction is not None and configured is not None:
+        problem = TaskContract.from_settings(configured).problem(correction)
+        if problem is not None:
+            raise BadFieldError("correction", problem)
     if row.resolved is not None and (row.state, row.correction) != (state, correction):
         raise ConflictError(f"failure case {row.id} is {row.state} already, by {row.resolved_by}")
     row.state, row.correction = state, correction
@@ -214,6 +252,10 @@ def resolve_failure(
     session.add(row)
     session.flush()
     return row
+
+
+def _unknown(identifier: str) -> NotFoundError:
+    return NotFoundError(f"there is no failure case {identifier[:60]!r}; `starloop failures list` shows them")
 
 
 def reviewed(session: Session, model: str) -> dict[str, Failure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -37,7 +38,7 @@ def lineage(session: Session, model: str, number: str) -> dict[str, Any]:
             "base": version.base,
             "base_revision": version.base_revision,
             "note": version.note,
-            "created": version.created,
+            "created": datetime.fromtimestamp(version.created, UTC),
         },
         "cycle": None
         if cycle is None
@@ -47,18 +48,18 @@ def lineage(session: Session, model: str, number: str) -> dict[str, Any]:
             "decision": cycle.decision,
             "reason": cycle.reason,
             "guards_off": cycle.guards_off,
-            "created": cycle.created,
+            "created": datetime.fromtimestamp(cycle.created, UTC),
         },
         "moves": [
             {
                 "id": move.id,
                 "kind": move.kind,
-                "from": move.from_version,
-                "to": move.to_version,
+                "from": move.from_version or "base",
+                "to": move.to_version or "base",
                 "reason": move.reason,
                 "decided_by": move.decided_by,
                 "cycle_id": move.cycle_id,
-                "created": move.created,
+                "created": datetime.fromtimestamp(move.created, UTC),
             }
             for move in moves
         ],
@@ -69,7 +70,7 @@ def lineage(session: Session, model: str, number: str) -> dict[str, Any]:
             "parents": _parents(session, dataset),
             "content_hash": dataset.content_hash,
             "note": dataset.note,
-            "created": dataset.created,
+            "created": datetime.fromtimestamp(dataset.created, UTC),
         },
         "examples": [] if dataset is None else _examples(session, dataset.id),
     }

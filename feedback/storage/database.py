@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -17,9 +18,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlmodel import Session
 
-from feedback.errors import SettingsError, StorageError
+from feedback.errors import NotFoundError, SettingsError, StorageError, UnavailableError
 from feedback.settings import Settings
 from feedback.storage import faults
+from feedback.storage.journal_file import FOLDER
 from feedback.storage.migrations.upgrade import upgrade
 
 _BUSY_SECONDS = 20
@@ -53,6 +55,8 @@ class Database:
                     f"storage.database: cannot be used: {error}; write postgresql://user@host/name, or leave it empty"
                 ]
             ) from None
+        self._file = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
+        self._identity: tuple[int, int] | None = None
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", partial(_prepare_sqlite, sync))
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -64,12 +68,14 @@ class Database:
         On SQLite it holds the write lock from its first statement on, as a transaction that reads and then writes
         cannot take the lock later. So keep it short, and never open a second one inside it in the same thread.
         """
+        self._check_file()
         with faults.translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session on one unchanging view that keeps no writer waiting, for long reads. It must not write."""
+        self._check_file()
         engine = self.engine.execution_options(**_READING)
         if self.dialect == "postgresql":
             engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -85,6 +91,28 @@ class Database:
         """Raises `UnavailableError` when the database does not answer."""
         with self.reading() as session:
             session.connection().execute(text("SELECT 1"))
+
+    def _check_file(self) -> None:
+        """Raises `UnavailableError` when SQLite's file is not the one that was opened: what is written would be lost.
+
+        An open file that was deleted takes every write and is gone with the process.
+        """
+        if self._file is None:
+            return
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            if self._identity is None:
+                return  # not made yet
+        else:
+            identity = (found.st_dev, found.st_ino)
+            self._identity = self._identity or identity
+            if identity == self._identity:
+                return
+        raise UnavailableError(
+            f"{self._file}: the database was deleted or replaced while it is in use; put it back, or restart to go on "
+            "with what stands there now"
+        )
 
     def close(self) -> None:
         """Give all connections back."""
@@ -111,14 +139,33 @@ def open_database(settings: Settings) -> Database:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Database]:
-    """The configured database, upgraded, for as long as the block runs: what commands use."""
+def opened(settings: Settings, existing: bool = False) -> Iterator[Database]:
+    """The configured database, upgraded, for as long as the block runs: what commands use.
+
+    With `existing` nothing is made where there is no record: a command that only looks must not find an empty one of its
+    own making in the wrong directory. Raises `NotFoundError` then.
+    """
+    if existing:
+        _need_record(settings)
     database = open_database(settings)
     try:
         database.upgrade()
         yield database
     finally:
         database.close()
+
+
+def _need_record(settings: Settings) -> None:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() != "sqlite":
+        return  # a server's database is named in full, so it is hardly another by mistake
+    # What was acknowledged may stand in a journal alone.
+    if Path(url.database or "").is_file() or (settings.directory / FOLDER).is_dir():
+        return
+    raise NotFoundError(
+        f"there is no record in {settings.directory.absolute()}; name the configuration of the one that you mean with "
+        "--config or STARLOOP_CONFIG (`starloop up` begins a new one)"
+    )
 
 
 def _prepare_sqlite(sync: Literal["os", "disk"], connection: Any, _record: Any) -> None:

@@ -78,6 +78,8 @@ class Feedback(SQLModel, table=True):
     """The right answer's text (an assistant message is kept as its JSON)."""
     choice: int = 0
     tags: list[str] | None = Field(default=None, sa_type=JSON)
+    assumed: bool = False
+    """Nobody named the rater, and the inference that knows its user has not come yet; its coming settles it."""
     current: bool = True
     content_hash: str = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, cast
@@ -39,15 +39,16 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
     """
     inferences = [record for record in records if isinstance(record, InferenceRecord)]
     feedback = [record for record in records if isinstance(record, FeedbackRecord)]
+    _take_turns(session, bool(feedback))
     new_inferences = _insert(session, _inference, [inference_row(record) for record in inferences])
     if new_inferences:
         note_conversations(session, inferences, time.time())
+        _name_waiting(session, inferences)
     new_feedback = 0
     if feedback:
-        if session.get_bind().dialect.name == "postgresql":
-            # Two gateways that bring feedback of one rater at once must see each other's rows.
-            session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_FEEDBACK_LOCK})"))
-        new_feedback = _insert(session, _feedback, [feedback_row(record) for record in feedback])
+        users = _users(session, {record.inference_id for record in feedback if record.assumed})
+        rows = [feedback_row(_named(record, users)) for record in feedback]
+        new_feedback = _insert(session, _feedback, rows)
         if new_feedback:
             _mark_current(session, {record.inference_id for record in feedback})
     if new_inferences or new_feedback:
@@ -63,6 +64,51 @@ def inference_row(record: InferenceRecord) -> dict[str, Any]:
 def feedback_row(record: FeedbackRecord) -> dict[str, Any]:
     """The row of table `feedback` that a record becomes; `current` is decided beside its rivals."""
     return {**msgspec.structs.asdict(record), "current": False, "content_hash": content_hash(record)}
+
+
+def _take_turns(session: Session, with_feedback: bool) -> None:
+    """Gateways on one PostgreSQL that bring feedback at once must see each other's rows, and the inferences of it.
+
+    Inferences alone may come side by side. SQLite has one writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        kind = "pg_advisory_xact_lock" if with_feedback else "pg_advisory_xact_lock_shared"
+        session.connection().execute(text(f"SELECT {kind}({_FEEDBACK_LOCK})"))
+
+
+# -- whose feedback it is that nobody put a name to
+
+
+def _users(session: Session, inference_ids: set[str]) -> dict[str, str | None]:
+    """The users of those of the inferences that are here."""
+    if not inference_ids:
+        return {}
+    query = select(_inference.c.id, _inference.c.user).where(_inference.c.id.in_(sorted(inference_ids)))
+    return {row.id: row.user for row in session.connection().execute(query)}
+
+
+def _named(record: FeedbackRecord, users: Mapping[str, str | None]) -> FeedbackRecord:
+    """The record with its inference's user as the rater, where that was only assumed and is known now."""
+    if not record.assumed or record.inference_id not in users:
+        return record
+    rater = users[record.inference_id] or record.rater
+    return msgspec.structs.replace(record, rater=rater, assumed=False)
+
+
+def _name_waiting(session: Session, inferences: Sequence[InferenceRecord]) -> None:
+    """Feedback that came before its inference gets its rater now."""
+    connection = session.connection()
+    users = {record.id: record.user for record in inferences}
+    waiting = select(_feedback).where(_feedback.c.inference_id.in_(sorted(users)), _feedback.c.assumed)
+    rows = connection.execute(waiting).mappings().all()
+    for row in rows:
+        record = _named(
+            FeedbackRecord(**{name: row[name] for name in FeedbackRecord.__struct_fields__}), users
+        )
+        settled = {"rater": record.rater, "assumed": False, "content_hash": content_hash(record)}
+        connection.execute(update(_feedback).where(_feedback.c.id == record.id).values(settled))
+    if rows:
+        _mark_current(session, {row["inference_id"] for row in rows})
 
 
 def _insert(session: Session, table: Table, rows: list[dict[str, Any]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -97,6 +98,7 @@ def demo(data_dir: Path, port: int, seed: int, turns: int, json_file: Path, leav
         with console.status("Starting engine, gateway and loop (the engine takes about 45 s) …"):
             _wait_ready(address, server, data_dir)
         asyncio.run(_tell(console, address, seed, turns, json_file))
+        click.echo(_hint(configuration))
         if not leave:
             console.print(f"Serving at [bold]{address}/[/bold] until Ctrl-C.")
             server.wait()
@@ -104,6 +106,11 @@ def demo(data_dir: Path, port: int, seed: int, turns: int, json_file: Path, leav
         console.print("Stopping.")
     finally:
         _stop(server)
+
+
+def _hint(configuration: Path) -> str:
+    """Without it, `starloop failures list` and the others would look at ./starloop-data."""
+    return f"Other commands find this demo with: export STARLOOP_CONFIG={shlex.quote(str(configuration.absolute()))}"
 
 
 def _prepare(data_dir: Path, port: int) -> Path:

@@ -5,6 +5,7 @@ Reading goes to the database. A move goes to the running gateway: it alone can w
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -44,7 +45,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 
     Example: starloop models list --json
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         rows = session.exec(select(RegisteredModel).order_by(col(RegisteredModel.name))).all()
         items = [_model(row) | {"versions": len(list_versions(session, row.name))} for row in rows]
     columns = ["name", "base", "champion", "previous", "versions"]
@@ -64,7 +65,7 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 
     Example: starloop models show assistant
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         row = get_model(session, name)
         versions = [_version(row, version) for version in list_versions(session, name)]
         moves = [_move(move) for move in list_moves(session, name, _MOVES, None).items]
@@ -135,7 +136,7 @@ def lineage(settings: Settings, version: str, as_json: bool) -> None:
     Example: starloop models lineage assistant@1.2 --json
     """
     name, number = _named(version)
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         found = lineage_of(session, name, number)
     emit(found, as_json, lambda: click.style(f"{name}@{number}", bold=True) + "\n" + _outline(found))
 
@@ -246,16 +247,23 @@ def _farewell(done: dict[str, Any]) -> str:
 
 
 def _outline(found: Any, depth: int = 1) -> str:
-    """Nested data as indented lines; a list shows how long it is and its first three."""
+    """Nested data as indented lines, without what there is not; a list shows how long it is and its first three."""
     pad = "  " * depth
     if isinstance(found, dict):
         return "\n".join(
             f"{pad}{name}:\n{_outline(value, depth + 1)}"
             if isinstance(value, dict | list) and value
-            else f"{pad}{name}: {value}"
+            else f"{pad}{name}: {_plain(value)}"
             for name, value in found.items()
+            if value is not None
         )
     if isinstance(found, list):
         lines = [_outline(value, depth) for value in found[:3]]
         return "\n".join(lines if len(found) <= 3 else [*lines, f"{pad}… {len(found)} in all"])
     return f"{pad}{found}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S} UTC"
+    return "none" if value in ([], {}) else str(value)

@@ -32,8 +32,14 @@ class Place:
         return [] if self.config is None else ["--config", str(self.config)]
 
 
+port_option = click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port to serve on; goes before server.port."
+)
+"""For commands that serve; stands below `place_options`, which takes what it gives."""
+
+
 def place_options(function: F) -> F:
-    """Add `--config`, `--data-dir` and `--port`, and call the command with `place: Place`."""
+    """Add `--config` and `--data-dir`, and call the command with `place: Place`."""
 
     @click.option(
         "--config",
@@ -46,11 +52,10 @@ def place_options(function: F) -> F:
         type=click.Path(path_type=Path, file_okay=False),
         help="Where data is kept; goes before storage.directory.",
     )
-    @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on; goes before server.port.")
     @functools.wraps(function)
     @plain_errors
     def wrapped(
-        *arguments: Any, config: Path | None, data_dir: Path | None, port: int | None, **options: Any
+        *arguments: Any, config: Path | None, data_dir: Path | None, port: int | None = None, **options: Any
     ) -> Any:
         if config is None and Path("starloop.toml").is_file():
             config = Path("starloop.toml")

@@ -21,7 +21,7 @@ from granian.server import Server
 from feedback.errors import UnavailableError
 from feedback.settings import Settings
 from server.commands.apart import check_files, do_apart
-from server.commands.place import Place, place_options
+from server.commands.place import Place, place_options, port_option
 from server.head import HEAD_BYTES
 from server.processes.leash import tie_to
 from server.processes.ports import Listener, check_free
@@ -39,6 +39,7 @@ _HEAD_SECONDS = 30
 
 @click.command(short_help="one process of it: the gateway")
 @place_options
+@port_option
 def serve(place: Place) -> None:
     """Serve the API and the pages, with `server.workers` worker processes.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from server.commands.apart import check_files
-from server.commands.place import Place, place_options
+from server.commands.place import Place, place_options, port_option
 from server.engine.process import engine_child, engine_listener, managed_engines
 from server.processes.child import Child, Launch, Terms
 from server.processes.claim import Claim
@@ -26,6 +26,7 @@ _DRAIN_SLACK_SECONDS = 10.0
 
 @click.command(short_help="engine, gateway and loop on this machine")
 @place_options
+@port_option
 def up(place: Place) -> None:
     """Start the engine, the gateway and the loop, watch them, and end them all on Ctrl-C or SIGTERM.
 

@@ -10,24 +10,25 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from feedback.commands.options import compact_table
 from server.demo.scores import VersionScore
 
 
 def versions_table(versions: Sequence[VersionScore]) -> Table:
     """One row a version, in the order in which they were made."""
-    table = Table(title="Versions", title_justify="left")
+    table = compact_table("Versions")
     for heading in (
         "version",
         "accuracy",
-        "old topics",
+        "old\ntopics",
         "stars",
         "valid",
-        "ms/request",
+        "ms per\nrequest",
         "fixes",
-        "regressions",
+        "regres-\nsions",
     ):
         table.add_column(heading, justify="left" if heading == "version" else "right", no_wrap=True)
-    table.add_column("decision")
+    table.add_column("decision", min_width=len("inconclusive"), overflow="fold")
     for row in versions:
         table.add_row(
             row.version,

@@ -47,7 +47,9 @@ def resolve(
         known = session.get(Failure, wanted)
         if known is not None:
             request.user.need_model(known.model)
-        row = resolve_failure(session, wanted, data.action, correction, request.user.owner, gateway.now())
+        row = resolve_failure(
+            session, wanted, data.action, correction, request.user.owner, gateway.settings, gateway.now()
+        )
         facts = {"model": row.model, "action": data.action}
         note(session, request.user.actor, "failure.resolve", row.id, gateway.now(), **facts)
         session.commit()

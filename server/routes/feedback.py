@@ -23,6 +23,9 @@ from server.views import FeedbackView, show_new_feedback
 from server.wire import AssistantMessage, NewFeedback
 
 _EARLY = timedelta(minutes=10)
+# An inference is in the database within a second of its answer; who asks sooner is let wait for it.
+_ON_ITS_WAY = timedelta(seconds=5)
+_LOOKS, _LOOK_SECONDS = 4, 0.15
 # Clocks of gateways that share a database may differ by this much.
 _AHEAD = timedelta(minutes=1)
 _ANYWHERE = {"access-control-allow-origin": "*"}
@@ -50,7 +53,7 @@ async def give_feedback(
         caller.need("feedback")
         count(request, caller)
     correction = _checked(data)
-    known, complete = await asyncio.to_thread(_find, gateway, inference_id)
+    known, complete = await _find(gateway, inference_id, now, patient=caller is not None)
     if known is None and complete:
         _may_be_early(inference_id, now)
     if known is not None and caller is not None:
@@ -60,6 +63,7 @@ async def give_feedback(
         inference_id=inference_id,
         created=now.timestamp(),
         rater=_rater(data.rater, named, caller, known),
+        assumed=known is None and caller is not None and not data.rater,
         source="reviewer" if caller is not None and _reviews(caller) else "user",
         rating=data.rating,
         comment=data.comment or None,
@@ -104,11 +108,27 @@ def correction_text(correction: str | AssistantMessage | None) -> str | None:
     return msgspec.json.encode({name: value for name, value in fields.items() if value is not None}).decode()
 
 
-def _find(gateway: Gateway, inference_id: str) -> tuple[Recent | None, bool]:
-    """The inference, and whether it was looked for everywhere: with the database away, nobody can say it is unknown."""
+async def _find(
+    gateway: Gateway, inference_id: str, now: datetime, patient: bool
+) -> tuple[Recent | None, bool]:
+    """The inference, and whether it was looked for everywhere: with the database away, nobody can say it is unknown.
+
+    Who is `patient` waits for one that another worker has just answered and is bringing to the database: it says who
+    the user is, and whether the key may speak of its model.
+    """
     recent = gateway.capture.recent(inference_id)
     if recent is not None:
         return recent, True
+    looks = _LOOKS if patient and -_AHEAD <= now - time_of(inference_id) <= _ON_ITS_WAY else 1
+    while True:
+        known, complete = await asyncio.to_thread(_look_up, gateway, inference_id)
+        looks -= 1
+        if known is not None or not complete or not looks:
+            return known, complete
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _look_up(gateway: Gateway, inference_id: str) -> tuple[Recent | None, bool]:
     try:
         with gateway.database.reading() as session:
             row = get_inference(session, inference_id)

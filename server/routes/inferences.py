@@ -20,6 +20,8 @@ from server.views import InferenceLine, InferenceView, Listed, show_inference, s
 
 _READ = {SCOPES: ("infer", "review")}
 _METADATA = "metadata."
+_UNASKABLE = frozenset('"\\\0')
+"""Characters that no database takes in the path of a JSON key."""
 _KNOWN = {"model", "version", "rating_lte", "reason", "user", "since", "until", "q", "limit", "cursor"}
 
 
@@ -90,7 +92,10 @@ def _metadata(request: GatewayRequest) -> dict[str, str]:
     wanted = {}
     for name, value in request.query_params.items():
         if name.startswith(_METADATA):
-            wanted[name.removeprefix(_METADATA)] = value
+            key = name.removeprefix(_METADATA)
+            if not key or _UNASKABLE.intersection(key):
+                raise BadFieldError(name[:60], "is no key of metadata that can be asked for")
+            wanted[key] = value
         elif name not in _KNOWN:
             raise BadFieldError(
                 name[:60], f"is no parameter; there are {', '.join(sorted(_KNOWN))} and metadata.KEY"

@@ -13,7 +13,9 @@ from click.testing import CliRunner, Result
 from sqlalchemy import text
 
 from feedback.access.keys import hash_secret, list_keys
+from feedback.commands.data import data
 from feedback.commands.db import db
+from feedback.commands.failures import failures
 from feedback.commands.keys import keys
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
@@ -107,10 +109,57 @@ def test_making_and_closing_keys_is_audited_without_their_secrets(config: Path) 
 
 
 def test_a_key_that_there_is_not_ends_with_a_sentence_and_status_1(config: Path) -> None:
+    _run(keys, "create", "--scopes", "infer", config=config)
     result = _run(keys, "revoke", "none", config=config)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.startswith("Error: there is no key 'none'")
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments"),
+    [
+        (db, ["verify"]),
+        (keys, ["list"]),
+        (keys, ["audit"]),
+        (failures, ["list"]),
+        (failures, ["show", "1"]),
+        (data, ["list"]),
+        (data, ["golden", "list"]),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else part.name,
+)
+def test_where_there_is_no_record_a_reader_says_so_and_makes_none(
+    group: click.Group, arguments: list[str], config: Path
+) -> None:
+    result = _run(group, *arguments, config=config)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no record in {config.parent / 'data'};" in result.stderr
+    assert "--config or STARLOOP_CONFIG" in result.stderr
+    assert not (config.parent / "data").exists()
+
+
+def test_ids_are_whole_in_a_pipe_and_in_a_narrow_terminal(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _run(
+        keys,
+        "create",
+        "--scopes",
+        "infer,feedback,review",
+        "--owner",
+        "the web shop",
+        "--json",
+        config=config,
+    )
+    identifier = json.loads(made.stdout)["id"]
+    (row,) = [line for line in _run(keys, "audit", config=config).stdout.splitlines() if identifier in line]
+    assert "owner=the web shop" in row and "…" not in row
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "60")
+    for command in ("list", "audit"):
+        shown = _run(keys, command, config=config).stdout
+        assert identifier in shown and "…" not in shown
 
 
 @pytest.mark.parametrize(

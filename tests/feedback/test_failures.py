@@ -35,7 +35,7 @@ def failures(world: World) -> dict[str, Failure]:
 
 def resolve(world: World, failure: Failure, action: str, correction: str | None = None) -> Failure:
     with world.database.session() as session:
-        row = resolve_failure(session, failure.id, action, correction, "rob", NOW)  # type: ignore[arg-type]
+        row = resolve_failure(session, failure.id, action, correction, "rob", world.settings, NOW)  # type: ignore[arg-type]
         session.commit()
         return row
 
@@ -143,8 +143,10 @@ def test_a_correction_belongs_to_correcting_and_to_nothing_else(world: World) ->
             resolve(world, row, "correct", correction)
     with pytest.raises(BadFieldError, match="does not go with"):
         resolve(world, row, "accept", RIGHT)
+    with pytest.raises(BadFieldError, match="correction"):
+        resolve(world, row, "correct", "no JSON, which the contract wants")
     with world.database.session() as session, pytest.raises(NotFoundError):
-        resolve_failure(session, "nothing", "accept", None, "rob", NOW)
+        resolve_failure(session, "nothing", "accept", None, "rob", world.settings, NOW)
 
 
 def test_failures_are_listed_by_state_in_pages_and_found_by_reason(world: World) -> None:

@@ -31,7 +31,9 @@ class World:
             ensure_models(session, settings, NOW)
             session.commit()
 
-    def ask(self, prompt: str, output: str | None = WRONG, user: str | None = "ann", **fields: Any) -> str:
+    def ask(
+        self, prompt: str | None, output: str | None = WRONG, user: str | None = "ann", **fields: Any
+    ) -> str:
         """One answered request; its inference id."""
         now = self._tick()
         request = {"model": "assistant", "messages": [{"role": "user", "content": prompt}]}

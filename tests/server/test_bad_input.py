@@ -157,6 +157,24 @@ _bodies = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("name", ["n", "best_of"])
+@pytest.mark.parametrize("number", [0, -1, 129, 16384, 1.5, "2"])
+def test_a_request_cannot_ask_for_any_number_of_answers(gateway: Inside, name: str, number: object) -> None:
+    answer = gateway.ask({name: number})
+    assert name in assert_told(answer, 400)
+    assert answer.json["error"]["param"] == name
+
+
+def test_an_id_of_the_far_future_is_not_found(gateway: Inside) -> None:
+    body = {"inference_id": "ffffffff-ffff-7fff-bfff-ffffffffffff", "rating": 1}
+    assert_told(gateway.call("POST", "/v1/feedback", body), 404)
+
+
+@pytest.mark.parametrize("key", ["", "%00", "a%22b", "a%5Cb"])
+def test_a_metadata_key_that_no_database_takes_is_refused(gateway: Inside, key: str) -> None:
+    assert_told(gateway.call("GET", f"/v1/inferences?metadata.{key}=x"), 400)
+
+
 @settings(
     max_examples=150,
     deadline=None,

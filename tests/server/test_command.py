@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from feedback.errors import SettingsError, StorageError
 from server import command
 from server.command import main, short_help
+from server.commands.demo import _hint, _prepare
 
 LIGHT = 0.5
 
@@ -94,3 +96,19 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
 
 def test_a_command_whose_module_is_missing_is_listed_without_help() -> None:
     assert short_help(EntryPoint("gone", "server.commands.gone:gone", "starloop.commands")) == ""
+
+
+def test_only_commands_that_serve_take_a_port() -> None:
+    takes = {
+        name: "--port" in CliRunner().invoke(main, [name, "--help"]).output
+        for name in ("engine", "up", "serve")
+    }
+    assert takes == {"engine": False, "up": True, "serve": True}
+
+
+def test_the_demo_says_how_other_commands_find_it(tmp_path: Path) -> None:
+    configuration = _prepare(tmp_path / "my demo", 8000)
+    line = _hint(configuration)
+    assert (
+        line == f"Other commands find this demo with: export STARLOOP_CONFIG='{tmp_path}/my demo/demo.toml'"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from feedback.starter.grammar import DRIFT, INTENTS, KNOWN
 from server.demo.client import Answer, DemoClient
 from server.demo.population import Opinion, Request
+from server.demo.scores import VersionScore
 from server.demo.story import Pace, Story
 from server.demo.tables import turns_table, versions_table
 
@@ -151,3 +153,16 @@ def test_the_tables_show_every_version_and_turn(whole: tuple[Story, FakeClient])
     lines = text.splitlines()
     assert any("1.2" in line and "rejected" in line and "0.0%" in line for line in lines)
     assert any("skipped" in line and "–" in line for line in lines)
+
+
+def test_a_terminal_of_80_columns_shows_every_figure_and_decision() -> None:
+    score = VersionScore("base", 1.0, 1.0, 1.0, 123.4, 1000, 1000, {}, [True], mean_stars=4.25)
+    others = [replace(score, decision=f"{name}: why") for name in ("inconclusive", "promoted")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(versions_table([score, *others]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    figures = ["base", "100.0%", "100.0%", "4.25", "100.0%", "123", "1000", "1000"]
+    rows = [line.split() for line in text.splitlines()]
+    assert [*figures, "inconclusive"] in rows and [*figures, "promoted"] in rows
+    assert [*figures, "serving", "at"] in rows and ["the", "start"] in rows
+    assert "accuracy" in text and "…" not in text

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from feedback.ids import new_id
+from feedback.storage.records import FeedbackRecord, InferenceRecord
+from feedback.storage.verify import verify
 from tests.server.inside import Answer, Inside
 from tests.server.test_access import bearing, make_key
 
@@ -165,6 +168,50 @@ def test_feedback_needs_its_own_scope(gateway: Inside) -> None:
 
 
 # -- early, late, never
+
+
+def test_the_rater_that_nobody_named_is_the_inferences_user_though_the_inference_comes_later(
+    gateway: Inside,
+) -> None:
+    """As when another worker answered and the database was away: nobody could say whose inference it is."""
+    moment = gateway.gateway.now()
+    known = InferenceRecord(
+        id=new_id(moment),
+        created=moment.timestamp(),
+        model="assistant",
+        version="base",
+        user="eve",
+        status=200,
+        latency_ms=1.0,
+    )
+    late = FeedbackRecord(
+        id=new_id(moment),
+        inference_id=known.id,
+        created=moment.timestamp(),
+        rater="shop",
+        rating=2,
+        assumed=True,
+    )
+    named = msgspec.structs.replace(late, id=new_id(moment), assumed=False, rating=4)
+    journal = gateway.gateway.journal
+    journal.append([late, named])
+    gateway.wait_for(lambda: journal.backlog() == 0)
+    later = new_id(moment + timedelta(seconds=1))
+    journal.append([known, msgspec.structs.replace(late, id=later, rating=5)])
+    shown = gateway.record(known.id)["feedback"]
+    assert {(one["rater"], one["rating"], one["current"]) for one in shown} == {
+        ("eve", 2, False),
+        ("shop", 4, True),
+        ("eve", 5, True),
+    }
+    assert verify(gateway.gateway.database, gateway.gateway.settings.directory).sound
+
+
+def test_feedback_waits_for_an_inference_that_is_on_its_way(gateway: Inside) -> None:
+    inference, _ = asked(gateway, user="eve")
+    gateway.gateway.capture._recent.clear()  # as in a worker that did not answer it
+    told = rate(gateway, inference, bearing(make_key(gateway, "feedback", owner="shop")), rating=3)
+    assert (told.status, told.json["rater"]) == (201, "eve")
 
 
 def test_feedback_that_is_earlier_than_its_inference_is_accepted_and_joined(gateway: Inside) -> None:

@@ -140,18 +140,19 @@ def _known(gateway: Served, name: str) -> bool:
 
 
 def test_feedback_goes_through_either_and_nothing_stands_twice(pair: Pair) -> None:
-    """Every answer is rated at the gateway that did not give it, at once and twice over."""
+    """Every answer is rated at the gateway that did not give it, at once and twice over, by nobody named."""
 
     async def scenario() -> tuple[list[str], list[int]]:
         async with httpx.AsyncClient(timeout=60) as client:
 
             async def turn(number: int) -> tuple[str, list[int]]:
                 asked, rated = (pair.one, pair.two) if number % 2 else (pair.two, pair.one)
-                answer = await client.post(f"{asked.address}/v1/chat/completions", json=HELLO)
+                request = {**HELLO, "user": f"user {number}"}
+                answer = await client.post(f"{asked.address}/v1/chat/completions", json=request)
                 identifier = answer.headers["x-starloop-inference-id"]
                 statuses = []
-                for rating in (1, 5):
-                    body = {"inference_id": identifier, "rating": rating, "rater": "ann"}
+                for rating in (1, 5):  # of the inference's own user, whom the other gateway cannot know yet
+                    body = {"inference_id": identifier, "rating": rating}
                     told = await client.post(f"{rated.address}/v1/feedback", json=body)
                     statuses.append(told.status_code)
                 return identifier, statuses

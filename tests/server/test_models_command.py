@@ -174,3 +174,17 @@ def test_without_a_gateway_a_move_says_that_it_must_run(recorded: Path) -> None:
     assert done.exit_code == 1
     assert "the gateway at http://127.0.0.1:9 does not answer" in done.stderr
     assert "starloop up" in done.stderr
+
+
+def test_lineage_gives_times_in_utc_and_names_the_base(recorded: Path) -> None:
+    text = call(recorded, "lineage", "assistant@1.0").stdout
+    assert "created: 2026-01-02 00:00:00 UTC" in text
+    assert "from: base" in text and "None" not in text
+    found = json.loads(call(recorded, "lineage", "assistant@1.0", "--json").stdout)
+    assert found["version"]["created"] == found["moves"][0]["created"] == "2026-01-02T00:00:00Z"
+
+
+def test_where_there_is_no_record_none_is_made(tmp_path: Path) -> None:
+    done = call(tmp_path / "elsewhere", "list")
+    assert done.exit_code == 1 and f"there is no record in {tmp_path / 'elsewhere'};" in done.stderr
+    assert not (tmp_path / "elsewhere").exists()

@@ -133,3 +133,24 @@ def test_the_thread_survives_whatever_goes_wrong_and_finds_what_comes_back() -> 
     until(lambda: view.age_seconds is not None)
     assert view.current is EMPTY and view.problem is None
     view.stop()
+
+
+def test_a_database_file_that_is_deleted_while_it_is_in_use_takes_no_record_with_it(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    with inside(settings_for(tmp_path, [engine.url])) as gateway:
+        kept = [ask(gateway, {})]
+        gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0)
+        path = tmp_path / "starloop.sqlite"
+        path.rename(tmp_path / "elsewhere")
+        kept += [ask(gateway, {}) for _ in range(3)]
+        gateway.wait_for(lambda: gateway.gateway.live.problem is not None)
+        ready = gateway.call("GET", "/health/ready").json
+        assert ready["database"]["ok"] is False and ready["journal"]["backlog"] == 3
+        assert "deleted or replaced" in ready["database"]["problem"]
+        (tmp_path / "elsewhere").rename(path)
+        gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0, seconds=20)
+    database = Database(f"sqlite:///{path}")
+    with database.reading() as session:
+        assert set(session.exec(select(Inference.id))) == set(kept)
+    database.close()

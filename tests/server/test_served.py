@@ -206,6 +206,16 @@ def test_the_engine_stops_working_when_a_client_leaves_a_stream(running: Served,
     assert httpx.get(f"{running.address}/v1/inferences/{inference}").json()["status"] == 499
 
 
+def test_a_body_in_broken_chunks_is_the_clients_mistake(running: Served) -> None:
+    host, _, port = running.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        connection.sendall(head + b'5\r\n{"mod\r\nno length\r\n')
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"ended before it was complete" in answer
+
+
 def test_promotions_under_load_fail_no_request_over_sockets(running: Served, engine: FakeEngine) -> None:
     record = database(running)
     versions = [add_version(record, running.directory) for _ in range(2)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from click.testing import CliRunner, Result
 
 from feedback.settings import Settings
 from feedback.storage.database import Database
+from feedback.storage.tables import Cycle, ModelVersion
 from tests.trainer.world import MODEL, World
 from trainer.commands.cycle import cycle
 from trainer.commands.evaluate import evaluate
 from trainer.lease import LoopLease
 from trainer.schedule import Loop
+from trainer.training import Progress
 from trainer.workshop import Workshop
 
 _CONFIGURATION = """\
@@ -76,7 +79,28 @@ def test_a_cycle_runs_here_where_no_loop_does_and_its_reason_is_told(shell: Shel
     document = shell.json(cycle, "show", _only(shell)["id"])
     assert (document["decision"], document["requested_by"]) == ("promoted", "command line")
     assert document["result"]["gate"]["decision"] == "promoted"
-    assert "gate, golden set: 50 fixes" in shell.run(cycle, "show", document["id"]).stdout
+    shown = shell.run(cycle, "show", document["id"]).stdout
+    assert "  gate: promoted\n    golden set: 50 fixes" in shown
+    assert shown.count("golden set: ") == 1 and shown.endswith("promoted assistant@1.0\n")
+
+
+def test_a_report_says_that_nothing_was_moved(shell: Shell) -> None:
+    shell.world.users_correct(120)
+    shell.world.people_confirm(50, 50)
+    result = shell.run(cycle, "run", "--model", MODEL, "--mode", "report")
+    assert result.stdout.startswith(
+        "reported assistant@1.0: nothing was moved; the gate said promoted: golden"
+    )
+    shown = shell.run(cycle, "show", _only(shell)["id"]).stdout
+    assert shown.endswith("reported assistant@1.0: nothing was moved; the gate said promoted\n")
+    assert shown.count("golden set: ") == 1
+
+
+def test_why_a_cycle_was_skipped_is_told_once(shell: Shell) -> None:
+    shell.run(cycle, "run", "--model", MODEL)
+    document = _only(shell)
+    assert document["decision"] == "skipped"
+    assert shell.run(cycle, "show", document["id"]).stdout.count(document["reason"]) == 1
 
 
 def test_a_rejected_challenger_is_exit_status_1_and_a_skipped_cycle_is_0(shell: Shell) -> None:
@@ -96,7 +120,9 @@ def test_guards_are_switched_off_by_name_only(shell: Shell) -> None:
 
 def test_an_unknown_model_is_refused_and_nothing_is_queued(shell: Shell) -> None:
     result = shell.run(cycle, "run", "--model", "nobody")
-    assert result.exit_code == 1 and "'nobody'" in result.stderr
+    assert result.exit_code == 1
+    assert "there is no [[model]] 'nobody' in the configuration; it has: assistant" in result.stderr
+    assert "it has: assistant" in shell.run(evaluate, "--model", "nobody", "--versions", "base").stderr
     assert shell.json(cycle, "list") == {"items": [], "next_cursor": None}
 
 
@@ -112,24 +138,44 @@ def test_an_interrupted_cycle_is_gone_on_with_rather_than_run_anew(shell: Shell)
 
 
 def test_where_a_loop_leads_it_does_the_work_and_the_command_waits(shell: Shell) -> None:
-    world = shell.world
-    lease = LoopLease(world.database, 3600, world.clock)
-    loop = Loop(world.workshop(), lease, world.stopping)
-    loop.poll()
-
-    def work() -> None:
-        while not world.stopping.wait(0.05):
-            loop.poll()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with _leading(shell.world):
         result = shell.run(cycle, "run", "--model", MODEL)
-    finally:
-        world.stopping.set()
-        thread.join()
     assert result.exit_code == 0 and result.stdout.startswith("skipped: ")
     assert "queued" in result.stderr or "triage" in result.stderr
+
+
+def test_a_training_tells_how_far_it_is_where_it_runs_here(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trainer")
+    shell.world.users_correct(120)
+    shell.run(cycle, "run", "--model", MODEL)
+    assert "step 1 of 2, epoch 0/0, loss 1.000" in caplog.messages
+
+
+def test_a_training_tells_how_far_it_is_where_a_loop_runs_it(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = shell.world
+    world.users_correct(120)
+    told = threading.Event()
+
+    def train(row: Cycle, on_progress: Callable[[Progress], None]) -> ModelVersion:
+        on_progress(Progress(step=7, steps=9, loss=0.5))
+        told.wait(10)  # the command looks twice a second
+        return World.make_version(world, row, lambda _: None)
+
+    def hear(text: str, err: bool = False) -> None:
+        heard.append(text)
+        if text.startswith("step"):
+            told.set()
+
+    heard: list[str] = []
+    monkeypatch.setattr(world, "make_version", train)
+    monkeypatch.setattr("trainer.commands.cycle.click.echo", hear)
+    with _leading(world):
+        assert shell.run(cycle, "run", "--model", MODEL).exit_code == 0
+    assert "step 7 of 9, epoch 0/0, loss 0.500" in heard
 
 
 def test_a_queued_cycle_is_cancelled_and_listed_as_such(shell: Shell) -> None:
@@ -168,6 +214,25 @@ def test_the_loops_process_never_loads_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+@contextmanager
+def _leading(world: World) -> Iterator[None]:
+    """A loop that leads and works, in a thread."""
+    loop = Loop(world.workshop(), LoopLease(world.database, 3600, world.clock), world.stopping)
+    loop.poll()
+
+    def work() -> None:
+        while not world.stopping.wait(0.05):
+            loop.poll()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        world.stopping.set()
+        thread.join()
 
 
 def _only(shell: Shell) -> dict[str, Any]:

@@ -110,6 +110,27 @@ def test_a_single_score_gives_numbers_that_json_can_hold(tmp_path: Path) -> None
     assert report(file)["decision"] == "inconclusive"
 
 
+def test_scores_that_cancel_each_other_out_are_judged_too(tmp_path: Path) -> None:
+    rows = [
+        {"champion": {"score": 0}, "challenger": {"score": score}} for score in [1e12, -1e12, 1e-300] * 10
+    ]
+    assert report(write(tmp_path / "cases.jsonl", rows))["decision"] == "inconclusive"
+
+
+def test_the_example_in_the_help_is_a_file_that_can_be_judged(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(compare, ["--help"]).stdout
+    rows = [line.strip() for line in shown.splitlines() if line.strip().startswith("{")]
+    file = tmp_path / "cases.jsonl"
+    file.write_text("\n".join(rows), encoding="utf-8")
+    assert report(file)["n"] == len(rows) == 2
+
+
+def test_one_is_told_in_the_singular(tmp_path: Path) -> None:
+    rows = [passed(False, True), passed(True, False)]
+    reason = report(write(tmp_path / "cases.jsonl", rows))["reasons"][0]
+    assert "golden set: 1 fix and 1 regression in 2 cases" in reason
+
+
 def test_a_file_of_regression_cases_alone_promotes_nothing(tmp_path: Path) -> None:
     file = write(tmp_path / "cases.jsonl", [passed(True, True, slice="regression")] * 300)
     assert report(file)["decision"] == "inconclusive"
@@ -136,6 +157,10 @@ def test_a_file_of_regression_cases_alone_promotes_nothing(tmp_path: Path) -> No
         (
             '{"id": "a", "champion": {"score": 1e999}, "challenger": {"score": 1}}',
             "champion.score: must be a finite",
+        ),
+        (
+            '{"id": "a", "champion": {"score": 0}, "challenger": {"score": -1e308}}',
+            "challenger.score: must lie between -1e+12 and 1e+12",
         ),
         (
             '{"id": "a", "champion": {"score": 1, "passed": true}, "challenger": {"score": 1}}',

@@ -78,7 +78,7 @@ def test_reporting_stops_after_the_gate(world: World) -> None:
     cycle = run(world, world.request(mode="report"))
     assert (cycle.decision, champion(world)) == ("reported", None)
     assert cycle.result is not None and cycle.result["gate"]["decision"] == "promoted"
-    assert "the gate said promoted" in (cycle.reason or "")
+    assert "nothing was moved; the gate said promoted" in (cycle.reason or "")
 
 
 def test_proposing_leaves_promotion_to_a_person(world: World) -> None:

@@ -16,6 +16,7 @@ from feedback.storage.tables import DatasetVersion
 from trainer import publication
 from trainer.commands.train import train
 from trainer.training import Progress, Trained, TrainingSpec
+from trainer.training_lines import TrainingLines
 
 FACTS: dict[str, Any] = {
     "examples": 120,
@@ -75,7 +76,24 @@ def test_a_version_is_trained_and_published_and_what_comes_next_is_said(
         "2 examples left out: longer than the context",
         "Next: starloop models promote assistant 1.0 --reason …",
     ]
+    assert result.stderr.splitlines() == [
+        "training assistant on dataset data-1: loading",
+        "step 1 of 60, epoch 1/8, loss 2.000",
+    ]
     assert (configuration.parent / "adapters" / "assistant@1.0").is_dir()
+
+
+def test_lines_of_a_training_come_every_ten_seconds_and_none_twice() -> None:
+    now, said = 100.0, []
+    lines = TrainingLines(said.append, lambda: now)
+    lines(Progress())
+    for step in range(1, 31):
+        lines(Progress(step=step, steps=40, epoch=1, epochs=2))
+        now += 1
+    now += 60
+    lines(Progress(step=30, steps=40, epoch=1, epochs=2))
+    lines(Progress(step=30, steps=40, epoch=1, epochs=2))
+    assert said == [f"step {step} of 40, epoch 1/2" for step in (1, 11, 21, 30)]
 
 
 def test_the_same_training_by_hand_again_is_the_same_version(configuration: Path, trained: None) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 from sqlmodel import col, select
 
 from feedback.access.audit import note
@@ -120,7 +121,7 @@ def list_command(
 
     Example: starloop cycle list --model assistant
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         page = list_cycles(session, model, limit, cursor)
 
     emit(
@@ -139,7 +140,7 @@ def show(cycle_id: str, as_json: bool, settings: Settings) -> None:
 
     Example: starloop cycle show 0199aa00-0000-7000-8000-000000000000
     """
-    with opened(settings) as database, database.reading() as session:
+    with opened(settings, existing=True) as database, database.reading() as session:
         row = get_cycle(session, cycle_id)
     emit(_document(row), as_json, lambda: _story(row))
 
@@ -153,7 +154,7 @@ def cancel(cycle_id: str, as_json: bool, settings: Settings) -> None:
 
     Example: starloop cycle cancel 0199aa00-0000-7000-8000-000000000000
     """
-    with opened(settings) as database, database.session() as session:
+    with opened(settings, existing=True) as database, database.session() as session:
         now = datetime.now(UTC)
         row = cancel_cycle(session, cycle_id, now)
         note(session, person(), "cycle.cancel", row.id, now, model=row.model)
@@ -181,7 +182,7 @@ def _interrupted(workshop: Workshop, model: str) -> Cycle | None:
 def _run_here(workshop: Workshop, lease: LoopLease, cycle_id: str) -> Cycle:
     from trainer.cycle import run_cycle
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # steps, as they come, on stderr
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # steps and training, as they go, on stderr
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -192,7 +193,11 @@ def _run_here(workshop: Workshop, lease: LoopLease, cycle_id: str) -> Cycle:
 
 def _follow(workshop: Workshop, cycle_id: str, say: Callable[[str], None]) -> Cycle:
     """Wait for the loop that leads, and pass on its steps."""
+    from trainer.training import Progress
+    from trainer.training_lines import TrainingLines
+
     told = None
+    training = TrainingLines(say)
     while True:
         with workshop.database.reading() as session:
             row = get_cycle(session, cycle_id)
@@ -201,6 +206,8 @@ def _follow(workshop: Workshop, cycle_id: str, say: Callable[[str], None]) -> Cy
         if (now := row.step or row.state) != told:
             say(f"cycle {row.id}: {now}")
             told = now
+        if now == "train" and row.steps and (progress := row.steps[-1].get("progress")):
+            training(msgspec.convert(progress, Progress))
         time.sleep(0.5)
 
 
@@ -214,15 +221,29 @@ def _time(seconds: float) -> str:
 
 
 def _sentence(row: Cycle) -> str:
+    return f"{_outcome(row)}: {row.reason}"
+
+
+def _outcome(row: Cycle) -> str:
     version = f" {row.model}@{row.version}" if row.version else ""
-    return f"{row.decision or row.state}{version}: {row.reason}"
+    return f"{row.decision or row.state}{version}"
 
 
 def _story(row: Cycle) -> str:
+    """Every step and what came of it; the gate's reasons stand once, though its step, the next and the end all quote them."""
     lines = [f"cycle {row.id} of {row.model} ({row.mode}), asked for by {row.requested_by}: {row.state}"]
-    lines += [f"  {entry['step']}: {entry['outcome'] or 'under way'}" for entry in row.steps]
     gate = (row.result or {}).get("gate")
-    lines += [f"  gate, {reason}" for reason in gate["reasons"]] if gate else []
+    told = row.reason or ""
+    for entry in row.steps:
+        outcome = entry["outcome"] or "under way"
+        if gate and entry["step"] == "gate" and entry["ended"]:
+            deciding = outcome.removeprefix(f"{gate['decision']}: ")
+            told = told.removesuffix(deciding).removesuffix(": ")
+            lines += [f"  gate: {gate['decision']}", *(f"    {reason}" for reason in gate["reasons"])]
+        elif outcome != row.reason:
+            lines.append(f"  {entry['step']}: {outcome}")
+        else:
+            lines.append(f"  {entry['step']}: {row.decision or row.state}")
     if row.state not in _OPEN:
-        lines.append(_sentence(row))
+        lines.append(f"{_outcome(row)}: {told}" if told else _outcome(row))
     return "\n".join(lines)

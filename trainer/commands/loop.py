@@ -29,6 +29,9 @@ def loop(settings: Settings) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every case would hide the rest
+    logging.getLogger("trainer.steps").setLevel(
+        logging.WARNING
+    )  # so would one every ten seconds of a training
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     check_model_files(settings)
     stopping = threading.Event()

@@ -17,6 +17,7 @@ from feedback.storage.database import opened
 from feedback.storage.tables import ModelVersion
 from trainer.publication import train_version
 from trainer.training import Progress
+from trainer.training_lines import TrainingLines, words
 
 
 @click.command(short_help="fine-tune a model on a dataset version, without promoting the result")
@@ -34,15 +35,23 @@ def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
 
     Example: starloop train --model assistant --dataset 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
     """
-    with opened(settings) as database, _bar() as bar:
+
+    def say(text: str) -> None:
+        if not bar.console.is_terminal:
+            click.echo(text, err=True)
+
+    lines = TrainingLines(say)
+    with opened(settings, existing=True) as database, _bar() as bar:
         with database.session() as session:
             ensure_models(session, settings, datetime.now(UTC))
             session.commit()
         task = bar.add_task("loading", total=None)
+        say(f"training {model} on dataset {dataset}: loading")
 
         def show(progress: Progress) -> None:
+            lines(progress)
             if progress.step:
-                bar.update(task, description=_words(progress), total=progress.steps, completed=progress.step)
+                bar.update(task, description=words(progress), total=progress.steps, completed=progress.step)
 
         version = train_version(
             database,
@@ -57,15 +66,10 @@ def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
 
 
 def _bar() -> ProgressBar:
-    """On standard error, and only where a person watches: standard output is the report's."""
+    """On standard error, and only where a person watches, else there are plain lines: standard output is the report's."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     return ProgressBar(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-def _words(progress: Progress) -> str:
-    loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-    return f"epoch {progress.epoch}/{progress.epochs}{loss}"
 
 
 def _shown(version: ModelVersion) -> dict[str, object]:

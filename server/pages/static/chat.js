@@ -170,6 +170,7 @@ function part(kind, text, name = "") {
 // -- the session
 
 function lock(message) {
+  find("lock-reason").hidden = true;
   find("lock-problem").textContent = message;
   find("lock").hidden = false;
   find("desk").hidden = true;
