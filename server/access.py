@@ -152,7 +152,8 @@ def _in_the_name_of(name: bytes, caller: Caller, session_of: str | None) -> Call
     """The loop's key in the hand of a person; a session of the pages is nobody's terminal."""
     if not caller.loop or session_of is not None:
         raise NotAllowedError(
-            f"the header {PERSON_HEADER} is taken with the loop's own key alone; leave it out"
+            f"the header {PERSON_HEADER} is taken with the loop's own key alone (loop.key in the data directory of this "
+            "gateway); leave it out"
         )
     person = name.decode("utf-8", "replace").strip()
     if not person or len(person) > OWNER_LENGTH or not person.isprintable():
