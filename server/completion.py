@@ -119,8 +119,9 @@ class Completion:
     ) -> None:
         """Capture, then send: the header says whether the first worked."""
         captured = await self._captured(status, facts, content.decode("utf-8", "replace"), error)
+        headers = self._headers(kind, captured)
         self.begun = True
-        await _send_whole(send, status, self._headers(kind, captured), content)
+        await _send_whole(send, status, headers, content)
 
     async def _refuse(self, send: Send, status: int, content: bytes) -> None:
         """The engine said no. What is wrong with the request is told as it came; the engine's own trouble is ours."""
