@@ -53,12 +53,15 @@ def test_failures_are_listed_by_model_and_state(gateway: Inside, failure: str) -
 
 def test_a_reviewer_corrects_a_failure_in_their_own_name(gateway: Inside, failure: str) -> None:
     rita = bearing(make_key(gateway, "review", owner="rita"))
-    body = {"action": "correct", "correction": {"role": "assistant", "content": "Paris"}}
+    body = {
+        "action": "correct",
+        "correction": {"role": "assistant", "content": '{"intent": "refund", "urgency": "low"}'},
+    }
     told = gateway.call("POST", f"/v1/failures/{failure}/resolve", body, rita)
     assert told.status == 200
     assert {name: told.json[name] for name in ("state", "correction", "resolved_by")} == {
         "state": "corrected",
-        "correction": "Paris",
+        "correction": '{"intent": "refund", "urgency": "low"}',
         "resolved_by": "rita",
     }
 
