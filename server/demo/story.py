@@ -35,7 +35,7 @@ class Pace:
     turn_requests: int = 3500
     golden_cases: int = 350
     quiet_requests: int = 400
-    liar_requests: int = 200
+    liar_requests: int = 150
     per_known: int = 500
     per_drift: int = 125
 
