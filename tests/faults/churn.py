@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from feedback.starter.grammar import KNOWN, draw
-from tests.faults.report import report
+from tests.faults.report import write
 from tests.faults.stage import Stage, stage
 
 Alone = dict[tuple[str, str], tuple[str, ...]]
@@ -264,9 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.output:
         command = f"python -m tests.faults.churn --answers {chosen.answers} --moves {chosen.moves}"
         about = f"real vLLM, {chosen.versions} versions, {chosen.clients} clients, {chosen.workers} gateway worker"
-        chosen.output.write_text(
-            report("Versions under churn", command, about, table(results)), encoding="utf-8"
-        )
+        write(chosen.output, "Versions under churn", command, about, table(results))
     for told in (results.churn.failed + results.control.mistaken + results.churn.mistaken)[:20]:
         print("-", told)
     return 0 if holds(results) else 1

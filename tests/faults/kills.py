@@ -30,7 +30,7 @@ from sqlmodel import Session, select
 from feedback.starter.grammar import KNOWN, draw
 from feedback.storage.tables import Feedback, Inference
 from feedback.storage.verify import Verification, verify
-from tests.faults.report import report
+from tests.faults.report import write
 from tests.faults.scene import Scene, scene
 
 TARGETS = ("worker", "drainer", "gateway", "engine", "database")
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.output:
         command = f"python -m tests.faults.kills --kills {chosen.kills} --seed {chosen.seed}"
         about = f"real vLLM, two gateway workers, PostgreSQL, {chosen.clients} clients"
-        chosen.output.write_text(report("kill -9 under load", command, about, shown), encoding="utf-8")
+        write(chosen.output, "kill -9 under load", command, about, shown)
     return 0 if results.hold else 1
 
 

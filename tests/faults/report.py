@@ -1,4 +1,4 @@
-"""The head of a results file: what was run, where and when."""
+"""A results file: what was run, where and when, and what came of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 
-def report(title: str, command: str, about: str, table: str) -> str:
-    """A Markdown file with a table of results."""
+def write(path: Path, title: str, command: str, about: str, table: str) -> None:
+    """Write a Markdown file with a table of results."""
     machine = f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.release()}"
     when = f"{datetime.now(UTC):%Y-%m-%d}"
-    return f"# {title}\n\n`{command}`, {when}: {about}.\n\nMachine: {machine}, Python {platform.python_version()}.\n\n{table}\n"
+    head = f"# {title}\n\n`{command}`, {when}: {about}.\n\nMachine: {machine}, Python {platform.python_version()}."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{head}\n\n{table}\n", encoding="utf-8")
 
 
 def _processor() -> str:
