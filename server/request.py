@@ -38,17 +38,19 @@ class GatewayRequest(Request[Caller, None, State]):
 
     async def body(self) -> bytes:
         """The body. Raises `BadInputError` when it is cut off, empty or not UTF-8, which every JSON is."""
-        if self._whole is not None:
-            return self._whole
-        await self._take_whole()
-        try:
-            data = await super().body() if self._whole is None else self._whole
-        except InternalServerException:  # Litestar's word for a client that went away, or sent broken chunks
-            raise BadInputError("the request's body ended before it was complete; send it again") from None
-        text_of(data)
-        return data
+        if self._whole is None:  # once only: after its end, the next message is that the client has gone
+            try:
+                self._whole = await self._read()
+            except (
+                InternalServerException
+            ):  # Litestar's word for a client that went away, or sent broken chunks
+                raise BadInputError(
+                    "the request's body ended before it was complete; send it again"
+                ) from None
+        text_of(self._whole)
+        return self._whole
 
-    async def _take_whole(self) -> None:
+    async def _read(self) -> bytes:
         """Take a body that comes in one piece, as nearly all do; Litestar's own way to read one costs ten times that.
 
         Any other, and one above the limit, is left to Litestar, first piece included.
@@ -57,14 +59,14 @@ class GatewayRequest(Request[Caller, None, State]):
         first = await receive()
         limit = self.app.state.gateway.settings.server.body_limit
         if first["type"] == "http.request" and not first.get("more_body") and len(first["body"]) <= limit:
-            self._whole = first["body"]
-            return
+            return first["body"]
         pieces = [first]
 
         async def again() -> HTTPReceiveMessage | WebSocketReceiveMessage:
             return pieces.pop() if pieces else await receive()
 
         self.receive = again
+        return await super().body()
 
     async def json(self) -> Any:
         """The body as the handler's `data` wants it; strict, where Litestar would take "5" for 5.

@@ -216,6 +216,21 @@ def test_a_body_in_broken_chunks_is_the_clients_mistake(running: Served) -> None
     assert b"ended before it was complete" in answer
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback", "/v1/cases/draw"])
+def test_a_body_that_comes_in_pieces_is_put_together(running: Served, path: str) -> None:
+    """Head and body, and halves of the body, each in a packet of its own, as many clients send them."""
+    host, _, port = running.address.removeprefix("http://").partition(":")
+    body = b'{"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}], "count": 1}'
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in (head.encode(), body[:20], body[20:]):
+            connection.sendall(piece)
+            time.sleep(0.1)
+        status = int(connection.recv(4096).split(b" ")[1])
+    assert status == (200 if path.endswith("completions") else 400)
+
+
 def test_promotions_under_load_fail_no_request_over_sockets(running: Served, engine: FakeEngine) -> None:
     record = database(running)
     versions = [add_version(record, running.directory) for _ in range(2)]
