@@ -17,7 +17,7 @@ from feedback.access.audit import Actor, note
 from feedback.datasets.cases import draw_cases
 from feedback.errors import StarloopError, StorageError, UnavailableError
 from feedback.settings import Settings
-from feedback.storage.database import Database
+from feedback.storage.database import open_database
 
 _SECONDS = 600.0
 
@@ -73,7 +73,7 @@ def _cause(error: Exception) -> str:
 
 
 def _draw(drawing: Drawing) -> Drawn:
-    database = Database(drawing.settings.database_url, drawing.settings.capture.sync)
+    database = open_database(drawing.settings)
     try:
         with database.session() as session:
             cases = draw_cases(
