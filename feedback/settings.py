@@ -103,6 +103,8 @@ class Dataset(Section, frozen=True):
     """Share of prompt groups, and of users, kept for evaluation. Fixed once data exists: sides never change."""
     validation_share: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1.0)] = 0.8
+    imported: Positive = 50_000
+    """Most imported answers that a dataset version looks at, for learning and for replay each."""
 
 
 class Training(Section, frozen=True):
