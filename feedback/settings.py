@@ -121,6 +121,10 @@ class Training(Section, frozen=True):
     threads: Count = 0
     """0 takes one less than the cores, at least one."""
     timeout_seconds: Seconds = 86_400.0
+    teraflops: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What the training device does a second, for estimates alone; 0 assumes this machine's CPU."""
+    price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Of the training device, in any currency; 0 gives no estimate of cost."""
 
 
 class Evaluation(Section, frozen=True):

@@ -11,6 +11,7 @@ import click
 from sqlmodel import col, select
 
 from feedback.access.audit import note
+from feedback.commands.check import check
 from feedback.commands.imports import import_, imports
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.commands.text import conversation, part
@@ -31,6 +32,7 @@ def data() -> None:
     """Datasets that versions are trained on, and cases that they are judged by."""
 
 
+data.add_command(check)
 data.add_command(import_)
 data.add_command(imports)
 

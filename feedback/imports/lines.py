@@ -60,7 +60,7 @@ def read_objects(stream: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, 
 def parse_object(content: bytes) -> dict[str, Any]:
     """A line's JSON object. Raises `BadFieldError` for anything else, and for a key that stands twice."""
     try:
-        value = _decoder.decode(content.decode())
+        value = _decoder.decode(content.rstrip().decode())
     except UnicodeDecodeError as error:
         raise BadFieldError(
             "line",

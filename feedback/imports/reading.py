@@ -117,6 +117,8 @@ def unpacked(path: Path, name: str) -> Iterator[IO[bytes]]:
                 yield cast("IO[bytes]", _Bounded(packed, path.stat().st_size, name))
     except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
         raise BadInputError(f"{name}: is broken or cut short ({error}); pack or copy it again") from None
+    except OSError as error:
+        raise BadInputError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 class _Bounded:
