@@ -70,6 +70,7 @@ class Workers:
         self._posts = [_Post(listener) for listener in listeners]
         self._work, self._grace = work, grace
         self._signals = 0
+        self._woken, self._waker = os.pipe()
 
     def run(self) -> bool:
         """Until a signal; False when a worker could not begin to serve before any of its place had."""
@@ -80,6 +81,8 @@ class Workers:
             self._stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
+            os.close(self._woken)
+            os.close(self._waker)
 
     def _watch(self) -> bool:
         while not self._signals:
@@ -92,7 +95,8 @@ class Workers:
                     self._ended(post, status, now)
                 if post.process is None and now >= post.due:
                     self._start(post, now)
-            wait([post.process.sentinel for post in self._posts if post.process], _TICK_SECONDS)
+            ends = [post.process.sentinel for post in self._posts if post.process]
+            wait([*ends, self._woken], _TICK_SECONDS)
         return True
 
     def _start(self, post: _Post, now: float) -> None:
@@ -131,6 +135,7 @@ class Workers:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
+        os.write(self._waker, b"!")  # a wait goes on after a signal was handled
 
 
 def _begin(parent: int, work: Work, listener: socket.socket, others: list[socket.socket]) -> None:
