@@ -1,4 +1,4 @@
-"""The real thing: the official `openai` client against Granian, before a stand-in engine."""
+"""The real thing: the official `openai` client against uvicorn, before a stand-in engine."""
 
 from __future__ import annotations
 
