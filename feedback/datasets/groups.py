@@ -93,6 +93,15 @@ class KnownPrompts:
         signature.update_batch((shingles >> np.uint64(32)).tolist())
         return signature
 
+    def is_near(self, prompt: str) -> bool:
+        """Whether a normalised prompt is like one placed so far."""
+        shingles = _shingled(prompt)
+        return bool(self._near(shingles, self._signed(shingles)))
+
+    def has_candidate(self, prompt: str) -> bool:
+        """Whether MinHash alone, before likeness is computed, sees a normalised prompt near one placed so far."""
+        return bool(self._lsh.query(self._signed(_shingled(prompt))))
+
     def _keep(self, shingles: NDArray[np.uint64], signature: MinHash, group: Group) -> None:
         self._lsh.insert(len(self._groups), signature, check_duplication=False)
         self._shingles.append(shingles)

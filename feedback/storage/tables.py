@@ -156,6 +156,35 @@ class Case(SQLModel, table=True):
     confirmed_by: str | None = None
 
 
+class DataImport(SQLModel, table=True):
+    """A file of rows taken in for a model. They stand in `imports/<id>/`, with the file as it was given."""
+
+    __tablename__ = "data_import"
+    __table_args__ = (UniqueConstraint("model", "content_hash"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    name: str
+    """The file's own name, without its folders."""
+    format: str
+    columns: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    """Which column was read as what."""
+    use: str = "learn"
+    """`learn`: its rows are new examples. `replay`: old ones, not to be forgotten."""
+    original_hash: str
+    """SHA-256 of the file as it was given."""
+    original_bytes: int = Field(sa_type=BigInteger)
+    content_hash: str
+    """SHA-256 of the canonical rows."""
+    rows: int
+    examples: int
+    """Answers in them that can be learned."""
+    bad: int
+    """Rows left out, with `--skip-bad`."""
+    created: float
+    created_by: str
+
+
 class DatasetVersion(SQLModel, table=True):
     """Frozen examples. The rows stand in `datasets/<id>/*.jsonl`, the manifest beside them."""
 
@@ -180,12 +209,13 @@ class Example(SQLModel, table=True):
     content_hash: str = Field(index=True, max_length=64)
     split: str
     source: str
-    """`correction`, `reviewer`, `replay` (a well-rated answer) or `base` (imported)."""
+    """`correction`, `reviewer`, `replay` (a well-rated answer), `import` or `base` (came with the model)."""
     new: bool
     group_key: str = Field(max_length=64)
     inference_id: str | None = Field(default=None, index=True, max_length=36)
     feedback_id: str | None = Field(default=None, index=True, max_length=36)
     rater: str | None = None
+    import_id: str | None = Field(default=None, index=True, max_length=36)
 
 
 class RegisteredModel(SQLModel, table=True):
