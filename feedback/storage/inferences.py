@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
-from sqlalchemy import Text, cast, exists
+from sqlalchemy import ColumnElement, Text, cast, exists
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -52,6 +52,12 @@ def search(session: Session, wanted: InferenceFilter, limit: int, cursor: str | 
     return newest_first(session, query, Inference, limit, cursor)
 
 
+def has_reason(reason: str) -> ColumnElement[bool]:
+    """Failure cases with this reason among theirs."""
+    # The reasons are a JSON list; as text, a quotation mark inside any value is escaped, so only a key matches.
+    return cast(Failure.reasons, Text).contains(f'"reason": "{reason}"', autoescape=True)
+
+
 def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> SelectOfScalar[Inference]:
     for name in ("model", "version", "user", "key_id", "purpose"):
         value = getattr(wanted, name)
@@ -70,9 +76,9 @@ def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> Sele
             )
         )
     if wanted.reason is not None:
-        # The reasons are a JSON list; as text, a quotation mark inside any value is escaped, so only a key matches.
-        named = cast(Failure.reasons, Text).contains(f'"reason": "{wanted.reason}"', autoescape=True)
-        query = query.where(exists().where(col(Failure.inference_id) == col(Inference.id), named))
+        query = query.where(
+            exists().where(col(Failure.inference_id) == col(Inference.id), has_reason(wanted.reason))
+        )
     for key, value in wanted.metadata.items():
         query = query.where(col(Inference.metadata_)[key].as_string() == value)
     if wanted.q is not None:
