@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 
@@ -19,6 +19,14 @@ class Inference(SQLModel, table=True):
     __table_args__ = (
         Index("inference_model_version", "model", "version", "id"),
         Index("inference_user", "user", "id"),
+        Index(
+            "inference_conversation",
+            "conversation",
+            "id",
+            # Conversations of known users are found by their users.
+            sqlite_where=text('"user" IS NULL AND conversation IS NOT NULL'),
+            postgresql_where=text('"user" IS NULL AND conversation IS NOT NULL'),
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=36)
@@ -126,7 +134,8 @@ class Failure(SQLModel, table=True):
     reasons: list[dict[str, Any]] = Field(sa_type=JSON)
     """`[{reason, confidence, evidence}]`."""
     state: str = Field(default="quarantine", index=True)
-    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`."""
+    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`,
+    `operations` (slow or broken off, which says nothing about the answer: never data)."""
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None
     resolved: float | None = None

@@ -26,6 +26,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("secret_hash"),
     )
     op.create_table(
+        "arrival",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("stored", sa.Float(), nullable=False),
+        sa.Column("first_inference", sa.String(36), nullable=True),
+        sa.Column("last_inference", sa.String(36), nullable=True),
+        sa.Column("first_feedback", sa.String(36), nullable=True),
+        sa.Column("last_feedback", sa.String(36), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_arrival_stored", "arrival", ["stored"], unique=False)
+    op.create_table(
         "audit",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
@@ -238,6 +249,14 @@ def upgrade() -> None:
         sa.Column("content_hash", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index(
+        "inference_conversation",
+        "inference",
+        ["conversation", "id"],
+        unique=False,
+        sqlite_where=sa.text('"user" IS NULL AND conversation IS NOT NULL'),
+        postgresql_where=sa.text('"user" IS NULL AND conversation IS NOT NULL'),
+    )
     op.create_index("inference_model_version", "inference", ["model", "version", "id"], unique=False)
     op.create_index("inference_user", "inference", ["user", "id"], unique=False)
     op.create_index("ix_inference_created", "inference", ["created"], unique=False)
@@ -318,6 +337,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)
+    op.create_table(
+        "triage_mark",
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("stored", sa.Float(), nullable=False),
+        sa.Column("rules", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("model"),
+    )
 
 
 def _append_only(table: str) -> None:
