@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal, cast, get_args
 
@@ -53,7 +54,7 @@ class Reader:
         self._shape: Shape | None = None
         self._container: Container | None = None
         if reading.format in SHAPES:
-            self._shape = cast(Shape, reading.format)
+            self._shape = reading.format
         elif reading.format:
             self._container = cast(Container, reading.format)
 
@@ -105,7 +106,7 @@ def unpacked(path: Path, name: str) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked where it is gzip or zstd. Raises `BadInputError` for what is broken or a bomb."""
     try:
         with path.open("rb", buffering=_BUFFER) as raw:
-            start = raw.peek(4)[:4]
+            start = cast("BufferedReader", raw).peek(4)[:4]
             if start.startswith(_GZIP):
                 packed: Any = gzip.GzipFile(fileobj=raw)
             elif start.startswith(_ZSTD):

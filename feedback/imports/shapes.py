@@ -10,6 +10,7 @@ Each may have `system` (not chat), `label` and `source`, which `data check` coun
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -65,7 +66,13 @@ def canonical(record: Mapping[str, Any], shape: Shape, line: int) -> Row:
 
 
 def _chat(record: Mapping[str, Any], line: int) -> Row:
-    return Row(checked_messages(record["messages"], "messages"), line, checked_tools(record.get("tools")))
+    messages = record["messages"]
+    if isinstance(messages, str):  # a cell of a table
+        try:
+            messages = json.loads(messages)
+        except (ValueError, RecursionError):
+            raise BadFieldError("messages", "is no list of messages, and no JSON of one either") from None
+    return Row(checked_messages(messages, "messages"), line, checked_tools(record.get("tools")))
 
 
 def _instruction(record: Mapping[str, Any], line: int) -> Row:

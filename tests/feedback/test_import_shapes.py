@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "functi
     ("record", "shape"),
     [
         ({"messages": [ASK, ANSWER]}, "chat"),
+        ({"messages": json.dumps([ASK, ANSWER])}, "chat"),
         ({"instruction": "Where is it?", "input": "", "output": "On its way."}, "instruction"),
         ({"prompt": "Where is it?", "completion": "On its way."}, "completion"),
         ({"prompt": [ASK], "completion": [ANSWER]}, "completion"),
@@ -78,7 +80,8 @@ def test_a_mapping_names_columns_and_a_rejected_one_makes_it_a_preference() -> N
 @pytest.mark.parametrize(
     ("record", "field", "problem"),
     [
-        ({"messages": "hello"}, "messages", "must be a list of messages, not 'hello'"),
+        ({"messages": "hello"}, "messages", "and no JSON of one either"),
+        ({"messages": {}}, "messages", "must be a list of messages, not an object"),
         ({"messages": [ASK]}, "messages.0.role", "the last message must be the assistant's"),
         ({"messages": [ANSWER]}, "messages.0.role", "begin with the user's message"),
         ({"messages": [ASK, ASK, ANSWER]}, "messages.1.role", "two messages of the user in a row; join them"),
