@@ -21,6 +21,7 @@ from feedback.datasets.triage import Answered
 from feedback.ids import first_id_at, time_of
 from feedback.settings import Triage
 from feedback.storage.arrivals import Span
+from feedback.storage.inferences import of_model
 from feedback.storage.tables import Feedback, Inference
 
 _ROWS = 5000
@@ -105,8 +106,8 @@ class Traffic:
         first = window.rows[0].id if window.rows else ""
         return self._some(session, [one for one in window.signs if one < first], window.signs)
 
-    def spoken_of(self, session: Session, span: Span, after: str) -> Window:
-        """The inferences that the next feedback of a span is about, behind the feedback's id `after`."""
+    def spoken_of(self, session: Session, span: Span, after: str, seen: Sequence[Span]) -> Window:
+        """The inferences that the next feedback of a span is about, behind the feedback's id `after`; none of `seen`."""
         said = session.exec(
             select(Feedback.id, Feedback.inference_id)
             .where(col(Feedback.id) >= span.first, col(Feedback.id) <= span.last, col(Feedback.id) > after)
@@ -143,10 +144,10 @@ class Traffic:
         return window
 
     def _production(self) -> tuple[ColumnElement[bool], ...]:
-        return col(Inference.model) == self._model, col(Inference.purpose) == "production"
+        return of_model(self._model), col(Inference.purpose) == "production"
 
     def _rows(self) -> Any:
-        return select(  # type: ignore[call-overload]
+        return select(  # type: ignore[call-overload, misc]
             Inference.id,
             Inference.version,
             Inference.created,
@@ -229,7 +230,12 @@ class Traffic:
         for version in {row.version for row in rows} - self._paces.keys():
             query = (
                 select(Inference.latency_ms, Inference.completion_tokens)
-                .where(*self._production(), Inference.version == version, Inference.status == 200)
+                .where(
+                    Inference.model == self._model,
+                    Inference.version == version,
+                    Inference.purpose == "production",
+                    Inference.status == 200,
+                )
                 .order_by(col(Inference.id).desc())
                 .limit(_PACED)
             )
