@@ -135,12 +135,19 @@ class Traffic:
     ) -> Window:
         window = Window(rows, defaultdict(list), signs, self._usual(session, rows), whole, next_)
         columns: Any = select(  # type: ignore[call-overload]
-            Feedback.inference_id, Feedback.rater, Feedback.source, Feedback.rating, Feedback.correction
+            Feedback.inference_id,
+            Feedback.rater,
+            Feedback.source,
+            Feedback.rating,
+            Feedback.correction,
+            Feedback.choice,
         )
         said = columns.where(col(Feedback.current)).order_by(col(Feedback.id))
         for piece in window.pieces(col(Feedback.inference_id), said):
-            for inference_id, rater, source, rating, correction in session.exec(piece):
-                window.heard[inference_id].append(Heard(rater, source, rating, correction or ""))
+            for inference_id, rater, source, rating, correction, choice in session.exec(piece):
+                # The output that is kept is the first choice's, so stars for another say nothing about it.
+                stars = rating if choice == 0 else None
+                window.heard[inference_id].append(Heard(rater, source, stars, correction or ""))
         return window
 
     def _production(self) -> tuple[ColumnElement[bool], ...]:

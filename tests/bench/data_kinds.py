@@ -54,23 +54,21 @@ class Outcome(NamedTuple):
 
 def measured(seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
     """A row for each setting and size, means over the seeds. Raises `OSError` where the data is not there."""
-    with DATA.open(encoding="utf-8", newline="") as lines:
-        rows = [(row["text"], row["category"]) for row in csv.DictReader(lines)]
-    found = []
+    texts, found = rows(), []
     for setting in SETTINGS:
         for size, (recall, precision) in EXPECTED.items():
-            outcomes = [planted(rows, setting, size, seed) for seed in seeds]
+            made = outcomes(texts, setting, size, seeds)
             first = setting is SETTINGS[0]
             found.append(
                 {
                     "setting": setting.name,
                     "prompts": size,
-                    "seeds": len(outcomes),
-                    "recall": _mean([one.recall for one in outcomes]),
-                    "precision": _mean([one.precision for one in outcomes]),
-                    "coverage": _mean([one.coverage for one in outcomes]),
-                    "kinds": round(mean(one.kinds for one in outcomes), 2),
-                    "seeds_with_any": sum(one.kinds > 0 for one in outcomes),
+                    "seeds": len(made),
+                    "recall": _mean([one.recall for one in made]),
+                    "precision": _mean([one.precision for one in made]),
+                    "coverage": _mean([one.coverage for one in made]),
+                    "kinds": round(mean(one.kinds for one in made), 2),
+                    "seeds_with_any": sum(one.kinds > 0 for one in made),
                     "expected_recall": recall if first else None,
                     "expected_precision": precision if first else None,
                 }
@@ -78,12 +76,25 @@ def measured(seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
     return found
 
 
-def planted(rows: Sequence[tuple[str, str]], setting: Setting, size: int, seed: int) -> Outcome:
+def rows() -> list[tuple[str, str]]:
+    """Texts with their topics."""
+    with DATA.open(encoding="utf-8", newline="") as lines:
+        return [(row["text"], row["category"]) for row in csv.DictReader(lines)]
+
+
+def outcomes(
+    texts: Sequence[tuple[str, str]], setting: Setting, size: int, seeds: Sequence[int]
+) -> list[Outcome]:
+    """One for each seed."""
+    return [planted(texts, setting, size, seed) for seed in seeds]
+
+
+def planted(texts: Sequence[tuple[str, str]], setting: Setting, size: int, seed: int) -> Outcome:
     """Plant failing topics in a random sample of the rows, look for them, and compare."""
     rng = random.Random(seed)
-    topics = rng.sample(sorted({topic for _, topic in rows}), setting.topics)
+    topics = rng.sample(sorted({topic for _, topic in texts}), setting.topics)
     failing = set(topics[: setting.failing])
-    pool = [row for row in rows if row[1] in set(topics)]
+    pool = [row for row in texts if row[1] in set(topics)]
     sample = rng.sample(pool, min(size, len(pool)))
     failed = [rng.random() < (_FAILING if topic in failing else _OTHERS) for _, topic in sample]
     kinds = failing_kinds([text for text, _ in sample], failed).found
@@ -102,13 +113,13 @@ def planted(rows: Sequence[tuple[str, str]], setting: Setting, size: int, seed: 
     )
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
+def markdown(found: Sequence[dict[str, Any]]) -> str:
     """The table for `tests/bench/results`."""
     lines = [
         "| Setting | Prompts | Recall | to meet | Precision | to meet | Prompts held | Kinds | Seeds with any |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
+    for row in found:
         cells = [row["setting"], f"{row['prompts']:,}"]
         for name in ("recall", "precision"):
             cells += [_told(row[name]), _told(row[f"expected_{name}"])]
@@ -124,8 +135,8 @@ def main() -> None:
     options = parser.parse_args()
     if not DATA.exists():
         raise SystemExit(f"{DATA.resolve()} is not there; see ../shared/data")
-    rows = measured(SEEDS[: options.seeds])
-    print(json.dumps(rows, indent=2) if options.json else markdown(rows))
+    found = measured(SEEDS[: options.seeds])
+    print(json.dumps(found, indent=2) if options.json else markdown(found))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -6,6 +6,7 @@ import json
 import random
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from feedback.datasets import failing_kinds as reading
 from feedback.datasets.failing_kinds import FailingKinds, Question, find_failing_kinds, kinds_apart
 from feedback.datasets.failures import triage_in_steps
 from feedback.storage.database import Database
+from tests.bench import data_kinds
 from tests.feedback.world import NOW, RIGHT, World, settings_for
 
 ABOUT = ["the train", "my garden", "a new phone", "our holiday", "the weather", "this recipe"]
@@ -101,6 +103,14 @@ def test_groups_for_reading_hold_what_is_alike() -> None:
     assert sorted(second.members) == list(range(12, 20)) and "login" in second.words
     assert clusters_of(["alone"], 3) == [] and clusters_of([], 3) == []
     assert clusters_of(["same text"] * 5, 3)[0].members == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(not data_kinds.DATA.exists(), reason="Banking77 is not in ../shared/data")
+@pytest.mark.parametrize(("size", "recall", "precision"), [(600, 0.48, 0.85), (1500, 0.76, 0.67)])
+def test_planted_topics_of_real_questions_are_found(size: int, recall: float, precision: float) -> None:
+    outcomes = data_kinds.outcomes(data_kinds.rows(), data_kinds.SETTINGS[0], size, data_kinds.SEEDS[:8])
+    assert mean(one.recall or 0 for one in outcomes) >= recall
+    assert mean(one.precision for one in outcomes if one.precision is not None) >= precision
 
 
 # -- from the record
