@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -75,6 +76,13 @@ def parse_id(text: str, field: str = "inference_id") -> str:
             field, f"{text[:60]!r} is not an inference id; send the value of x-starloop-inference-id"
         )
     return str(parsed)
+
+
+def first_id(moment: float) -> str:
+    """The least id of the millisecond in which a moment (Unix seconds) lies, for comparison with others."""
+    milliseconds = min(max(0, math.floor(moment * 1000)), (1 << 48) - 1)
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 
 
 def time_of(identifier: str) -> datetime:

@@ -134,6 +134,8 @@ class Dataset(Section, frozen=True):
     """Share of prompt groups, and of users, kept for evaluation. Fixed once data exists: sides never change."""
     validation_share: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1.0)] = 0.8
+    imported: Positive = 50_000
+    """Most imported answers that a dataset version looks at, for learning and for replay each."""
 
 
 class Training(Section, frozen=True):
@@ -150,6 +152,10 @@ class Training(Section, frozen=True):
     threads: Count = 0
     """0 takes one less than the cores, at least one."""
     timeout_seconds: Seconds = 86_400.0
+    teraflops: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What the training device does a second, for estimates alone; 0 assumes this machine's CPU."""
+    price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Of the training device, in any currency; 0 gives no estimate of cost."""
 
 
 class Evaluation(Section, frozen=True):

@@ -28,9 +28,9 @@ TRAINING = {
     "trainer.soundness",
     "trainer.starter",
 }
-TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors", "tokenizers"}
+TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors"}
 SCHEDULING = {"trainer.schedule", "feedback.cron"}
-WEB = {"litestar", "granian", "pyreqwest", "starlette", "jinja2", "prometheus_client", "opentelemetry"}
+WEB = {"litestar", "uvicorn", "pyreqwest", "starlette", "jinja2", "prometheus_client", "opentelemetry"}
 
 
 def _sources(*packages: str) -> list[Path]:

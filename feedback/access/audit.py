@@ -27,6 +27,7 @@ Act = Literal[
     "case.draw",
     "case.confirm",
     "case.drop",
+    "data.import",
 ]
 ACTS: tuple[Act, ...] = get_args(Act)
 

@@ -42,6 +42,8 @@ class Heard(NamedTuple):
     rating: int | None
     answer: str
     """The correction; empty where there is none."""
+    created: float
+    """Unix seconds."""
 
 
 class Seen(NamedTuple):
@@ -141,13 +143,14 @@ class Traffic:
             Feedback.rating,
             Feedback.correction,
             Feedback.choice,
+            Feedback.created,
         )
         said = columns.where(col(Feedback.current)).order_by(col(Feedback.id))
         for piece in window.pieces(col(Feedback.inference_id), said):
-            for inference_id, rater, source, rating, correction, choice in session.exec(piece):
+            for inference_id, rater, source, rating, correction, choice, created in session.exec(piece):
                 # The output that is kept is the first choice's, so stars for another say nothing about it.
                 stars = rating if choice == 0 else None
-                window.heard[inference_id].append(Heard(rater, source, stars, correction or ""))
+                window.heard[inference_id].append(Heard(rater, source, stars, correction or "", created))
         return window
 
     def _production(self) -> tuple[ColumnElement[bool], ...]:

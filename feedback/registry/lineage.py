@@ -11,6 +11,7 @@ from feedback.registry.adapters import adapter_name
 from feedback.registry.versions import get_version
 from feedback.storage.tables import (
     Cycle,
+    DataImport,
     DatasetVersion,
     Example,
     Feedback,
@@ -103,11 +104,13 @@ def _parents(session: Session, dataset: DatasetVersion) -> list[str]:
 
 
 def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
-    """Each example with the feedback and inference that it was made of; base examples come from a file instead."""
+    """Each example with the feedback and inference that it was made of; imported ones name their import, and base examples
+    come from the model's own file."""
     rows = session.exec(
-        select(Example, Feedback.content_hash, Inference.content_hash)
+        select(Example, Feedback.content_hash, Inference.content_hash, DataImport.content_hash)
         .outerjoin(Feedback, col(Feedback.id) == col(Example.feedback_id))
         .outerjoin(Inference, col(Inference.id) == col(Example.inference_id))
+        .outerjoin(DataImport, col(DataImport.id) == col(Example.import_id))
         .where(Example.dataset_id == dataset_id)
         .order_by(col(Example.position))
     )
@@ -123,6 +126,8 @@ def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
             "feedback_hash": feedback_hash,
             "inference_id": example.inference_id,
             "inference_hash": inference_hash,
+            "import_id": example.import_id,
+            "import_hash": import_hash,
         }
-        for example, feedback_hash, inference_hash in rows
+        for example, feedback_hash, inference_hash, import_hash in rows
     ]

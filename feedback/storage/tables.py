@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from feedback.storage.import_table import DataImport as DataImport
+
 
 class Inference(SQLModel, table=True):
     """One logged call, also when it failed or the client went away."""
@@ -189,12 +191,13 @@ class Example(SQLModel, table=True):
     content_hash: str = Field(index=True, max_length=64)
     split: str
     source: str
-    """`correction`, `reviewer`, `replay` (a well-rated answer) or `base` (imported)."""
+    """`correction`, `reviewer`, `replay` (a well-rated answer), `import` or `base` (came with the model)."""
     new: bool
     group_key: str = Field(max_length=64)
     inference_id: str | None = Field(default=None, index=True, max_length=36)
     feedback_id: str | None = Field(default=None, index=True, max_length=36)
     rater: str | None = None
+    import_id: str | None = Field(default=None, index=True, max_length=36)
 
 
 class RegisteredModel(SQLModel, table=True):
