@@ -22,6 +22,7 @@ from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, r
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.splits import validates
 from feedback.errors import ConflictError, NotFoundError, StorageError
+from feedback.privacy.screening import screened
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
@@ -74,7 +75,9 @@ def build_dataset(
         judging = set(
             session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))
         )
-    said, base = placed(heard, groups, share), placed_base(examples, groups, share)
+    said, base, personal = screened(
+        placed(heard, groups, share), placed_base(examples, groups, share), rules.pii
+    )
     corrections = choose_corrections(said, judging, learned, contract, rules, guards_off)
     replay = choose_replay(said, base, corrections.examples, judging, contract, rules, guards_off)
     rows = _rows(corrections.examples, replay, rules)
@@ -93,6 +96,7 @@ def build_dataset(
         "settings": msgspec.to_builtins(rules),
         "counts": _counts(rows, contract),
         "left_out": corrections.dropped,
+        "pii": personal,
         "rater_cap": {
             "cap": corrections.held.cap,
             "raters": corrections.held.raters,
