@@ -191,6 +191,10 @@ def _champion_dataset(session: Session, model: str) -> tuple[str | None, set[str
     parent = get_version(session, model, champion).dataset_id if champion else None
     if parent is None:
         return None, set()
+    known = session.get(DatasetVersion, parent)
+    if known is not None and known.manifest.get("erasures"):
+        # The champion knows what was erased since. Its successor learns the rest afresh, all of it new.
+        return parent, set()
     return parent, set(session.exec(select(ExampleRow.content_hash).where(ExampleRow.dataset_id == parent)))
 
 

@@ -62,8 +62,9 @@ class KnownPrompts:
             .order_by(col(PromptGroup.position))
         )
         for position, key, unused, prompt in rows:
-            shingles = _shingled(prompt)
-            self._keep(shingles, self._signed(shingles), Group(key, unused))
+            if prompt:  # of an erased prompt only its hash is left: nothing is near it any more
+                shingles = _shingled(prompt)
+                self._keep(shingles, self._signed(shingles), Group(key, unused))
             self._position = position
 
     def place(self, prompts: dict[str, str]) -> list[PromptGroup]:
