@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 
 import click
 
-from feedback.commands.options import emit, json_option, listing, settings_option
+from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.settings import Settings
 from feedback.storage.database import open_database, opened
 from feedback.storage.verify import verify as verify_record
@@ -48,3 +49,30 @@ def verify(settings: Settings, as_json: bool) -> None:
     names = found.__struct_fields__
     emit(found, as_json, lambda: listing("record", names, [[getattr(found, name) for name in names]]))
     sys.exit(0 if found.sound else 1)
+
+
+@db.command(short_help="remove what is older than [capture] retention_days")
+@json_option
+@settings_option
+def expire(settings: Settings, as_json: bool) -> None:
+    """Remove inferences of before `[capture] retention_days`, with their feedback and failure cases.
+
+    The loop does so by itself a few times a day. Signed tombstones stay, and what was frozen: dataset versions, evaluation
+    cases, model versions. May run beside the server.
+
+    Example: starloop db expire --json
+    """
+    from feedback.privacy.retention import Expired, expire
+
+    with opened(settings, existing=True) as database:
+        done = expire(database, settings, person(), datetime.now(UTC))
+
+    def told(found: Expired) -> str:
+        if found.before is None:
+            return "Everything is kept for ever: [capture] retention_days is 0."
+        went = (
+            ", ".join(f"{count} {name}" for name, count in sorted(found.counts.items()) if count) or "nothing"
+        )
+        return f"Older than {found.before:%Y-%m-%d %H:%M} UTC: {went} removed."
+
+    emit(done, as_json, lambda: told(done))

@@ -128,7 +128,15 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
     """Inferences of two users with feedback, a failure, a case, an evaluation, a dataset and a version made of them."""
     metadata = {"metadata": {"note": f"{SEED} note"}}
     mine = _ask(gateway, f"{SEED} refund, where does it stay", USER, **metadata)
-    _say(gateway, mine, USER, rating=1, comment=f"no! {SEED}", correction=_answer(f"{SEED} correction"), tags=[SEED])
+    _say(
+        gateway,
+        mine,
+        USER,
+        rating=1,
+        comment=f"no! {SEED}",
+        correction=_answer(f"{SEED} correction"),
+        tags=[SEED],
+    )
     _say(gateway, mine, "vera", comment=f"quoting {SEED}")
     for number in range(40):  # enough for pages of their own
         _ask(gateway, f"{SEED} {number} " + "long text " * 200, USER, stream=number % 2 == 0)
