@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import click
 
 from feedback.commands.options import emit, json_option, listing, person, settings_option
+from feedback.registry.soundness import prove
 from feedback.settings import Settings
 from feedback.storage.database import open_database, opened
-from feedback.storage.verify import verify as verify_record
 
 
 @click.group(short_help="upgrade the database, or prove that nothing is lost")
@@ -34,18 +34,20 @@ def upgrade(settings: Settings, as_json: bool) -> None:
     emit({"revision": revision}, as_json, lambda: f"The database is at revision {revision}.")
 
 
-@db.command(short_help="prove that journal and database agree")
+@db.command(short_help="prove that nothing is lost or changed")
 @json_option
 @settings_option
 def verify(settings: Settings, as_json: bool) -> None:
-    """Recompute every row's hash and look for rows that were acknowledged and are not there.
+    """Recompute every hash, and look for rows that were acknowledged and are neither there nor erased.
+
+    Rows, examples, dataset files with their manifests, and the adapters of versions that may serve.
 
     Exit status 1 when anything is missing, duplicated or corrupt. May run beside the server.
 
     Example: starloop db verify --json
     """
     with opened(settings, existing=True) as database:
-        found = verify_record(database, settings.directory)
+        found = prove(database, settings.directory)
     names = found.__struct_fields__
     emit(found, as_json, lambda: listing("record", names, [[getattr(found, name) for name in names]]))
     sys.exit(0 if found.sound else 1)

@@ -56,7 +56,11 @@ def world(sqlite_database: Database, tmp_path: Path) -> World:
     """Ann and Bob, each with corrections; a dataset of both, and a champion trained on it."""
     world = World(sqlite_database, settings_for(tmp_path))
     for name in ("ann", "bob"):
-        for topic in ("where is the money for my refund", "please cancel it", "the lamp arrived in two pieces"):
+        for topic in (
+            "where is the money for my refund",
+            "please cancel it",
+            "the lamp arrived in two pieces",
+        ):
             world.correct(f"{name * 9} {topic}", RIGHT, name)
     world.write()
     with world.database.session() as session:
