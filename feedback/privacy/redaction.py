@@ -16,7 +16,7 @@ import msgspec
 from feedback.privacy.pii import Placeholders
 from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
 
-R = TypeVar("R", InferenceRecord, FeedbackRecord)
+R = TypeVar("R", bound=InferenceRecord | FeedbackRecord)
 
 
 def without_pii(record: R) -> R:
