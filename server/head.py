@@ -1,7 +1,6 @@
 """How large a request's head may be.
 
-The HTTP server looks at its buffer only while a head is incomplete: one that comes in few reads may be nearly twice
-as large as the bound that it was given. So what it let through is measured again.
+`server.protocol` bounds what a connection may send before a head is complete, in whole reads; this is the exact bound.
 """
 
 from __future__ import annotations
@@ -11,12 +10,16 @@ from collections.abc import Iterable
 from feedback.errors import HeadTooLargeError
 
 HEAD_BYTES = 128 * 1024
+FIELDS = 100
 
 
 def check_head(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises `HeadTooLargeError` when names and values together are above the bound."""
-    size = 0
+    """Raises `HeadTooLargeError` when names and values together, or their number, are above the bound."""
+    size = fields = 0
     for name, value in headers:
         size += len(name) + len(value)
+        fields += 1
+    if fields > FIELDS:
+        raise HeadTooLargeError(f"the request has {fields} headers; {FIELDS} are the most")
     if size > HEAD_BYTES:
         raise HeadTooLargeError(f"the request's headers have {size} bytes; {HEAD_BYTES} are the most")

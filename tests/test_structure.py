@@ -30,7 +30,7 @@ TRAINING = {
 }
 TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors", "tokenizers"}
 SCHEDULING = {"trainer.schedule", "feedback.cron"}
-WEB = {"litestar", "granian", "pyreqwest", "starlette", "jinja2", "prometheus_client", "opentelemetry"}
+WEB = {"litestar", "uvicorn", "pyreqwest", "starlette", "jinja2", "prometheus_client", "opentelemetry"}
 
 
 def _sources(*packages: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`starloop serve`: the gateway alone, on Granian."""
+"""`starloop serve`: the gateway alone, on uvicorn."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ import math
 import os
 import shlex
 import shutil
+import socket
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server import Server
 
 from feedback.errors import UnavailableError
 from feedback.settings import Settings
 from server.commands.apart import check_files, do_apart
 from server.commands.place import Place, place_options, port_option
-from server.head import HEAD_BYTES
-from server.processes.leash import tie_to
-from server.processes.ports import Listener, check_free
-from server.telemetry.logs import Form, configure
+from server.processes.ports import Listener, check_free, raise_file_limit, url_of
+from server.processes.workers import Workers, listen
+from server.telemetry.logs import configure
 from server.telemetry.traces import check_traces, with_endpoint
 
 _KILL_SLACK_SECONDS = 5
 _BACKLOG = 2048
-_CONCURRENT = 1024
 _GARBAGE_AFTER = 20_000
 """Objects made and not freed before the collector looks for cycles among them."""
-_HEAD_SECONDS = 30
-"""How long a request's head may take. The server's own limits are 100 fields and an address of 64 KiB."""
+_KEEP_ALIVE_SECONDS = 75
+"""How long a connection may wait for its next request: longer than proxies keep theirs, so that they end them first."""
+_log = logging.getLogger(__name__)
 
 
 @click.command(short_help="one process of it: the gateway")
@@ -50,7 +48,7 @@ def serve(place: Place) -> None:
     """
     check_files(place.settings)
     server = place.settings.server
-    # Granian shares its port with whoever listens already (SO_REUSEPORT), without a word.
+    # Sockets of several workers share a port (SO_REUSEPORT), and so would another gateway's, without a word.
     check_free(Listener(server.host, server.port, "[server] port", "set another one, or give --port"))
     check_traces(with_endpoint(place.settings, place.environment).server.traces)
     configure(server.log)
@@ -58,24 +56,21 @@ def serve(place: Place) -> None:
     shutil.rmtree(metrics, ignore_errors=True)  # counted by a gateway that is over
     os.environ.update(place.environment)  # what the workers read
     do_apart(_upgrade, place.settings)
-    Server(
-        "server.app:from_environment",
-        address=server.host,
-        port=server.port,
-        interface=Interfaces.ASGI,
-        # HTTP/2 is a proxy's business; with both, one malformed head keeps a worker from ever stopping by itself.
-        http=HTTPModes.http1,
-        workers=server.workers,
-        backlog=_BACKLOG,
-        backpressure=_CONCURRENT,
-        websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_SECONDS * 1000, max_buffer_size=HEAD_BYTES),
-        respawn_failed_workers=True,
-        workers_kill_timeout=math.ceil(server.drain_seconds) + _KILL_SLACK_SECONDS,
-        log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},
-        process_name=_title(place) if find_spec("setproctitle") else None,
-    ).serve(target_loader=partial(_load_app, os.getpid(), server.log, metrics), wrap_loader=False)
+    if find_spec("setproctitle"):
+        from setproctitle import setproctitle
+
+        setproctitle(_title(place))
+    raise_file_limit()
+    workers = Workers(
+        listen(server.host, server.port, server.workers, _BACKLOG),
+        partial(_work, place.settings, metrics),
+        math.ceil(server.drain_seconds) + _KILL_SLACK_SECONDS,
+    )
+    _log.info("listening on %s", url_of(server.host, server.port))
+    served = workers.run()
     shutil.rmtree(metrics, ignore_errors=True)
+    if not served:
+        raise UnavailableError("the gateway could not start; the lines above say why")
 
 
 def _upgrade(settings: Settings) -> None:
@@ -92,18 +87,39 @@ def _upgrade(settings: Settings) -> None:
         logging.getLogger(__name__).warning("starting without the database: %s", error)
 
 
-def _load_app(parent: int, log: Form, metrics: Path) -> Any:
-    """In a worker: the application. Granian's own loader would look for it in the working directory first."""
-    from server.app import from_environment  # only workers need it: the main process stays small
+def _work(settings: Settings, metrics: Path, listener: socket.socket) -> None:
+    """In a worker: serve on the socket until SIGTERM, then end what is under way."""
+    from uvicorn import Config, Server
 
-    tie_to(parent)
-    configure(log)
+    from server.app import from_environment  # only workers need it: the main process stays small
+    from server.protocol import Protocol
+
+    configure(settings.server.log)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     application = from_environment(metrics)
     # What stands now stays: looking through it again and again took 8 % of a busy worker's time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_AFTER)
-    return application
+    server = Server(
+        Config(
+            cast("Callable[..., Any]", application),
+            http=Protocol,
+            ws="none",
+            loop="uvloop",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            # Whose request it is decides who may do what: that is read off the connection, never off a header.
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(settings.server.drain_seconds),
+        )
+    )
+    server.run([listener])
 
 
 def _title(place: Place) -> str:

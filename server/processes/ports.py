@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from feedback.errors import UnavailableError
 
+_FILES = 65_536
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -44,6 +47,15 @@ def url_of(host: str, port: int) -> str:
     """The address as a URL, from this machine."""
     found = reachable_host(host)
     return f"http://[{found}]:{port}" if ":" in found else f"http://{found}:{port}"
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children have some ten thousand connections open, where the system allows them at all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # some systems name a limit that they then refuse
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _explain(listener: Listener, error: OSError) -> str:

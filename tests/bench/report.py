@@ -167,5 +167,5 @@ def machine() -> str:
         ),
         platform.machine(),
     )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("granian", "litestar", "msgspec", "uvloop"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "litestar", "msgspec", "uvloop"))
     return f"{os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}, {packages}"

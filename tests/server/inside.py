@@ -1,6 +1,6 @@
 """A gateway inside the test's own process, called over ASGI: real parts all through, and a client that can do anything.
 
-What Granian adds (sockets, workers) is tested in `test_served.py`.
+What uvicorn adds (sockets, workers) is tested in `test_served.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gateway as it is served: Granian in a process of its own."""
+"""The gateway as it is served: uvicorn in processes of its own."""
 
 from __future__ import annotations
 

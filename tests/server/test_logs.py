@@ -233,4 +233,4 @@ def test_a_served_gateway_writes_nothing_but_json_lines(
     assert all(set(line) >= {"time", "level", "logger", "message"} for line in written)
     assert [line["message"] for line in written if line.get("inference_id") == inference] == ["inference"]
     assert [line["level"] for line in written if line.get("status") == 502] == ["ERROR"]
-    assert "_granian" in {line["logger"] for line in written}
+    assert "server.commands.serve" in {line["logger"] for line in written}

@@ -37,7 +37,7 @@ def test_a_port_on_all_addresses_is_in_use_when_one_address_has_it(taken: int) -
 
 
 def test_a_port_shared_by_its_listener_counts_as_taken() -> None:
-    """Granian shares its ports; without this a second server would silently take half of the first one's requests."""
+    """Workers share their port; without this a second server would silently take half of the first one's requests."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("127.0.0.1", 0))

@@ -1,0 +1,135 @@
+"""One connection: what a client may send before it has asked for anything, and in which time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from uvicorn import Config, Server
+
+import server.protocol
+from server.protocol import Protocol
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def echo(scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Any) -> None:
+    """Answers with the body it was sent."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        more = message["more_body"]
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[int]:
+    # The application's type is uvicorn's own, which knows more of each message.
+    server = Server(Config(echo, port=0, http=Protocol, ws="none", lifespan="off", log_config=None))  # type: ignore[arg-type]
+    running = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await running
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Streams]:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+async def seconds_until_closed(streams: Streams) -> float:
+    started = asyncio.get_running_loop().time()
+    assert await asyncio.wait_for(streams[0].read(), 5) == b""
+    return asyncio.get_running_loop().time() - started
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server.protocol, "_STILL_SECONDS", 0.1)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GE", b"GET / HTTP/1.1\r\nhost: x\r\n"], ids=["nothing", "a word", "half a head"]
+)
+def test_a_client_that_does_not_get_on_with_its_head_is_let_go(sent: bytes) -> None:
+    async def slow() -> None:
+        async with connected() as streams:
+            streams[1].write(sent)
+            assert 0.2 < await seconds_until_closed(streams) < 2
+
+    asyncio.run(slow())
+
+
+def test_a_head_that_drips_has_no_more_time_than_any_other() -> None:
+    async def drip() -> float:
+        async with connected() as (reader, writer):
+            started = asyncio.get_running_loop().time()
+            writer.write(b"GET / HTTP/1.1\r\n")
+            while not reader.at_eof():
+                writer.write(b"x: y\r\n")
+                await asyncio.sleep(0.05)
+                assert asyncio.get_running_loop().time() - started < 2
+            return asyncio.get_running_loop().time() - started
+
+    assert asyncio.run(drip()) > 0.2
+
+
+def test_a_body_has_its_own_time_and_the_next_request_its_own_again() -> None:
+    async def talk() -> None:
+        async with connected() as (reader, writer):
+            for _ in range(2):
+                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+                await asyncio.sleep(0.4)
+                writer.write(b"cd")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert await reader.readexactly(4) == b"abcd"
+                await asyncio.sleep(0.4)  # idle, not slow
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("piece", [1_000, 50_000])
+def test_a_head_that_never_ends_is_refused_before_it_fills_the_memory(piece: int) -> None:
+    async def flood() -> bytes:
+        async with connected() as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nx: ")
+            for _ in range(400_000 // piece):
+                writer.write(b"a" * piece)
+                await asyncio.sleep(0)
+            return await asyncio.wait_for(reader.read(), 5)
+
+    assert asyncio.run(flood()).startswith(b"HTTP/1.1 431 ")
+
+
+def test_requests_in_one_piece_are_answered_one_after_the_other_and_nonsense_behind_them_is_told() -> None:
+    async def send() -> bytes:
+        async with connected() as (reader, writer):
+            one = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
+            writer.write(one + b"1" + one + b"2")
+            got = b""
+            while got.count(b"HTTP/1.1 200") < 2:
+                got += await asyncio.wait_for(reader.read(1000), 5)
+            writer.write(b"nonsense\r\n\r\n")
+            return got + await asyncio.wait_for(reader.read(), 5)
+
+    got = asyncio.run(send())
+    assert got.index(b"\r\n\r\n1") < got.index(b"\r\n\r\n2") < got.index(b"HTTP/1.1 400 ")
