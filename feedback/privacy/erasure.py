@@ -41,16 +41,15 @@ from feedback.registry.cycles import cancel_cycle, request_cycle
 from feedback.settings import Settings
 from feedback.storage.adoption import adopt
 from feedback.storage.database import Database
+from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
     Cycle,
-    Erasure,
     Feedback,
     Inference,
     Lease,
     ModelVersion,
     PromptGroup,
     RegisteredModel,
-    Tombstone,
 )
 from feedback.storage.undrained import await_drainers
 

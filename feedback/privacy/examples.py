@@ -19,7 +19,8 @@ from sqlmodel import Session, col, or_, select
 from feedback.datasets.files import drop_rows, replace_manifest
 from feedback.privacy.tombstones import Mason
 from feedback.storage.database import Database
-from feedback.storage.tables import DatasetVersion, Erasure, Example, Feedback, Inference, Tombstone
+from feedback.storage.removal_tables import Erasure, Tombstone
+from feedback.storage.tables import DatasetVersion, Example, Feedback, Inference
 
 _CHUNK = 500
 

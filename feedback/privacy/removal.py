@@ -18,6 +18,7 @@ from feedback.datasets.chat import last_user_text, messages_of
 from feedback.datasets.groups import prompt_hash
 from feedback.privacy.tombstones import Mason, TombstoneKind
 from feedback.storage.conversations import conversation_key
+from feedback.storage.removal_tables import Tombstone
 from feedback.storage.tables import (
     Case,
     Conversation,
@@ -26,7 +27,6 @@ from feedback.storage.tables import (
     Feedback,
     Inference,
     PromptGroup,
-    Tombstone,
 )
 
 BATCH = 200

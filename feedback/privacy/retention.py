@@ -26,7 +26,8 @@ from feedback.privacy.tombstones import open_mason
 from feedback.settings import Settings
 from feedback.storage.adoption import adopt
 from feedback.storage.database import Database
-from feedback.storage.tables import Case, Erasure, Example, Inference, PromptGroup
+from feedback.storage.removal_tables import Erasure
+from feedback.storage.tables import Case, Example, Inference, PromptGroup
 
 _READ = 1000
 _PATIENCE = 10.0

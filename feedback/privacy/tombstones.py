@@ -15,7 +15,7 @@ from typing import Literal
 from sqlmodel import Session, col, select
 
 from feedback.access.secret_file import read_or_create, read_secret
-from feedback.storage.tables import Tombstone
+from feedback.storage.removal_tables import Tombstone
 
 KEY = "tombstone.key"
 TombstoneKind = Literal["inference", "feedback", "example"]

@@ -12,16 +12,8 @@ from sqlmodel import Session, col, func, or_, select
 from feedback.errors import NotFoundError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.versions import get_version
-from feedback.storage.tables import (
-    Cycle,
-    DatasetVersion,
-    Example,
-    Feedback,
-    Inference,
-    ModelVersion,
-    Move,
-    Tombstone,
-)
+from feedback.storage.removal_tables import Tombstone
+from feedback.storage.tables import Cycle, DatasetVersion, Example, Feedback, Inference, ModelVersion, Move
 
 
 def lineage(session: Session, model: str, number: str) -> dict[str, Any]:

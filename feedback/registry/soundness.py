@@ -21,7 +21,8 @@ from feedback.privacy.examples import links
 from feedback.privacy.tombstones import Mason, find_mason
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.storage.database import Database
-from feedback.storage.tables import DatasetVersion, Example, ModelVersion, Tombstone
+from feedback.storage.removal_tables import Tombstone
+from feedback.storage.tables import DatasetVersion, Example, ModelVersion
 from feedback.storage.verify import Verification, verify
 
 _SERVING = ("registered", "promoted", "rejected")

@@ -20,7 +20,8 @@ from feedback.storage.adoption import adopt
 from feedback.storage.aside import count_aside
 from feedback.storage.database import Database
 from feedback.storage.hashing import content_hash
-from feedback.storage.tables import RecordCount, Tombstone
+from feedback.storage.removal_tables import Tombstone
+from feedback.storage.tables import RecordCount
 from feedback.storage.undrained import await_drainers
 from feedback.storage.upsert import RECORD_TABLES
 

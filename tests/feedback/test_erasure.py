@@ -30,17 +30,16 @@ from feedback.registry.versions import mark_version, reserve_version
 from feedback.settings import Capture
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
+from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
     Case,
     Cycle,
     DatasetVersion,
-    Erasure,
     Example,
     Failure,
     Feedback,
     Inference,
     PromptGroup,
-    Tombstone,
 )
 from feedback.storage.upsert import store
 from feedback.storage.verify import verify

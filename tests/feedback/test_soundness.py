@@ -21,7 +21,8 @@ from feedback.registry.lineage import lineage, lineage_of_inference, lineage_of_
 from feedback.registry.soundness import prove
 from feedback.registry.versions import mark_version, reserve_version
 from feedback.storage.database import Database
-from feedback.storage.tables import DatasetVersion, Feedback, Inference, Tombstone
+from feedback.storage.removal_tables import Tombstone
+from feedback.storage.tables import DatasetVersion, Feedback, Inference
 from tests.feedback.world import NOW, RIGHT, World, settings_for
 
 LATER = NOW + timedelta(hours=1)
