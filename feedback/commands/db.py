@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -13,7 +14,7 @@ from feedback.settings import Settings
 from feedback.storage.database import open_database, opened
 
 
-@click.group(short_help="upgrade the database, or prove that nothing is lost")
+@click.group(short_help="upgrade, prove, back up and restore the record")
 def db() -> None:
     """The database that holds the record."""
 
@@ -78,3 +79,46 @@ def expire(settings: Settings, as_json: bool) -> None:
         return f"Older than {found.before:%Y-%m-%d %H:%M} UTC: {went} removed."
 
     emit(done, as_json, lambda: told(done))
+
+
+@db.command(short_help="everything in one archive")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+@settings_option
+def backup(settings: Settings, file: Path, as_json: bool) -> None:
+    """Write database, journals, datasets, adapters and secrets into one archive. May run beside the server.
+
+    The archive holds what users wrote, and the secrets: keep it like them. A user who is erased later is still in it.
+
+    Example: starloop db backup /backups/starloop-2026-03-01.tar.gz
+    """
+    from feedback.storage.backup import back_up
+
+    with opened(settings, existing=True) as database:
+        made = back_up(database, settings, file, datetime.now(UTC))
+    size = file.stat().st_size
+    told = {"file": str(file), "bytes": size, "files": len(made.files), "created": made.created}
+    emit(told, as_json, lambda: f"{file}: {len(made.files)} files, {size:,} bytes.")
+
+
+@db.command(short_help="bring an archive back")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@json_option
+@settings_option
+def restore(settings: Settings, file: Path, as_json: bool) -> None:
+    """Bring a backup into an empty data directory and prove it. Nothing is ever overwritten.
+
+    Users who were erased after the backup was made are in it again: erase them again.
+
+    Example: starloop db restore /backups/starloop-2026-03-01.tar.gz
+    """
+    from feedback.storage.backup import restore
+
+    made = restore(settings, file)
+    with opened(settings) as database:
+        found = prove(database, settings.directory)
+    names = found.__struct_fields__
+    told = {"file": str(file), "created": made.created, "verified": found}
+    title = f"restored, as of {made.created}"
+    emit(told, as_json, lambda: listing(title, names, [[getattr(found, name) for name in names]]))
+    sys.exit(0 if found.sound else 1)

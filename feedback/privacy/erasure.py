@@ -8,11 +8,9 @@ it had done it finds done.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -24,7 +22,7 @@ from sqlmodel import Session, col, or_, select
 from feedback.access.audit import Actor, note
 from feedback.datasets.chat import base_examples
 from feedback.datasets.groups import prompt_hash
-from feedback.errors import BadFieldError, BadInputError, ConflictError, StorageError, UnavailableError
+from feedback.errors import BadFieldError, BadInputError, ConflictError, UnavailableError
 from feedback.ids import new_id
 from feedback.privacy.examples import erase_examples, examples_of, forget_raters
 from feedback.privacy.removal import (
@@ -41,6 +39,7 @@ from feedback.registry.cycles import cancel_cycle, request_cycle
 from feedback.settings import Settings
 from feedback.storage.adoption import adopt
 from feedback.storage.database import Database
+from feedback.storage.exclusive import alone
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
     Cycle,
@@ -317,23 +316,3 @@ def _retrain(session: Session, settings: Settings, model: str, now: datetime) ->
     facts = {"model": model, "mode": configured.mode, "guards_off": []}
     note(session, Actor("erase"), "cycle.start", cycle.id, now, **facts)
     return cycle.id
-
-
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """One removal at a time on a data directory; the kernel frees the lock however this process ends."""
-    path = directory / "erase.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); make it writable") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(
-                "another removal is under way on this data directory; run this again when it has ended"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)

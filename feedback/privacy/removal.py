@@ -47,7 +47,7 @@ class Removal(NamedTuple):
 def remove_inferences(session: Session, identifiers: Sequence[str], removal: Removal) -> Counter[str]:
     """Remove inferences with their feedback, failure cases, conversations, evaluation cases and prompts; counts."""
     rows = session.exec(
-        select(  # type: ignore[call-overload, misc]
+        select(  # type: ignore[call-overload]
             Inference.id,
             Inference.content_hash,
             Inference.model,

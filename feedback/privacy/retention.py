@@ -19,13 +19,14 @@ from feedback.access.audit import Actor, note
 from feedback.datasets.groups import prompt_hash
 from feedback.errors import UnavailableError
 from feedback.ids import new_id
-from feedback.privacy.erasure import add_counts, alone, base_prompts
+from feedback.privacy.erasure import add_counts, base_prompts
 from feedback.privacy.removal import BATCH, Removal, orphans, remove_feedback, remove_inferences
 from feedback.privacy.scrub import scrub_database
 from feedback.privacy.tombstones import open_mason
 from feedback.settings import Settings
 from feedback.storage.adoption import adopt
 from feedback.storage.database import Database
+from feedback.storage.exclusive import alone
 from feedback.storage.removal_tables import Erasure
 from feedback.storage.tables import Case, Example, Inference, PromptGroup
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from sqlalchemy import JSON, Table, Text, cast, func, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session, col
+from sqlmodel import select as rows_of
 
 from feedback.errors import StorageError
 from feedback.privacy.tombstones import Mason, find_mason
@@ -133,7 +134,7 @@ def _tombstones(session: Session, mason: Mason | None) -> tuple[tuple[int, int],
     """How many inferences and feedbacks went with a true tombstone, and how many tombstones are not true."""
     true: Counter[str] = Counter()
     untrue = 0
-    for stone in session.exec(select(Tombstone), execution_options={"yield_per": _BATCH}).scalars():
+    for stone in session.exec(rows_of(Tombstone), execution_options={"yield_per": _BATCH}):
         if mason is not None and mason.is_true(stone):
             true[stone.kind] += 1
         else:

@@ -22,13 +22,14 @@ from feedback.datasets.freeze import build_dataset, read_rows
 from feedback.datasets.groups import Group, KnownPrompts, assign_groups, prompt_hash
 from feedback.errors import BadFieldError, ConflictError, UnavailableError
 from feedback.ids import new_id
-from feedback.privacy.erasure import alone, erase_user
+from feedback.privacy.erasure import erase_user
 from feedback.privacy.retention import expire
 from feedback.privacy.scrub import scrub_journals
 from feedback.registry.models import move_champion
 from feedback.registry.versions import mark_version, reserve_version
 from feedback.settings import Capture
 from feedback.storage.database import Database
+from feedback.storage.exclusive import alone
 from feedback.storage.journal import Journal
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
