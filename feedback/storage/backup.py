@@ -171,7 +171,7 @@ def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = ""
         hashing = _Hashing(file)
-        archive.addfile(entry, hashing)  # type: ignore[arg-type]
+        archive.addfile(entry, hashing)
     return hashing.digest.hexdigest()
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +19,7 @@ import httpx
 import msgspec
 import pytest
 from sqlalchemy import inspect, text
-from sqlmodel import select
+from sqlmodel import func, select
 
 from feedback.access.audit import Actor
 from feedback.datasets.failures import triage_model
@@ -29,6 +34,7 @@ from feedback.settings import Settings
 from feedback.storage.aside import set_aside
 from feedback.storage.database import Database
 from feedback.storage.records import encode
+from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
     Audit,
     Case,
@@ -43,7 +49,7 @@ from feedback.storage.tables import (
 from feedback.storage.undrained import await_drainers
 from feedback.storage.verify import verify
 from tests.feedback.records import inference
-from tests.feedback.world import RIGHT, settings_for
+from tests.feedback.world import RIGHT, World, settings_for
 from tests.server.served import Served, served
 from tests.server.upstream import FakeEngine
 
@@ -254,3 +260,89 @@ def test_the_running_gateway_goes_on_capturing(scene: Scene) -> None:
     assert await_drainers(scene.database, scene.settings.directory, 10.0) == (0, 0)
     with scene.database.reading() as session:
         assert all(session.get(Inference, one) for one in ids)
+
+
+def test_under_load_nothing_of_others_is_lost_and_nobody_is_told_otherwise(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    """Requests come all the time, a few at once, so the journal is never quiet while it is written anew."""
+    (tmp_path / "data").mkdir()
+    settings = settings_for(tmp_path / "data")
+    stopping = threading.Event()
+    ids: list[str] = []
+
+    def ask(gateway: Served, name: str) -> None:
+        while not stopping.is_set():
+            ids.append(_ask(gateway, f"{name} asks {len(ids)}", name))  # `_ask` wants it captured
+            time.sleep(0.02)
+
+    with served(tmp_path, [engine.url]) as gateway:
+        for number in range(20):
+            _ask(gateway, f"{SEED} {number}", USER)
+        database = Database(settings.database_url)
+        with ThreadPoolExecutor(3) as pool:
+            running = [pool.submit(ask, gateway, f"user{number}") for number in range(3)]
+            try:
+                done = erase_user(database, settings, USER, Actor("tester"), _now)
+            finally:
+                stopping.set()
+            for one in running:
+                one.result()
+        scene = Scene(gateway, database, settings, "", "", "")
+        assert await_drainers(database, settings.directory, 10.0) == (0, 0)
+        assert done.counts["inferences"] == 20 and scene.places() == []
+        with database.reading() as session:
+            assert set(ids) <= set(session.exec(select(Inference.id)))
+        assert len(ids) > 20 and verify(database, settings.directory).sound
+        database.close()
+
+
+def test_the_command_killed_at_any_moment_goes_on_when_it_is_run_again(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, settings_for(tmp_path))
+    for number in range(700):
+        world.ask(f"{SEED} {number} " + "long text " * 20, user=USER)
+    kept = world.ask("vera asks", user="vera")
+    world.write()
+    configuration = tmp_path.parent / f"{tmp_path.name}.toml"
+    configuration.write_text(f'[storage]\ndirectory = "{tmp_path}"\n')
+    command = [
+        sys.executable,
+        "-m",
+        "server.command",
+        "erase",
+        "--user",
+        USER,
+        "--json",
+        "--config",
+        str(configuration),
+    ]
+    left = []
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        before = _count(sqlite_database)
+        while process.poll() is None and time.monotonic() < deadline:
+            if 0 < _count(sqlite_database) <= before - 200:
+                break
+        process.kill()
+        process.communicate()
+        left.append(_count(sqlite_database))
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0 and len(left) > 1, left
+    with sqlite_database.reading() as session:
+        assert session.exec(select(Inference.id)).all() == [kept]
+        assert (
+            session.exec(select(Tombstone.erasure_id).distinct()).all()
+            == session.exec(select(Erasure.id)).all()
+        )
+    assert verify(sqlite_database, tmp_path).sound
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(SEED.encode() in body for body in files)
+
+
+def _count(database: Database) -> int:
+    with database.reading() as session:
+        return session.exec(select(func.count()).select_from(Inference)).one()
