@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -52,6 +53,12 @@ def new_id(now: datetime) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def first_id_at(moment: float) -> str:
+    """What no id made at that moment (Unix seconds) or later sorts before, and every earlier one does."""
+    digits = f"{max(0, int(moment * 1000)):012x}"
+    return f"{digits[:8]}-{digits[8:12]}"
+
+
 def parse_id(text: str, field: str = "inference_id") -> str:
     """The bare id out of what a client holds: with or without vLLM's `chatcmpl-`/`cmpl-`.
 
@@ -69,6 +76,13 @@ def parse_id(text: str, field: str = "inference_id") -> str:
             field, f"{text[:60]!r} is not an inference id; send the value of x-starloop-inference-id"
         )
     return str(parsed)
+
+
+def first_id(moment: float) -> str:
+    """The least id of the millisecond in which a moment (Unix seconds) lies, for comparison with others."""
+    milliseconds = min(max(0, math.floor(moment * 1000)), (1 << 48) - 1)
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 
 
 def time_of(identifier: str) -> datetime:

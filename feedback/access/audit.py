@@ -30,6 +30,7 @@ Act = Literal[
     "case.drop",
     "record.erase",
     "record.expire",
+    "data.import",
 ]
 ACTS: tuple[Act, ...] = get_args(Act)
 

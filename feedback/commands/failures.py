@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -20,11 +20,12 @@ from feedback.datasets.failures import (
     read_failure,
     resolve_failure,
 )
-from feedback.settings import Settings
+from feedback.settings import ReasonName, Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Failure, Feedback
 
-_STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed"])
+_STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed", "operations"])
+_REASONS = click.Choice(get_args(ReasonName))
 
 
 @click.group(short_help="failure cases: list, show and resolve")
@@ -35,19 +36,26 @@ def failures() -> None:
 @failures.command("list", short_help="failure cases, newest first")
 @click.option("--model", help="Only this model's.")
 @click.option("--state", type=_STATES, help="Only those in this state.")
+@click.option("--reason", type=_REASONS, help="Only those with this reason among theirs.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--cursor", help="next_cursor of the page before.")
 @json_option
 @settings_option
 def list_(
-    settings: Settings, model: str | None, state: str | None, limit: int, cursor: str | None, as_json: bool
+    settings: Settings,
+    model: str | None,
+    state: str | None,
+    reason: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
 ) -> None:
     """Failure cases, newest first.
 
-    Example: starloop failures list --model assistant --state quarantine
+    Example: starloop failures list --model assistant --state quarantine --reason refusal
     """
     with opened(settings, existing=True) as database, database.reading() as session:
-        page = list_failures(session, model, state, limit, cursor)
+        page = list_failures(session, model, state, limit, cursor, reason)
         asked = exchanges(session, page.items)
     items = [row.model_dump() for row in page.items]
     emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _lines(page.items, asked))

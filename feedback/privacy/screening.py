@@ -24,29 +24,35 @@ class Screened(NamedTuple):
 
     said: list[Said]
     base: list[BaseExample]
+    imported: list[BaseExample]
     facts: dict[str, Any]
-    """`{setting, answers, base_examples, values: {kind: count}}`: how many held personal data, and of which kind."""
+    """`{setting, answers, base_examples, imported, values: {kind: count}}`: how many held personal data, and of which kind."""
 
 
 def screened(
-    said: Sequence[Said], base: Sequence[BaseExample], setting: Literal["keep", "redact", "drop"]
+    said: Sequence[Said],
+    base: Sequence[BaseExample],
+    imported: Sequence[BaseExample],
+    setting: Literal["keep", "redact", "drop"],
 ) -> Screened:
-    """Answers and base examples with placeholders (`redact`), or without those that hold personal data (`drop`).
+    """Answers, base examples and imported rows with placeholders (`redact`), or without those that hold personal data (`drop`).
 
     An answer counts with all that was said about it: a correction with an address in it takes the whole with it.
     """
     if setting == "keep":
-        return Screened(list(said), list(base), {"setting": setting})
+        return Screened(list(said), list(base), list(imported), {"setting": setting})
     values: Counter[str] = Counter()
     kept_said = _screen(said, setting, values)
     kept_base = _screen(base, setting, values)
+    kept_imported = _screen(imported, setting, values)
     facts = {
         "setting": setting,
         "answers": kept_said[1],
         "base_examples": kept_base[1],
+        "imported": kept_imported[1],
         "values": dict(sorted(values.items())),
     }
-    return Screened(kept_said[0], kept_base[0], facts)
+    return Screened(kept_said[0], kept_base[0], kept_imported[0], facts)
 
 
 def _screen(rows: Sequence[T], setting: str, values: Counter[str]) -> tuple[list[T], int]:

@@ -13,7 +13,16 @@ from feedback.errors import NotFoundError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.versions import get_version
 from feedback.storage.removal_tables import Tombstone
-from feedback.storage.tables import Cycle, DatasetVersion, Example, Feedback, Inference, ModelVersion, Move
+from feedback.storage.tables import (
+    Cycle,
+    DataImport,
+    DatasetVersion,
+    Example,
+    Feedback,
+    Inference,
+    ModelVersion,
+    Move,
+)
 
 
 def lineage(session: Session, model: str, number: str) -> dict[str, Any]:
@@ -178,21 +187,22 @@ def _parents(session: Session, dataset: DatasetVersion) -> list[str]:
 
 
 def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
-    """Each example with the feedback and inference that it was made of; base examples come from a file instead.
-
-    Of what was erased, the hashes are those on its tombstones.
+    """Each example with the feedback and inference that it was made of; imported ones name their import, and base examples
+    come from the model's own file. Of what was erased, the hashes are those on its tombstones.
     """
     said, asked = aliased(Tombstone), aliased(Tombstone)
     rows = session.exec(
-        select(
+        select(  # type: ignore[call-overload]
             Example,
             func.coalesce(Feedback.content_hash, said.content_hash),
             func.coalesce(Inference.content_hash, asked.content_hash),
+            DataImport.content_hash,
         )
         .outerjoin(Feedback, col(Feedback.id) == col(Example.feedback_id))
         .outerjoin(Inference, col(Inference.id) == col(Example.inference_id))
         .outerjoin(said, col(said.id) == col(Example.feedback_id))
         .outerjoin(asked, col(asked.id) == col(Example.inference_id))
+        .outerjoin(DataImport, col(DataImport.id) == col(Example.import_id))
         .where(Example.dataset_id == dataset_id)
         .order_by(col(Example.position))
     )
@@ -208,7 +218,9 @@ def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
             "feedback_hash": feedback_hash,
             "inference_id": example.inference_id,
             "inference_hash": inference_hash,
+            "import_id": example.import_id,
+            "import_hash": import_hash,
             "erased": example.erased is not None,
         }
-        for example, feedback_hash, inference_hash in rows
+        for example, feedback_hash, inference_hash, import_hash in rows
     ]

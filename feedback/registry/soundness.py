@@ -1,6 +1,6 @@
 """`starloop db verify`, whole: the record, and the files that were made of it, are what their hashes say.
 
-`storage.verify` proves journal and database. Here are the steps after them: dataset files and manifests, examples, erasures,
+`storage.verify` proves journal and database. Here are the steps after them: imports, dataset files and manifests, examples, erasures,
 and the adapters of all versions that may serve.
 """
 
@@ -16,13 +16,14 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import content_hash
 from feedback.datasets.files import SPLITS, check_files, folder_of, manifest_bytes, read_rows
+from feedback.datasets.imported import intact
 from feedback.errors import StarloopError
 from feedback.privacy.examples import links
 from feedback.privacy.tombstones import Mason, find_mason
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.storage.database import Database
 from feedback.storage.removal_tables import Tombstone
-from feedback.storage.tables import DatasetVersion, Example, ModelVersion
+from feedback.storage.tables import DataImport, DatasetVersion, Example, ModelVersion
 from feedback.storage.verify import Verification, verify
 
 _SERVING = ("registered", "promoted", "rejected")
@@ -33,8 +34,10 @@ def prove(database: Database, directory: Path, patience: float = 5.0) -> Verific
     """All of it, as one count; what is wrong with files counts as `corrupt`. Raises as `storage.verify.verify` does."""
     found = verify(database, directory, patience)
     try:
-        changed = sum(1 for _ in changed_datasets(database, directory)) + sum(
-            1 for _ in changed_adapters(database, directory)
+        changed = sum(
+            1
+            for problems in (changed_datasets, changed_adapters, changed_imports)
+            for _ in problems(database, directory)
         )
     except StarloopError:
         if not found.corrupt:  # else the database is too damaged to be read on, which was counted
@@ -68,6 +71,15 @@ def changed_adapters(database: Database, directory: Path) -> Iterator[str]:
             yield f"{name}: its adapter is not the one that was registered"
         elif told != version.facts:
             yield f"{name}: its manifest is not the one that was published"
+
+
+def changed_imports(database: Database, directory: Path) -> Iterator[str]:
+    """One sentence for each import whose files are not those that were taken in."""
+    with database.reading() as session:
+        entries = session.exec(select(DataImport).order_by(col(DataImport.id))).all()
+    for entry in entries:
+        if not intact(directory, entry):
+            yield f"import {entry.id}: its files are not those that were taken in"
 
 
 def _changed_dataset(

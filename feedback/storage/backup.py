@@ -1,11 +1,12 @@
-"""One archive of everything that cannot be made again: the database, the journals, datasets, adapters and the secrets.
+"""One archive of everything that cannot be made again: the database, the journals, imports, datasets, adapters and the
+secrets.
 
 Made beside a running gateway. Journals are copied before the database: a record that has left a journal by then is in the
 database already, so nothing that was acknowledged before the backup began is missing in it. Dataset and adapter files come
 last, as each of them stands before the row that names it.
 
     manifest.json (at the end)   when, of which database, and the SHA-256 of every file
-    database.sqlite | database.dump, journal/…, datasets/…, adapters/…, *.key
+    database.sqlite | database.dump, journal/…, imports/…, datasets/…, adapters/…, *.key
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from feedback.storage.exclusive import alone
 from feedback.storage.journal_file import FOLDER
 
 MANIFEST = "manifest.json"
-_TREES = ("datasets", "adapters")
+_TREES = ("imports", "datasets", "adapters")
 _SQLITE, _DUMP = "database.sqlite", "database.dump"
 _PIECE = 1 << 20
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint
+from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
+
+from feedback.storage.import_table import DataImport as DataImport
 
 
 class Inference(SQLModel, table=True):
@@ -19,6 +21,14 @@ class Inference(SQLModel, table=True):
     __table_args__ = (
         Index("inference_model_version", "model", "version", "id"),
         Index("inference_user", "user", "id"),
+        Index(
+            "inference_conversation",
+            "conversation",
+            "id",
+            # Conversations of known users are found by their users.
+            sqlite_where=text('"user" IS NULL AND conversation IS NOT NULL'),
+            postgresql_where=text('"user" IS NULL AND conversation IS NOT NULL'),
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=36)
@@ -126,7 +136,8 @@ class Failure(SQLModel, table=True):
     reasons: list[dict[str, Any]] = Field(sa_type=JSON)
     """`[{reason, confidence, evidence}]`."""
     state: str = Field(default="quarantine", index=True)
-    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`."""
+    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`,
+    `operations` (slow or broken off, which says nothing about the answer: never data)."""
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None
     resolved: float | None = None
@@ -180,12 +191,13 @@ class Example(SQLModel, table=True):
     content_hash: str = Field(index=True, max_length=64)
     split: str
     source: str
-    """`correction`, `reviewer`, `replay` (a well-rated answer) or `base` (imported)."""
+    """`correction`, `reviewer`, `replay` (a well-rated answer), `import` or `base` (came with the model)."""
     new: bool
     group_key: str = Field(max_length=64)
     inference_id: str | None = Field(default=None, index=True, max_length=36)
     feedback_id: str | None = Field(default=None, index=True, max_length=36)
     rater: str | None = None
+    import_id: str | None = Field(default=None, index=True, max_length=36)
     erased: float | None = None
     """When the row was taken out of the files; its tombstone is `<dataset_id>:<position>`."""
 
@@ -382,14 +394,3 @@ class Lease(SQLModel, table=True):
     name: str = Field(primary_key=True)
     holder: str
     expires: float
-
-
-class RecordCount(SQLModel, table=True):
-    """How many rows the journals have ever brought here, so that a row lost afterwards shows in `db verify`."""
-
-    __tablename__ = "record_count"
-
-    shard: int = Field(primary_key=True)
-    """Journals are spread over a few rows, so that gateways do not wait for one another."""
-    inferences: int = Field(default=0, sa_type=BigInteger)
-    feedback: int = Field(default=0, sa_type=BigInteger)

@@ -14,10 +14,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
 from feedback.privacy.tombstones import erased_among
+from feedback.storage.arrival_tables import RecordCount
+from feedback.storage.arrivals import note_arrival
 from feedback.storage.conversations import note_conversations
 from feedback.storage.hashing import content_hash
 from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
-from feedback.storage.tables import Feedback, Inference, RecordCount
+from feedback.storage.tables import Feedback, Inference
 
 SHARDS = 16
 _FEEDBACK_LOCK = 0x5742_0001
@@ -55,6 +57,7 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
         if new_feedback:
             _mark_current(session, {record.inference_id for record in feedback})
     if new_inferences or new_feedback:
+        note_arrival(session, inferences, feedback, time.time())
         _add_to_count(session, shard, new_inferences, new_feedback)
     return new_inferences + new_feedback
 

@@ -18,11 +18,11 @@ from sqlmodel import select as rows_of
 from feedback.errors import StorageError
 from feedback.privacy.tombstones import Mason, find_mason
 from feedback.storage.adoption import adopt
+from feedback.storage.arrival_tables import RecordCount
 from feedback.storage.aside import count_aside
 from feedback.storage.database import Database
 from feedback.storage.hashing import content_hash
 from feedback.storage.removal_tables import Tombstone
-from feedback.storage.tables import RecordCount
 from feedback.storage.undrained import await_drainers
 from feedback.storage.upsert import RECORD_TABLES
 

@@ -9,6 +9,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from feedback.access.audit import note
 from feedback.datasets.failures import list_failures, resolve_failure
+from feedback.settings import ReasonName
 from feedback.storage.tables import Failure
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
@@ -16,7 +17,7 @@ from server.views import FailureView, Listed, listed, view
 from server.wire import Resolve
 
 _REVIEW = {SCOPES: ("review",)}
-FailureState = Literal["quarantine", "corrected", "accepted", "dismissed"]
+FailureState = Literal["quarantine", "corrected", "accepted", "dismissed", "operations"]
 
 
 @get("/v1/failures", opt=_REVIEW, sync_to_thread=True)
@@ -26,13 +27,14 @@ def failures(
     model: FromQuery[str | None] = None,
     # under this name, as `state` alone is a word that Litestar keeps for itself
     case_state: Annotated[FailureState | None, QueryParameter(name="state")] = None,
+    reason: FromQuery[ReasonName | None] = None,
     limit: Limit = 50,
     cursor: FromQuery[str | None] = None,
 ) -> Listed[FailureView]:
-    """Failure cases, newest first."""
+    """Failure cases, newest first; with `reason`, those that have it among theirs."""
     wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
-        page = list_failures(session, wanted, case_state, limit, cursor)
+        page = list_failures(session, wanted, case_state, limit, cursor, reason)
         return listed(page, lambda row: view(FailureView, row))
 
 

@@ -111,6 +111,25 @@ def test_pages_neither_repeat_nor_skip(limit: int, said: list[InferenceRecord], 
     assert seen == sorted((one.id for one in said), reverse=True)
 
 
+@pytest.mark.parametrize("looked_at", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize(
+    "wanted", [{"q": "refund"}, {"user": "ann"}, {"model": "other"}, {"since": _START + 20}]
+)
+def test_a_page_looks_at_so_many_and_the_next_goes_on_behind_them(
+    looked_at: int, wanted: dict[str, Any], said: list[InferenceRecord], database: Database
+) -> None:
+    seen: list[str] = []
+    cursor, pages = None, 0
+    with database.reading() as session:
+        whole = search(session, InferenceFilter(**wanted), 100, None)
+        while pages == 0 or cursor is not None:
+            page = search(session, InferenceFilter(**wanted), 100, cursor, looked_at)
+            seen += [item.id for item in page.items]
+            cursor, pages = page.next_cursor, pages + 1
+            assert len(page.items) <= looked_at and pages <= len(said) + 1
+    assert seen == [item.id for item in whole.items]
+
+
 def test_a_cursor_that_is_none_is_named(said: list[InferenceRecord], database: Database) -> None:
     with database.reading() as session, pytest.raises(BadFieldError, match=r"^cursor: 'x'"):
         search(session, InferenceFilter(), 10, "x")

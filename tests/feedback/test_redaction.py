@@ -113,6 +113,7 @@ def test_redacted_examples_are_known_by_what_is_trained_on(world: World) -> None
         "setting": "redact",
         "answers": 1,
         "base_examples": 0,
+        "imported": 0,
         "values": {"email": 1},
     }
 
