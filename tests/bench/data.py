@@ -31,6 +31,7 @@ from feedback.registry.models import ensure_models
 from feedback.settings import Dataset, Settings, Storage
 from feedback.starter.grammar import DRIFT, KNOWN, draw
 from feedback.storage.database import opened
+from tests.bench import data_kinds
 from tests.bench.report import machine
 from tests.bench.usage import machine_busy, own_work
 
@@ -101,6 +102,7 @@ SECTIONS: dict[str, Callable[[int], list[str]]] = {
     "import": importing,
     "groups": grouping,
     "banking77": leakage,
+    "kinds": data_kinds.section,
 }
 _SIZES = {"import": 1_000_000, "groups": 100_000}
 
