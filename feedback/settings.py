@@ -103,7 +103,7 @@ class Dataset(Section, frozen=True):
     """Share of prompt groups, and of users, kept for evaluation. Fixed once data exists: sides never change."""
     validation_share: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1.0)] = 0.8
-    low_reliability: Share = 0.6
+    low_reliability: Share = 0.7
     """Share of the crowd's reliability below which a rater's corrections wait until somebody else agrees."""
     corroborate: bool = False
     """A correction counts only with a second rater in its prompt group."""

@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from feedback.datasets.contract import TaskContract, answer_key
+from feedback.datasets.contract import TaskContract
 from feedback.datasets.raters import BAD
 from feedback.datasets.said import Said
-from feedback.datasets.votes import REVIEWER
+from feedback.datasets.votes import REVIEWER, key_of
 
 CHANCE = 0.001
 """Probability, over all targets together, of calling honest newcomers a brigade."""
+_YARDSTICK = 20
+"""Fewest other raters that say what is usual."""
+_PAST = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def find_brigades(
             continue
         targets["group", one.group_key].append(event)
         if signal.correction and contract.valid(signal.correction.strip()):
-            said_instead = contract.slice_of(signal.correction.strip()) or answer_key(signal.correction)
+            said_instead = contract.slice_of(signal.correction.strip()) or key_of(signal.correction)
             targets["correction", said_instead].append(event)
         if one.version and signal.rating is not None and signal.rating <= BAD:
             targets["version", one.version].append(event)
@@ -100,13 +103,16 @@ def find_brigades(
         start, end = inside[0].created, inside[0].created + window
         mine = {event.feedback_id for event in inside}
         around = everything[bisect_left(times, start) : bisect_right(times, end)]
-        others = {event.rater: event.new for event in around if event.feedback_id not in mine}
+        others: dict[Hashable, bool] = {e.rater: e.new for e in around if e.feedback_id not in mine}
         here = {event.rater: event.new for event in inside}
         new, of = sum(here.values()), len(here)
-        # Raters who speak of nothing else are no yardstick for themselves.
+        # Who speaks here too is no yardstick.
         others = {rater: is_new for rater, is_new in others.items() if rater not in here}
+        if len(others) < _YARDSTICK:  # a quiet hour: what hours have been like until then
+            past = everything[bisect_left(times, start - _PAST) : bisect_right(times, end)]
+            others = _by_hour(past, mine, window)
         usual = (sum(others.values()) + 1) / (len(others) + 2)
-        if new < least or len(others) < least or _at_least(new, of, usual) > CHANCE / len(wide):
+        if new < least or len(others) < _YARDSTICK or _at_least(new, of, usual) > CHANCE / len(wide):
             continue
         feedback = tuple(event.feedback_id for event in inside if event.new)
         found.append(Brigade(kind, target, feedback, new, of, round(usual, 3), start, inside[-1].created))
@@ -132,6 +138,15 @@ def _fullest(events: Sequence[_Event], window: float) -> tuple[int, int]:
         elif start == best[0]:
             best = (start, end + 1)
     return best
+
+
+def _by_hour(events: Sequence[_Event], mine: Collection[str], window: float) -> dict[Hashable, bool]:
+    """Whether raters were new, for each window in which they spoke."""
+    return {
+        (event.rater, int(event.created // window)): event.new
+        for event in events
+        if event.feedback_id not in mine
+    }
 
 
 def _at_least(count: int, of: int, share: float) -> float:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from feedback.datasets.chat import content_hash
-from feedback.datasets.contract import TaskContract, answer_key, same_answer
+from feedback.datasets.contract import TaskContract
 from feedback.datasets.raters import BAD, GOOD, Trust, facts_of
 from feedback.datasets.said import Example, Pair, Said
-from feedback.datasets.votes import REVIEWER, Count, count_votes
+from feedback.datasets.votes import REVIEWER, Count, count_votes, key_of
 
 BETTER = 2.0
 """Stars that a sibling has to be ahead of the answer that failed."""
@@ -122,7 +122,7 @@ def _offers(
         if problem is not None:
             targets.dropped["against the task contract"] += 1
             targets.waits[one.inference_id] = f"its correction breaks the task contract: it {problem}"
-        elif same_answer(answer, one.output):
+        elif _same(answer, one.output):
             targets.dropped["equal to the answer given"] += 1
         elif offer.feedback_id in trust.held:
             targets.dropped["held for review: many new raters on one target"] += 1
@@ -160,9 +160,9 @@ def _settled(
             None,
             f"raters disagree on the right answer ({count.belief:.1f} against {count.against:.1f} in belief)",
         )
-    backing = {o.rater for o in offers if same_answer(o.answer, winner.answer) and not trust.low(o.rater)}
+    backing = {o.rater for o in offers if _same(o.answer, winner.answer) and not trust.low(o.rater)}
     if not winner.correction:
-        agreeing = [o for o in corrections if same_answer(o.answer, winner.answer)]
+        agreeing = [o for o in corrections if _same(o.answer, winner.answer)]
         if not agreeing:
             targets.dropped["against an answer that others rated well"] += len(corrections)
             return None, (
@@ -219,7 +219,7 @@ def _sibling(asked: Sequence[Said], contract: TaskContract, trust: Trust) -> Exa
             usable = signal.rating is not None and signal.feedback_id not in trust.held
             if usable and not trust.low(signal.rater):
                 row = (signal.rating or 0, signal.rater, one, signal.feedback_id)
-                stars[answer_key(one.output)].append(row)
+                stars[key_of(one.output)].append(row)
     means = {key: sum(row[0] for row in given) / len(given) for key, given in stars.items()}
     if len(means) < 2:
         return None
@@ -230,7 +230,7 @@ def _sibling(asked: Sequence[Said], contract: TaskContract, trust: Trust) -> Exa
         return None
     of = max(failed, key=lambda one: one.inference_id)
     _, rater, better, feedback_id = praise[-1]
-    worst = means[answer_key(of.output)]
+    worst = means[key_of(of.output)]
     return Example(
         messages=of.messages,
         answer=better.output,
@@ -259,7 +259,7 @@ def _candidate(
 ) -> Example | None:
     for one in reversed(asked):
         found = accepted.get(one.inference_id)
-        if found is not None and contract.valid(found.answer) and not same_answer(found.answer, one.output):
+        if found is not None and contract.valid(found.answer) and not _same(found.answer, one.output):
             return Example(
                 messages=one.messages,
                 answer=found.answer,
@@ -276,11 +276,11 @@ def _pairs(target: Example, asked: Sequence[Said], contract: TaskContract) -> li
     """The target against each distinct answer of the group that failed."""
     found: dict[str, Pair] = {}
     for one in asked:
-        key = answer_key(one.output)
+        key = key_of(one.output)
         failed = (
             _complained(one) or any(signal.correction for signal in one.signals) or one.resolution is not None
         )
-        if failed and one.output.strip() and key != answer_key(target.answer):
+        if failed and one.output.strip() and key != key_of(target.answer):
             found[key] = Pair(
                 one.messages, target.answer, one.output, target.source, one.group_key, one.inference_id
             )
@@ -292,7 +292,7 @@ def _waits(one: Said, target: Example | None, reason: str) -> str | None:
     written = [signal.correction for signal in one.signals if signal.correction]
     if target is None:
         return reason if written or _complained(one) else None
-    if one.resolution is None and written and not any(same_answer(text, target.answer) for text in written):
+    if one.resolution is None and written and not any(_same(text, target.answer) for text in written):
         return "others, who are believed more, say another answer is right"
     return None
 
@@ -320,3 +320,7 @@ def _fit(one: Said, contract: TaskContract) -> bool:
 def _age(example: Example) -> tuple[str, str]:
     # Ids are UUIDv7: they sort by the time at which they were made.
     return example.feedback_id or example.inference_id or "", example.content_hash
+
+
+def _same(one: str, other: str) -> bool:
+    return key_of(one) == key_of(other)

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-from feedback.datasets.contract import TaskContract, answer_key
+from feedback.datasets.contract import TaskContract
 from feedback.datasets.said import BaseExample, Said
-from feedback.datasets.votes import REVIEWER
+from feedback.datasets.votes import REVIEWER, key_of
 
 GOOD, BAD = 4, 2
 """Stars from which an answer counts as right, and up to which as wrong; 3 says neither."""
@@ -25,14 +24,11 @@ EXPECTED = 0.8
 _CROWD = 5.0
 _PRIOR = 4.0
 """Comparisons that a rater's start is worth: so many more move the figure half of the way."""
-_SPREAD_PRIOR = 10.0
+_SPREAD_PRIOR = 5.0
 """Ratings that the crowd's spread is worth."""
 _TRUSTED = 5.0
 """What a reviewer's word and a base example weigh among raters' at most 1 each."""
 _ROUNDS = 8
-_REMEMBERED = 65536
-
-_key = lru_cache(_REMEMBERED)(answer_key)
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,11 @@ def judge_raters(
     crowd = EXPECTED
     for _ in range(_ROUNDS):
         agreed, compared = _compare(groups, weights)
-        crowd = (sum(agreed.values()) + _CROWD * EXPECTED) / (sum(compared.values()) + _CROWD)
+        sums = [
+            sum(weights[rater] * amount for rater, amount in amounts.items())
+            for amounts in (agreed, compared)
+        ]
+        crowd = (sums[0] + _CROWD * EXPECTED) / (sums[1] + _CROWD)
         weights = {
             rater: (agreed.get(rater, 0.0) + _PRIOR * crowd * spread[rater])
             / (compared.get(rater, 0.0) + _PRIOR)
@@ -167,12 +167,12 @@ def _opinions(
         newest[group][opinion.rater, opinion.answer] = opinion
 
     for one in said:
-        output = _key(one.output)
+        output = key_of(one.output)
         closed = contract.slice_of(one.output) is not None
         for signal in one.signals:
             rater = None if signal.source == REVIEWER else signal.rater
             text = (signal.correction or "").strip()
-            corrects = bool(text) and contract.valid(text) and _key(text) != output
+            corrects = bool(text) and contract.valid(text) and key_of(text) != output
             if signal.rating is not None and (signal.rating >= GOOD or signal.rating <= BAD):
                 right = signal.rating >= GOOD and not corrects
                 add(one.group_key, _Opinion(rater, output, right, closed, not corrects))
@@ -181,7 +181,7 @@ def _opinions(
             if corrects:
                 add(
                     one.group_key,
-                    _Opinion(rater, _key(text), True, contract.slice_of(text) is not None, True),
+                    _Opinion(rater, key_of(text), True, contract.slice_of(text) is not None, True),
                 )
         if one.resolution == "accepted":
             add(one.group_key, _Opinion(None, output, True, closed, False))
@@ -189,14 +189,14 @@ def _opinions(
             answer = one.reviewed_answer
             add(
                 one.group_key,
-                _Opinion(None, _key(answer), True, contract.slice_of(answer) is not None, False),
+                _Opinion(None, key_of(answer), True, contract.slice_of(answer) is not None, False),
             )
-            if _key(answer) != output:
+            if key_of(answer) != output:
                 add(one.group_key, _Opinion(None, output, False, closed, False))
     for conversation, group, _ in base:
         if group in newest:
             answer = conversation.answer
-            add(group, _Opinion(None, _key(answer), True, contract.slice_of(answer) is not None, False))
+            add(group, _Opinion(None, key_of(answer), True, contract.slice_of(answer) is not None, False))
     return {group: list(opinions.values()) for group, opinions in newest.items()}
 
 

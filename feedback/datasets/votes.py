@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 from feedback.datasets.contract import answer_key
@@ -12,6 +13,10 @@ from feedback.datasets.contract import answer_key
 REVIEWER = "reviewer"
 LEAD = 0.5
 """How much more belief the winner needs than the next, in fully believed raters."""
+
+_REMEMBERED = 65536
+key_of = lru_cache(_REMEMBERED)(answer_key)
+"""`answer_key`, remembered: models that classify and their users repeat the same few answers."""
 
 
 class Vote(Protocol):
@@ -60,7 +65,7 @@ def count_votes(votes: Sequence[V], belief: Callable[[V], float]) -> Count[V]:
         return Count(reviewed[-1], 1, 1.0, reviewed=True)
     by_answer: dict[str, list[V]] = defaultdict(list)
     for vote in {vote.rater: vote for vote in votes}.values():
-        by_answer[answer_key(vote.answer)].append(vote)
+        by_answer[key_of(vote.answer)].append(vote)
     sums = sorted(
         ((sum(map(belief, agreed)), agreed) for agreed in by_answer.values()), key=lambda pair: -pair[0]
     )

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedback.datasets.contract import TaskContract
@@ -39,9 +39,9 @@ def said(prompt: str, *signals: Signal, output: str = WRONG, group: str = "", **
 
 def choose(*all_said: Said, guards_off: tuple[str, ...] = (), **rules: Any) -> Corrections:
     judging, learned = rules.pop("judging", set()), rules.pop("learned", set())
-    settings = Dataset(**({"minimum_new": 1} | rules))
-    chosen = choose_corrections(all_said, judging, learned, CONTRACT, settings, guards_off)
-    refuse_too_few(chosen, settings, guards_off)
+    dataset = Dataset(**({"minimum_new": 1} | rules))
+    chosen = choose_corrections(all_said, judging, learned, CONTRACT, dataset, guards_off)
+    refuse_too_few(chosen, dataset, guards_off)
     return chosen
 
 
@@ -195,6 +195,7 @@ def test_the_cap_does_not_rise_with_the_flood(lies: int) -> None:
     assert set(lied.values()) == {8} and len(chosen.new) == 424
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 120), min_size=1, max_size=30), st.floats(0, 0.5), st.integers(1, 10))
 def test_no_rater_has_more_than_the_larger_of_minimum_and_share(
     counts: list[int], share: float, minimum: int
