@@ -96,6 +96,7 @@ def _lines(rows: Sequence[Failure], asked: Mapping[str, tuple[str | None, str | 
         prompt, answer = asked.get(row.inference_id, (None, None))
         lines.append(f"{row.id}  {row.state}  {row.model}  {' '.join(one['reason'] for one in row.reasons)}")
         lines += [f"    prompt: {shortened(prompt)}", f"    answer: {shortened(answer)}"]
+        lines += [f"    waits: {row.waits}"] if row.waits else []
     return "\n".join(lines) or "there are no such failure cases"
 
 
@@ -122,8 +123,11 @@ def _story(found: FailureContext) -> str:
     lines += ["  said about it:" if found.feedback else "  nothing was said about it"]
     for said in found.feedback:
         lines += _said(said)
+    if row.waits:
+        lines.append(f"  waits: {row.waits}")
     if row.correction is not None:
-        lines += [f"  right answer, by {row.resolved_by}:", *part("answer", row.correction)]
+        what = "proposed" if row.state == "quarantine" else "right answer"
+        lines += [f"  {what}, by {row.resolved_by}:", *part("answer", row.correction)]
     elif row.resolved_by is not None:
         lines.append(f"  {row.state} by {row.resolved_by}")
     return "\n".join(lines)

@@ -11,6 +11,9 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
+from feedback.storage.review_tables import Candidate as Candidate
+from feedback.storage.review_tables import RaterHold as RaterHold
+
 
 class Inference(SQLModel, table=True):
     """One logged call, also when it failed or the client went away."""
@@ -134,55 +137,6 @@ class Failure(SQLModel, table=True):
     """Why it taught nothing when a dataset version was last made, in words; null where it did, or was not looked at."""
     curated: float | None = None
     """When that was. Until somebody says more, triage leaves the state as curation set it."""
-
-
-class RaterHold(SQLModel, table=True):
-    """What many new raters said about one target in a short time, held for a reviewer together."""
-
-    __tablename__ = "rater_hold"
-
-    id: str = Field(primary_key=True, max_length=36)
-    model: str = Field(index=True)
-    created: float
-    kind: str
-    """`group` (near-duplicate prompts), `correction` (one and the same) or `version`."""
-    target: str = Field(sa_type=Text)
-    feedback: list[str] = Field(sa_type=JSON)
-    """Ids of the feedback that waits."""
-    reason: str = Field(sa_type=Text)
-    state: str = "held"
-    """`held`, `released` (it counts) or `upheld` (it never does)."""
-    decided_by: str | None = None
-    decided: float | None = None
-
-
-class Candidate(SQLModel, table=True):
-    """A proposed correction that no person wrote: a teacher's, or the best of several answers of the model's own."""
-
-    __tablename__ = "candidate"
-    __table_args__ = (UniqueConstraint("inference_id", "source"),)
-
-    id: str = Field(primary_key=True, max_length=36)
-    inference_id: str = Field(max_length=36)
-    """Of the failure case that it is for."""
-    model: str = Field(index=True)
-    source: str
-    """`teacher` or `best-of-n`."""
-    origin: str
-    """Which model wrote it: the teacher's name, or `assistant@1.2`."""
-    request_hash: str = Field(index=True, max_length=64)
-    """SHA-256 of what was asked: the same is not asked, nor paid for, twice."""
-    answer: str = Field(sa_type=Text)
-    checks: list[dict[str, Any]] = Field(sa_type=JSON)
-    """`[{check, passed, told}]`."""
-    state: str
-    """`checked` (passed all checks), `failed` (did not), `accepted` or `rejected` (by a person)."""
-    tokens: int = 0
-    cost: float = 0.0
-    """In the currency of `[teacher] price_in` and `price_out`."""
-    created: float
-    decided_by: str | None = None
-    decided: float | None = None
 
 
 class Case(SQLModel, table=True):

@@ -50,6 +50,7 @@ POST /v1/cases/{case_id}/drop          401  403   403      in     403   in    40
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}/export   401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
+GET /v1/datasets/{dataset_id}/examples/{example}/why 401 403 403 in 403   in    404   401 401  in   in   in    401   401  401    401
 GET /v1/cycles                         401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cycles                        401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cycles/{cycle_id}              401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
