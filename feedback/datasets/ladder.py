@@ -84,8 +84,9 @@ def climb(
     for group, asked in rows.items():
         target, reason = _settled(offers[group], targets, contract, trust, corroborate)
         if target is None and reason is None:
-            target = _sibling(asked, contract, trust) or _candidate(asked, accepted or {}, contract)
-            reason = NOTHING_SAID
+            target, reason = _sibling(asked, contract, trust), NOTHING_SAID
+        if target is None:
+            target = _candidate(asked, accepted or {}, contract)
         if target is not None:
             targets.examples.append(replace(target, new=target.content_hash not in learned))
             targets.pairs += _pairs(target, asked, contract)

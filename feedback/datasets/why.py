@@ -43,8 +43,8 @@ def why_example(session: Session, directory: Path, dataset: DatasetVersion, whic
     row = session.exec(query.order_by(col(Example.position)).limit(1)).first()
     if row is None or not which:
         raise NotFoundError(
-            f"dataset {dataset.id} has no example {which[:70]!r}; give its position (0 to "
-            f"{dataset.manifest['counts']['rows'] - 1}) or its hash (`id` in the rows)"
+            f"dataset {dataset.id} has no example {which[:70]!r}; give its position, from 0 on, or its hash (`id` in "
+            "the rows, `starloop data export ID --format rows`)"
         )
     for line in read_rows(directory, dataset.id, row.split):
         if line["id"] == row.content_hash:

@@ -63,14 +63,14 @@ def export(
     return Stream(lines, media_type="application/jsonl", headers=_attached(row, format))
 
 
-@get("/v1/datasets/{dataset_id:str}/examples/{example:str}/why", opt=_REVIEW, sync_to_thread=True)
+@get("/v1/datasets/{dataset_id:str}/examples/{example_id:str}/why", opt=_REVIEW, sync_to_thread=True)
 def why(
-    dataset_id: FromPath[str], example: FromPath[str], request: GatewayRequest, gateway: Parts
+    dataset_id: FromPath[str], example_id: FromPath[str], request: GatewayRequest, gateway: Parts
 ) -> WhyView:
     """Each rule and figure that let an example in, by its hash or position, as they were when it was frozen."""
     with gateway.database.reading() as session:
         row = _row(session, dataset_id, request.user)
-        return WhyView(**why_example(session, gateway.settings.directory, row, example))
+        return WhyView(**why_example(session, gateway.settings.directory, row, example_id))
 
 
 def _page(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[DatasetVersion]:
