@@ -31,6 +31,7 @@ class Heard(NamedTuple):
     rating: int | None
     answer: str
     """The correction; empty where there is none."""
+    created: float = 0.0
 
 
 class Finding(NamedTuple):
@@ -65,6 +66,8 @@ def triage_model(session: Session, model: str, settings: Settings, now: datetime
         words = heard.get(inference_id, [])
         found = _judge(output, finish_reason, words, contract, settings.triage)
         row = known.get(inference_id)
+        if row is not None:
+            found = _as_curated(row, found, words)
         if row is None and found.reasons:
             session.add(
                 Failure(
@@ -119,6 +122,13 @@ def _judge(
     return Finding(shown, "corrected", agreed.answer.strip(), agreed.rater)
 
 
+def _as_curated(row: Failure, found: Finding, words: Sequence[Heard]) -> Finding:
+    """Curation knows more of whom to believe: what it set stands until somebody says more about the answer."""
+    if row.curated is None or any(word.created > row.curated for word in words):
+        return found
+    return found._replace(state=row.state, correction=row.correction, by=row.resolved_by)
+
+
 def _production(model: str) -> tuple[ColumnElement[bool], ...]:
     return (
         col(Inference.model) == model,
@@ -131,13 +141,20 @@ def _heard(session: Session, model: str) -> dict[str, list[Heard]]:
     """What stands said about the model's production answers, oldest first."""
     heard: dict[str, list[Heard]] = defaultdict(list)
     query = (
-        select(Feedback.inference_id, Feedback.rater, Feedback.source, Feedback.rating, Feedback.correction)  # type: ignore[call-overload]
+        select(  # type: ignore[call-overload]
+            Feedback.inference_id,
+            Feedback.rater,
+            Feedback.source,
+            Feedback.rating,
+            Feedback.correction,
+            Feedback.created,
+        )
         .join(Inference, col(Inference.id) == col(Feedback.inference_id))
         .where(*_production(model), col(Feedback.current))
         .order_by(col(Feedback.id))
     )
-    for inference_id, rater, source, rating, correction in session.exec(query):
-        heard[inference_id].append(Heard(rater, source, rating, correction or ""))
+    for inference_id, rater, source, rating, correction, created in session.exec(query):
+        heard[inference_id].append(Heard(rater, source, rating, correction or "", created))
     return heard
 
 
@@ -248,7 +265,7 @@ def resolve_failure(
     if row.resolved is not None and (row.state, row.correction) != (state, correction):
         raise ConflictError(f"failure case {row.id} is {row.state} already, by {row.resolved_by}")
     row.state, row.correction = state, correction
-    row.resolved_by, row.resolved = by, now.timestamp()
+    row.resolved_by, row.resolved, row.waits = by, now.timestamp(), None
     session.add(row)
     session.flush()
     return row
