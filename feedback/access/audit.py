@@ -27,6 +27,10 @@ Act = Literal[
     "case.draw",
     "case.confirm",
     "case.drop",
+    "hold.release",
+    "hold.uphold",
+    "candidate.accept",
+    "candidate.reject",
 ]
 ACTS: tuple[Act, ...] = get_args(Act)
 
