@@ -28,6 +28,10 @@ Act = Literal[
     "case.confirm",
     "case.drop",
     "data.import",
+    "hold.release",
+    "hold.uphold",
+    "candidate.accept",
+    "candidate.reject",
 ]
 ACTS: tuple[Act, ...] = get_args(Act)
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import click
 
-from feedback.access.audit import note
+from feedback.access.audit import Act, note
 from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.commands.text import conversation, part, shortened
 from feedback.datasets.candidates import candidates_of, decide_candidate, list_candidates
@@ -145,7 +145,8 @@ def decide(settings: Settings, candidate_id: str, action: str, by: str, as_json:
     with opened(settings, existing=True) as database, database.session() as session:
         now = datetime.now(UTC)
         row = decide_candidate(session, candidate_id, action, by, now)  # type: ignore[arg-type]
-        note(session, person(), f"candidate.{action}", row.id, now, model=row.model, by=by)
+        act: Act = "candidate.accept" if action == "accept" else "candidate.reject"
+        note(session, person(), act, row.id, now, model=row.model, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Candidate {row.id} is {row.state}.")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Literal
 
 import click
 from sqlmodel import col, select
 
-from feedback.access.audit import note
+from feedback.access.audit import Act, note
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.commands.text import part, shortened
 from feedback.datasets.contract import TaskContract
@@ -130,11 +131,14 @@ def uphold(settings: Settings, hold_id: str, by: str, as_json: bool) -> None:
     _decide(settings, hold_id, "uphold", by, as_json)
 
 
-def _decide(settings: Settings, hold_id: str, action: str, by: str, as_json: bool) -> None:
+def _decide(
+    settings: Settings, hold_id: str, action: Literal["release", "uphold"], by: str, as_json: bool
+) -> None:
     with opened(settings, existing=True) as database, database.session() as session:
         now = datetime.now(UTC)
-        row = decide_hold(session, hold_id, action, by, now)  # type: ignore[arg-type]
-        note(session, person(), f"hold.{action}", row.id, now, model=row.model, by=by)
+        row = decide_hold(session, hold_id, action, by, now)
+        act: Act = "hold.release" if action == "release" else "hold.uphold"
+        note(session, person(), act, row.id, now, model=row.model, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Hold {row.id} is {row.state}.")
 

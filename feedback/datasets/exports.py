@@ -38,7 +38,9 @@ def exported(directory: Path, dataset_id: str, form: str, split: str | None) -> 
     rows = (row for name in names for row in read_rows(directory, dataset_id, name))
     if form == "kto":
         return _kto(directory, dataset_id, rows, split)
-    return map({"chat": _chat, "rows": dict, "trl-completion": _completion}[form], rows)
+    if form == "rows":
+        return rows
+    return map(_chat if form == "chat" else _completion, rows)
 
 
 def _turn(answer: str) -> list[dict[str, str]]:

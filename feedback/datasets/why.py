@@ -133,15 +133,17 @@ def why_inference(session: Session, model: str, inference_id: str, share: float)
             f"{model!r} has no inference {inference_id[:60]!r}; `starloop failures list` shows failed ones"
         )
     failure = session.exec(select(Failure).where(Failure.inference_id == inference_id)).first()
-    datasets = session.exec(
-        select(Example.dataset_id)
-        .where(Example.inference_id == inference_id)
-        .order_by(col(Example.dataset_id))
+    datasets = list(
+        session.exec(
+            select(Example.dataset_id)
+            .where(Example.inference_id == inference_id)
+            .order_by(col(Example.dataset_id))
+        )
     )
     found = {
         "inference_id": inference_id,
         "model": model,
-        "datasets": list(datasets),
+        "datasets": datasets,
         "failure_id": failure and failure.id,
         "state": failure and failure.state,
         "waits": failure and failure.waits,
@@ -150,7 +152,7 @@ def why_inference(session: Session, model: str, inference_id: str, share: float)
             for row in candidates_of(session, inference_id)
         ],
     }
-    return found | {"told": _where(session, inference, failure, found["datasets"], share)}
+    return found | {"told": _where(session, inference, failure, datasets, share)}
 
 
 def _where(
