@@ -12,6 +12,8 @@ from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from feedback.storage.import_table import DataImport as DataImport
+from feedback.storage.review_tables import Candidate as Candidate
+from feedback.storage.review_tables import RaterHold as RaterHold
 
 # Conversations of known users are found by their users.
 _NAMELESS = dict.fromkeys(
@@ -138,6 +140,10 @@ class Failure(SQLModel, table=True):
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None
     resolved: float | None = None
+    waits: str | None = Field(default=None, sa_type=Text)
+    """Why it taught nothing when a dataset version was last made, in words; null where it did, or was not looked at."""
+    curated: float | None = None
+    """When that was. Until somebody says more, triage leaves the state as curation set it."""
 
 
 class Case(SQLModel, table=True):

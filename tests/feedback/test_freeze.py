@@ -318,9 +318,7 @@ def test_a_turn_with_drift_trains_then_a_flood_of_lies_does_not_until_the_guard_
         message = draw(rng, KNOWN, "live")
         world.praise(message.text, f"user-{n}", message.answer)
     world.write()
-    with pytest.raises(
-        DataRefusedError, match=r"held back from \d raters? above the cap of 5 each\); at least 50"
-    ) as caught:
+    with pytest.raises(DataRefusedError, match=r"\d+ of raters whose reliability is low") as caught:
         build(world, guards_off=())
     assert "so nothing was trained" in str(caught.value)
     poisoned = build(world, guards_off=("raters",))
@@ -333,4 +331,4 @@ def test_the_manifest_beside_the_rows_is_the_one_in_the_record(quick: World) -> 
     dataset = build(quick.write())
     file = quick.settings.directory / "datasets" / dataset.id / "manifest.json"
     assert json.loads(file.read_text(encoding="utf-8")) == dataset.manifest
-    assert dataset.manifest["settings"]["minimum_new"] == 1 and dataset.manifest["rules"] == 1
+    assert dataset.manifest["settings"]["minimum_new"] == 1 and dataset.manifest["rules"] == 2
