@@ -29,6 +29,8 @@ _SPREAD_PRIOR = 5.0
 _TRUSTED = 5.0
 """What a reviewer's word and a base example weigh among raters' at most 1 each."""
 _ROUNDS = 8
+_NOTHING = 1e-9
+"""Less than what rounding leaves of a sum."""
 
 
 @dataclass(frozen=True)
@@ -212,33 +214,35 @@ def _compare(
     agreed: dict[str, float] = defaultdict(float)
     compared: dict[str, float] = defaultdict(float)
     for opinions in groups:
+        said: dict[tuple[str, bool], float] = defaultdict(float)
+        instead: dict[str, float] = defaultdict(float)  # belief in each closed answer being the right one
+        own: dict[str | None, float] = defaultdict(float)  # the same of each rater alone
+        for one in opinions:
+            weight = _TRUSTED if one.rater is None else weights[one.rater]
+            said[one.answer, one.right] += weight
+            if one.right and one.closed:
+                instead[one.answer] += weight
+                own[one.rater] += weight
+        total = sum(instead.values())
         for mine in opinions:
             if not mine.scored or mine.rater is None:
                 continue
-            for_me = against = 0.0
-            for theirs in opinions:
-                if theirs.rater == mine.rater:
-                    continue
-                weight = _TRUSTED if theirs.rater is None else weights[theirs.rater]
-                verdict = _agrees(mine, theirs)
-                for_me += weight if verdict is True else 0.0
-                against += weight if verdict is False else 0.0
-            if for_me + against > 0:
+            counted = mine.right and mine.closed
+            for_me = said[mine.answer, mine.right] - weights[mine.rater]
+            against = said[mine.answer, not mine.right]
+            if mine.closed:
+                others = total - instead[mine.answer] - own[mine.rater]
+                others += weights[mine.rater] if counted else 0.0
+                if mine.right:
+                    against += others
+                else:
+                    for_me += others
+            for_me, against = max(for_me, 0.0), max(against, 0.0)
+            if for_me + against > _NOTHING:
                 mass = min(1.0, for_me + against)
                 agreed[mine.rater] += mass * for_me / (for_me + against)
                 compared[mine.rater] += mass
     return agreed, compared
-
-
-def _agrees(mine: _Opinion, theirs: _Opinion) -> bool | None:
-    """Whether theirs says the same as mine; None where the two can both be true."""
-    if mine.answer == theirs.answer:
-        return mine.right == theirs.right
-    if not (mine.closed and theirs.closed):
-        return None
-    if mine.right and theirs.right:
-        return False
-    return True if theirs.right else None
 
 
 def _spreads(stars: Mapping[str, Counter[int]]) -> dict[str, float]:

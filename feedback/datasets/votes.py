@@ -78,5 +78,6 @@ def count_votes(votes: Sequence[V], belief: Callable[[V], float]) -> Count[V]:
         return Count(None, len(agreed), doubted=True)
     if len(sums) > 1 and most - second < LEAD:
         return Count(None, len(agreed), most, total - most)
-    winner = next(vote for vote in reversed(votes) if any(vote is one for one in agreed))
+    standing = set(map(id, agreed))
+    winner = next(vote for vote in reversed(votes) if id(vote) in standing)
     return Count(winner, len(agreed), most, total - most)
