@@ -14,7 +14,7 @@ from sqlmodel import Field, SQLModel
 from feedback.storage.import_table import DataImport as DataImport
 
 # Conversations of known users are found by their users.
-_NAMELESS = dict.fromkeys(
+_NAMELESS: dict[str, Any] = dict.fromkeys(
     ("sqlite_where", "postgresql_where"), text('"user" IS NULL AND conversation IS NOT NULL')
 )
 
