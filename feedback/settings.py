@@ -92,6 +92,12 @@ class Capture(Section, frozen=True):
     """`os` survives the death of any process, `disk` also a power cut."""
     journal_bytes: Annotated[int, Meta(ge=1 << 20)] = 8 << 30
     """Most that one worker's journal may take while its records cannot be brought to the database."""
+    content: Literal["all", "metadata"] = "all"
+    """`metadata` keeps who asked which version when, how long it took and what it cost, and nothing that was written."""
+    pii: Literal["keep", "redact"] = "keep"
+    """`redact` puts placeholders in the place of personal data before anything is written down."""
+    retention_days: Count = 0
+    """What users wrote goes when it is older; 0 keeps it for ever."""
 
 
 ReasonName = Literal[
@@ -134,6 +140,8 @@ class Dataset(Section, frozen=True):
     """Share of prompt groups, and of users, kept for evaluation. Fixed once data exists: sides never change."""
     validation_share: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1.0)] = 0.8
+    pii: Literal["keep", "redact", "drop"] = "keep"
+    """What becomes of personal data in examples: `redact` puts placeholders there, `drop` leaves the example out."""
     imported: Positive = 50_000
     """Most imported answers that a dataset version looks at, for learning and for replay each."""
 

@@ -24,6 +24,7 @@ from feedback.datasets.replay import choose_replay
 from feedback.datasets.splits import validates
 from feedback.errors import ConflictError, DataRefusedError, NotFoundError, StorageError
 from feedback.imports.storing import list_imports
+from feedback.privacy.screening import screened
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
@@ -81,10 +82,11 @@ def build_dataset(
         judging = set(
             session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))
         )
-    said, base = placed(heard, groups, share), placed_base(examples, groups, share)
-    base += placed_imported(old, groups, share)
+    base = placed_base(examples, groups, share) + placed_imported(old, groups, share)
+    learnable = placed_imported(learn, groups, share)
+    said, base, learnable, personal = screened(placed(heard, groups, share), base, learnable, rules.pii)
     left_out: Counter[str] = Counter()
-    taught = choose_imported(placed_imported(learn, groups, share), judging, learned, contract, left_out)
+    taught = choose_imported(learnable, judging, learned, contract, left_out)
     try:
         corrections = choose_corrections(said, judging, learned, contract, rules, guards_off, taught)
     except DataRefusedError as error:
@@ -107,6 +109,7 @@ def build_dataset(
         "settings": msgspec.to_builtins(rules),
         "counts": _counts(rows, contract),
         "left_out": corrections.dropped | left_out,
+        "pii": personal,
         "imports": [
             {"id": entry.id, "name": entry.name, "content_hash": entry.content_hash, "use": entry.use}
             for entry in imports
@@ -206,6 +209,10 @@ def _champion_dataset(session: Session, model: str) -> tuple[str | None, set[str
     parent = get_version(session, model, champion).dataset_id if champion else None
     if parent is None:
         return None, set()
+    known = session.get(DatasetVersion, parent)
+    if known is not None and known.manifest.get("erasures"):
+        # The champion knows what was erased since. Its successor learns the rest afresh, all of it new.
+        return parent, set()
     return parent, set(session.exec(select(ExampleRow.content_hash).where(ExampleRow.dataset_id == parent)))
 
 

@@ -53,9 +53,10 @@ class KnownPrompts:
             .order_by(col(PromptGroup.position))
         )
         for position, key, unused, prompt in rows:
-            pieces = pieces_of(prompt)
-            self._index.add(pieces, self._index.signature(pieces))
-            self._groups.append(Group(key, unused))
+            if prompt:  # of an erased prompt only its hash is left: nothing is near it any more
+                pieces = pieces_of(prompt)
+                self._index.add(pieces, self._index.signature(pieces))
+                self._groups.append(Group(key, unused))
             self._position = position
 
     def place(self, prompts: dict[str, str]) -> list[PromptGroup]:

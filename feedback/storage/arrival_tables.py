@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import BigInteger
 from sqlmodel import Field, SQLModel
 
 
@@ -31,3 +32,14 @@ class TriageMark(SQLModel, table=True):
     """`Arrival.stored` of the last batch that was looked at."""
     rules: str = Field(max_length=64)
     """Hash of the settings and the contract; under others everything is looked at again."""
+
+
+class RecordCount(SQLModel, table=True):
+    """How many rows the journals have ever brought here, so that a row lost afterwards shows in `db verify`."""
+
+    __tablename__ = "record_count"
+
+    shard: int = Field(primary_key=True)
+    """Journals are spread over a few rows, so that gateways do not wait for one another."""
+    inferences: int = Field(default=0, sa_type=BigInteger)
+    feedback: int = Field(default=0, sa_type=BigInteger)

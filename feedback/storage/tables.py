@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint, text
+from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from feedback.storage.import_table import DataImport as DataImport
@@ -195,6 +195,8 @@ class Example(SQLModel, table=True):
     feedback_id: str | None = Field(default=None, index=True, max_length=36)
     rater: str | None = None
     import_id: str | None = Field(default=None, index=True, max_length=36)
+    erased: float | None = None
+    """When the row was taken out of the files; its tombstone is `<dataset_id>:<position>`."""
 
 
 class RegisteredModel(SQLModel, table=True):
@@ -323,6 +325,8 @@ class EvaluationResult(SQLModel, table=True):
     version: str = Field(primary_key=True)
     case_hash: str = Field(primary_key=True, max_length=64)
     """SHA-256 of messages and decoding parameters."""
+    prompt_hash: str = Field(default="", index=True, max_length=64)
+    """That of the case's last prompt (`groups.prompt_hash`), so that answers to an erased prompt are found."""
     output: str = Field(sa_type=Text)
     finish_reason: str | None = None
     completion_tokens: int | None = None
@@ -387,14 +391,3 @@ class Lease(SQLModel, table=True):
     name: str = Field(primary_key=True)
     holder: str
     expires: float
-
-
-class RecordCount(SQLModel, table=True):
-    """How many rows the journals have ever brought here, so that a row lost afterwards shows in `db verify`."""
-
-    __tablename__ = "record_count"
-
-    shard: int = Field(primary_key=True)
-    """Journals are spread over a few rows, so that gateways do not wait for one another."""
-    inferences: int = Field(default=0, sa_type=BigInteger)
-    feedback: int = Field(default=0, sa_type=BigInteger)

@@ -129,6 +129,19 @@ def upgrade() -> None:
     )
     op.create_index("ix_dataset_version_model", "dataset_version", ["model"], unique=False)
     op.create_table(
+        "erasure",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("requested_by", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("finished", sa.Float(), nullable=True),
+        sa.Column("counts", sa.JSON(), nullable=False),
+        sa.Column("datasets", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_erasure_subject", "erasure", ["subject"], unique=False)
+    op.create_table(
         "evaluation_case",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
@@ -153,6 +166,7 @@ def upgrade() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("version", sa.String(), nullable=False),
         sa.Column("case_hash", sa.String(64), nullable=False),
+        sa.Column("prompt_hash", sa.String(64), nullable=False),
         sa.Column("output", sa.Text(), nullable=False),
         sa.Column("finish_reason", sa.String(), nullable=True),
         sa.Column("completion_tokens", sa.Integer(), nullable=True),
@@ -160,6 +174,7 @@ def upgrade() -> None:
         sa.Column("created", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("model", "version", "case_hash"),
     )
+    op.create_index("ix_evaluation_result_prompt_hash", "evaluation_result", ["prompt_hash"], unique=False)
     op.create_table(
         "example",
         sa.Column("dataset_id", sa.String(36), nullable=False),
@@ -173,6 +188,7 @@ def upgrade() -> None:
         sa.Column("feedback_id", sa.String(36), nullable=True),
         sa.Column("rater", sa.String(), nullable=True),
         sa.Column("import_id", sa.String(36), nullable=True),
+        sa.Column("erased", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("dataset_id", "position"),
     )
     op.create_index("ix_example_content_hash", "example", ["content_hash"], unique=False)
@@ -337,6 +353,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)
+    op.create_table(
+        "tombstone",
+        sa.Column("id", sa.String(48), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("content_hash", sa.String(64), nullable=False),
+        sa.Column("erased", sa.Float(), nullable=False),
+        sa.Column("erasure_id", sa.String(36), nullable=False),
+        sa.Column("signature", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_tombstone_erasure_id", "tombstone", ["erasure_id"], unique=False)
     op.create_table(
         "triage_mark",
         sa.Column("model", sa.String(), nullable=False),
