@@ -16,7 +16,7 @@ from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
 
 # Conversations of known users are found by their users.
-_NAMELESS = dict.fromkeys(
+_NAMELESS: dict[str, Any] = dict.fromkeys(
     ("sqlite_where", "postgresql_where"), text('"user" IS NULL AND conversation IS NOT NULL')
 )
 
