@@ -192,7 +192,7 @@ def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
     """
     said, asked = aliased(Tombstone), aliased(Tombstone)
     rows = session.exec(
-        select(  # type: ignore[call-overload]
+        select(
             Example,
             func.coalesce(Feedback.content_hash, said.content_hash),
             func.coalesce(Inference.content_hash, asked.content_hash),
