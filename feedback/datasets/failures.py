@@ -87,7 +87,7 @@ def _triage(
         after = ""
         while after is not None:
             with step() as session:
-                window = traffic.spoken_of(session, span, after)
+                window = traffic.spoken_of(session, span, after, arrived.inferences)
                 changed += _take(session, window, triager, model, now)
             after = window.next
     with step() as session:

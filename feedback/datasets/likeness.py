@@ -21,7 +21,7 @@ _PIECE = 4
 # 20 bands of 6 rows: a pair at 0.8 becomes a candidate with probability 0.998, one at 0.5 with 0.27.
 _BANDS, _ROWS = 20, 6
 _SIGNATURE = _BANDS * _ROWS
-_BUCKET = 64
+_BUCKET = 24
 """Most members of a bucket."""
 _COMPARED = 32
 """Candidates that are compared piece by piece whatever their signatures say."""

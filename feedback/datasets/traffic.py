@@ -21,6 +21,7 @@ from feedback.datasets.triage import Answered
 from feedback.ids import first_id_at, time_of
 from feedback.settings import Triage
 from feedback.storage.arrivals import Span
+from feedback.storage.inferences import of_model
 from feedback.storage.tables import Feedback, Inference
 
 _ROWS = 5000
@@ -41,6 +42,8 @@ class Heard(NamedTuple):
     rating: int | None
     answer: str
     """The correction; empty where there is none."""
+    created: float
+    """Unix seconds."""
 
 
 class Seen(NamedTuple):
@@ -105,8 +108,8 @@ class Traffic:
         first = window.rows[0].id if window.rows else ""
         return self._some(session, [one for one in window.signs if one < first], window.signs)
 
-    def spoken_of(self, session: Session, span: Span, after: str) -> Window:
-        """The inferences that the next feedback of a span is about, behind the feedback's id `after`."""
+    def spoken_of(self, session: Session, span: Span, after: str, seen: Sequence[Span]) -> Window:
+        """The inferences that the next feedback of a span is about, behind the feedback's id `after`; none of `seen`."""
         said = session.exec(
             select(Feedback.id, Feedback.inference_id)
             .where(col(Feedback.id) >= span.first, col(Feedback.id) <= span.last, col(Feedback.id) > after)
@@ -134,19 +137,27 @@ class Traffic:
     ) -> Window:
         window = Window(rows, defaultdict(list), signs, self._usual(session, rows), whole, next_)
         columns: Any = select(  # type: ignore[call-overload]
-            Feedback.inference_id, Feedback.rater, Feedback.source, Feedback.rating, Feedback.correction
+            Feedback.inference_id,
+            Feedback.rater,
+            Feedback.source,
+            Feedback.rating,
+            Feedback.correction,
+            Feedback.choice,
+            Feedback.created,
         )
         said = columns.where(col(Feedback.current)).order_by(col(Feedback.id))
         for piece in window.pieces(col(Feedback.inference_id), said):
-            for inference_id, rater, source, rating, correction in session.exec(piece):
-                window.heard[inference_id].append(Heard(rater, source, rating, correction or ""))
+            for inference_id, rater, source, rating, correction, choice, created in session.exec(piece):
+                # The output that is kept is the first choice's, so stars for another say nothing about it.
+                stars = rating if choice == 0 else None
+                window.heard[inference_id].append(Heard(rater, source, stars, correction or "", created))
         return window
 
     def _production(self) -> tuple[ColumnElement[bool], ...]:
-        return col(Inference.model) == self._model, col(Inference.purpose) == "production"
+        return of_model(self._model), col(Inference.purpose) == "production"
 
     def _rows(self) -> Any:
-        return select(  # type: ignore[call-overload]
+        return select(  # type: ignore[call-overload, misc]
             Inference.id,
             Inference.version,
             Inference.created,
@@ -229,7 +240,12 @@ class Traffic:
         for version in {row.version for row in rows} - self._paces.keys():
             query = (
                 select(Inference.latency_ms, Inference.completion_tokens)
-                .where(*self._production(), Inference.version == version, Inference.status == 200)
+                .where(
+                    Inference.model == self._model,
+                    Inference.version == version,
+                    Inference.purpose == "production",
+                    Inference.status == 200,
+                )
                 .order_by(col(Inference.id).desc())
                 .limit(_PACED)
             )

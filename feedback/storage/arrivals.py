@@ -53,14 +53,14 @@ def note_arrival(
     now: float,
 ) -> None:
     """Write down, in the session's transaction, between which ids a batch lies."""
-    asked = sorted(record.id for record in inferences) or [None]
-    said = sorted(record.id for record in feedback) or [None]
+    asked = [record.id for record in inferences]
+    said = [record.id for record in feedback]
     line = {
         "stored": now,
-        "first_inference": asked[0],
-        "last_inference": asked[-1],
-        "first_feedback": said[0],
-        "last_feedback": said[-1],
+        "first_inference": min(asked, default=None),
+        "last_inference": max(asked, default=None),
+        "first_feedback": min(said, default=None),
+        "last_feedback": max(said, default=None),
     }
     session.connection().execute(insert(Arrival), line)
 

@@ -96,6 +96,14 @@ def has_reason(reason: str) -> ColumnElement[bool]:
     return cast(Failure.reasons, Text).contains(f'"reason": "{reason}"', autoescape=True)
 
 
+def of_model(model: str) -> ColumnElement[bool]:
+    """Inferences of a model, in a query that goes by id, user or conversation.
+
+    Written so that no index serves it: SQLite would take that on models, read all of a model's rows and sort them.
+    """
+    return col(Inference.model).concat("") == model
+
+
 def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> SelectOfScalar[Inference]:
     # Values that are computed keep the planner from an index whose order is not the page's: it would sort all it finds.
     for name in ("model", "version", "user", "key_id", "purpose"):

@@ -13,6 +13,11 @@ from sqlmodel import Field, SQLModel
 
 from feedback.storage.import_table import DataImport as DataImport
 
+# Conversations of known users are found by their users.
+_NAMELESS = dict.fromkeys(
+    ("sqlite_where", "postgresql_where"), text('"user" IS NULL AND conversation IS NOT NULL')
+)
+
 
 class Inference(SQLModel, table=True):
     """One logged call, also when it failed or the client went away."""
@@ -21,14 +26,7 @@ class Inference(SQLModel, table=True):
     __table_args__ = (
         Index("inference_model_version", "model", "version", "id"),
         Index("inference_user", "user", "id"),
-        Index(
-            "inference_conversation",
-            "conversation",
-            "id",
-            # Conversations of known users are found by their users.
-            sqlite_where=text('"user" IS NULL AND conversation IS NOT NULL'),
-            postgresql_where=text('"user" IS NULL AND conversation IS NOT NULL'),
-        ),
+        Index("inference_conversation", "conversation", "id", **_NAMELESS),
     )
 
     id: str = Field(primary_key=True, max_length=36)
@@ -136,8 +134,7 @@ class Failure(SQLModel, table=True):
     reasons: list[dict[str, Any]] = Field(sa_type=JSON)
     """`[{reason, confidence, evidence}]`."""
     state: str = Field(default="quarantine", index=True)
-    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`,
-    `operations` (slow or broken off, which says nothing about the answer: never data)."""
+    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (was right), `dismissed`, `operations` (never data)."""
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None
     resolved: float | None = None

@@ -8,11 +8,14 @@ from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from feedback.access.audit import note
+from feedback.datasets.failing_kinds import FailingKinds, Question, kinds_apart
 from feedback.datasets.failures import list_failures, resolve_failure
+from feedback.registry.models import get_model
 from feedback.settings import ReasonName
 from feedback.storage.tables import Failure
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
+from server.routes.inferences import moment
 from server.views import FailureView, Listed, listed, view
 from server.wire import Resolve
 
@@ -38,6 +41,22 @@ def failures(
         return listed(page, lambda row: view(FailureView, row))
 
 
+@get("/v1/failures/kinds", opt=_REVIEW, sync_to_thread=True)
+def kinds(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str],
+    since: FromQuery[str | None] = None,
+    until: FromQuery[str | None] = None,
+) -> FailingKinds:
+    """Which kinds of input fail more often than the rest, by phrases and metadata; takes seconds."""
+    request.user.need_model(model)
+    with gateway.database.reading() as session:
+        get_model(session, model)
+    question = Question(gateway.settings, model, moment(since, "since"), moment(until, "until"))
+    return kinds_apart(question)
+
+
 @post("/v1/failures/{failure_id:str}/resolve", status_code=200, opt=_REVIEW, sync_to_thread=True)
 def resolve(
     failure_id: FromPath[str], data: JSONBody[Resolve], request: GatewayRequest, gateway: Parts
@@ -58,4 +77,4 @@ def resolve(
         return view(FailureView, row)
 
 
-ROUTES = [failures, resolve]
+ROUTES = [failures, kinds, resolve]

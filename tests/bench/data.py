@@ -30,6 +30,7 @@ from feedback.registry.models import ensure_models
 from feedback.settings import Dataset, Settings, Storage
 from feedback.starter.grammar import DRIFT, KNOWN, draw
 from feedback.storage.database import opened
+from tests.bench import data_kinds
 from tests.bench.report import machine
 
 BANKING = Path(__file__).parents[3] / "shared" / "data" / "banking77"
@@ -99,6 +100,7 @@ SECTIONS: dict[str, Callable[[int], list[str]]] = {
     "import": importing,
     "groups": grouping,
     "banking77": leakage,
+    "kinds": data_kinds.section,
 }
 _SIZES = {"import": 1_000_000, "groups": 100_000}
 

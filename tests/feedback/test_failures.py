@@ -51,6 +51,11 @@ def test_a_low_rating_without_a_correction_waits_in_quarantine(world: World) -> 
     assert [reason["reason"] for reason in row.reasons] == ["low_rating"]
 
 
+def test_stars_for_another_choice_say_nothing_about_the_answer_that_is_kept(world: World) -> None:
+    world.say(world.ask("x", RIGHT), 1, choice=1)
+    assert triage(world.write()) == 0
+
+
 def test_answers_out_of_form_are_found_without_any_rating(world: World) -> None:
     ids = {
         world.ask("a", ""): "empty",

@@ -42,6 +42,7 @@ OPTIONS /v1/feedback                   in   in    in       in     in    in    in
 GET /v1/inferences                     401  in    403      in     403   in    in    401 401  in   in   in    401   401  401    401
 GET /v1/inferences/{inference_id}      401  404   403      in     403   in    404   401 401  in   in   in    401   401  401    401
 GET /v1/failures                       401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
+GET /v1/failures/kinds                 401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 POST /v1/failures/{failure_id}/resolve 401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cases                          401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cases/draw                    401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
