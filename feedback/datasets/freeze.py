@@ -27,7 +27,7 @@ from feedback.datasets.said import Example, Pair
 from feedback.datasets.splits import validates
 from feedback.datasets.standing import write_standing
 from feedback.datasets.weighing import Gathered, gather
-from feedback.errors import ConflictError, DataRefusedError, NotFoundError, StorageError
+from feedback.errors import ConflictError, NotFoundError, StorageError
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
