@@ -37,6 +37,7 @@ from feedback.storage.records import encode
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
     Audit,
+    Candidate,
     Case,
     Cycle,
     DatasetVersion,
@@ -45,6 +46,7 @@ from feedback.storage.tables import (
     Feedback,
     Inference,
     PromptGroup,
+    RaterHold,
 )
 from feedback.storage.undrained import await_drainers
 from feedback.storage.verify import verify
@@ -189,6 +191,33 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
                 created=0.0,
             )
         )
+        session.add(
+            Candidate(
+                id=new_id(_now()),
+                inference_id=mine,
+                model="assistant",
+                source="teacher",
+                origin="a teacher",
+                request_hash="1" * 64,
+                answer=f"{SEED} proposed",
+                checks=[{"check": "contract", "passed": False, "told": f"{SEED} is not right"}],
+                state="failed",
+                tokens=7,
+                created=_now().timestamp(),
+            )
+        )
+        about = select(Feedback.id).where(Feedback.inference_id == other)
+        session.add(
+            RaterHold(
+                id=new_id(_now()),
+                model="assistant",
+                created=_now().timestamp(),
+                kind="correction",
+                target=_answer(f"{SEED} in an answer to vera"),
+                feedback=[*session.exec(about), "another"],
+                reason=f"one and the same correction ({SEED})",
+            )
+        )
         version = reserve_version(session, "assistant", None, dataset.id, "starter", "r", "h", "", {}, _now())
         mark_version(session, "assistant", version.number, "registered")
         move_champion(session, "assistant", version.number, "promotion", "won", "gate", None, _now())
@@ -202,14 +231,18 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
 def test_nothing_of_the_user_is_left_anywhere_and_everything_of_others_stands(scene: Scene) -> None:
     before = scene.places()
     tables = {"inference", "feedback", "failure", "evaluation_case", "evaluation_result", "prompt_group"}
-    assert tables < set(before) and any("train.jsonl" in place for place in before)
+    tables |= {"candidate", "rater_hold"}
+    assert tables < set(before)
+    assert all(any(name in place for place in before) for name in ("train.jsonl", "pairs.jsonl"))
     assert any(".refused" in place for place in before) and any(".damaged" in place for place in before)
 
     done = scene.erase()
 
     assert scene.places() == []
+    assert (done.counts["candidates"], done.counts["holds"]) == (1, 1)
     assert done.counts["inferences"] == 14 and done.counts["feedback"] == 4
-    assert done.counts["examples"] == 3 and done.counts["cases"] == 1 and done.counts["journal_files"] == 2
+    # Three rows, and each beside the failed answer as a pair.
+    assert done.counts["examples"] == 6 and done.counts["cases"] == 1 and done.counts["journal_files"] == 2
     found = verify(scene.database, scene.settings.directory)
     assert found.sound and found.erased == 18
     with scene.database.reading() as session:
@@ -229,12 +262,13 @@ def test_dataset_versions_are_marked_and_those_trained_on_them_named_with_a_retr
     directory = scene.settings.directory
     with scene.database.reading() as session:
         version = session.get_one(DatasetVersion, scene.dataset)
-        assert version.manifest["erased_rows"] == 3
+        assert version.manifest["erased_rows"] == 6
         assert check_files(directory, version.id, version.content_hash)
         rows = [row for split in ("train", "validation") for row in read_rows(directory, version.id, split)]
         assert [row["answer"] for row in rows] == [RIGHT]
         examples = session.exec(select(Example)).all()
-        assert [row.inference_id for row in examples if row.erased is None] == [scene.theirs]
+        stays = [(row.inference_id, row.split) for row in examples if row.erased is None]
+        assert stays == [(scene.theirs, "train"), (scene.theirs, "pairs")]
         (cycle,) = session.exec(select(Cycle)).all()
         assert (cycle.state, [cycle.id]) == ("queued", done.cycles)
         (audited,) = session.exec(select(Audit).where(Audit.act == "record.erase")).all()
