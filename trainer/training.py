@@ -51,7 +51,11 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: Training, **where: Any) -> TrainingSpec:
         """The spec that `[training]` asks for, with the places and the engine's rank given by name."""
-        values = msgspec.structs.asdict(settings)
+        values = {
+            name: value
+            for name, value in msgspec.structs.asdict(settings).items()
+            if name in cls.__struct_fields__  # the rest is for estimates
+        }
         values["threads"] = settings.threads or default_threads()
         return cls(**values, **where)
 

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.candidates import candidates_of
 from feedback.datasets.chat import messages_of
-from feedback.datasets.files import read_rows
+from feedback.datasets.files import SPLITS, read_rows
 from feedback.datasets.groups import groups_by_hash, prompt_hash
 from feedback.datasets.splits import row_side, user_key
 from feedback.errors import NotFoundError
@@ -35,7 +35,7 @@ def why_example(session: Session, directory: Path, dataset: DatasetVersion, whic
 
     Raises `NotFoundError` where there is none, or its frozen file is not there.
     """
-    query = select(Example).where(Example.dataset_id == dataset.id)
+    query = select(Example).where(Example.dataset_id == dataset.id, Example.split != "pairs")
     if which.isdecimal() and len(which) < 10:
         query = query.where(Example.position == int(which))
     else:
@@ -136,7 +136,7 @@ def why_inference(session: Session, model: str, inference_id: str, share: float)
     datasets = list(
         session.exec(
             select(Example.dataset_id)
-            .where(Example.inference_id == inference_id)
+            .where(Example.inference_id == inference_id, col(Example.split).in_(SPLITS))
             .order_by(col(Example.dataset_id))
         )
     )

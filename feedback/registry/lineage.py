@@ -88,7 +88,9 @@ def versions_from_inference(session: Session, inference_id: str) -> list[ModelVe
             select(ModelVersion)
             .where(
                 col(ModelVersion.dataset_id).in_(
-                    select(Example.dataset_id).where(col(Example.inference_id) == inference_id)
+                    select(Example.dataset_id).where(
+                        col(Example.inference_id) == inference_id, Example.split != "holdout"
+                    )
                 )
             )
             .order_by(col(ModelVersion.id))

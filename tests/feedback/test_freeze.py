@@ -219,7 +219,8 @@ def test_lineage_leads_from_a_version_to_what_was_said_and_back(world: World) ->
     number = promote(world, dataset, "c1")
     with world.database.reading() as session:
         document = lineage(session, "assistant", number)
-        (example,) = document["examples"]
+        example, pair = document["examples"]
+        assert (pair["split"], pair["inference_id"]) == ("pairs", inference_id)
         feedback = session.get_one(Feedback, example["feedback_id"])
         inference = session.get_one(Inference, example["inference_id"])
         assert (feedback.correction, inference.id) == (RIGHT, inference_id)
@@ -250,6 +251,11 @@ def test_every_row_has_its_lineage(quick: World) -> None:
     with quick.database.reading() as session:
         kept = {row.content_hash: row for row in session.exec(select(Example))}
         rows = rows_of(quick, dataset)
+        rows += [
+            row
+            for name in ("pairs", "holdout")
+            for row in read_rows(quick.settings.directory, dataset.id, name)
+        ]
         assert {row["id"] for row in rows} == set(kept)
         assert all(kept[row["id"]].group_key == row["group"] for row in rows)
 
