@@ -164,7 +164,8 @@ def test_no_module_outgrows_a_reader() -> None:
             ("tests", TEST_LINES),
         )
         for path in _sources(package)
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit
+        if path.parent.name != "versions"  # a migration is a list, which nobody reads from top to bottom
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit
     ]
 
     assert long == []
