@@ -119,6 +119,8 @@ class Training(Section, frozen=True):
     threads: Count = 0
     """0 takes one less than the cores, at least one."""
     timeout_seconds: Seconds = 86_400.0
+    checkpoint_seconds: Annotated[float, Meta(ge=0.0)] = 60.0
+    """Between two checkpoints, more where saving one takes long; 0 saves after every step."""
 
 
 class Evaluation(Section, frozen=True):

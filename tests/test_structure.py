@@ -25,8 +25,11 @@ SAYING_NOTHING = {"utils", "util", "common", "base", "manager", "helpers", "help
 TRAINING = {
     "trainer.base_model",
     "trainer.finetune",
+    "trainer.memory",
+    "trainer.objectives",
     "trainer.soundness",
     "trainer.starter",
+    "trainer.training_state",
 }
 TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors", "tokenizers"}
 SCHEDULING = {"trainer.schedule", "feedback.cron"}

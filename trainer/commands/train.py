@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from feedback.commands.options import emit, json_option, settings_option
-from feedback.ids import new_id
 from feedback.registry.models import ensure_models
 from feedback.settings import Settings
 from feedback.storage.database import opened
@@ -31,7 +32,7 @@ def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
     """Fine-tune MODEL on a frozen dataset version, check the adapter and publish it as the next version.
 
     The version can be called as MODEL@NUMBER at once. The champion stays what it is: `starloop evaluate` compares,
-    `starloop models promote` moves it.
+    `starloop models promote` moves it. Interrupted and asked for again, it goes on from its newest checkpoint.
 
     Example: starloop train --model assistant --dataset 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
     """
@@ -59,10 +60,16 @@ def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
             lambda: datetime.now(UTC),
             model,
             dataset,
-            settings.directory / "runs" / new_id(datetime.now(UTC)),
+            settings.directory / "runs" / _run(settings, model, dataset),
             show,
         )
     emit(_shown(version), as_json, lambda: _text(version))
+
+
+def _run(settings: Settings, model: str, dataset: str) -> str:
+    """The run's name: the same for the same training, so that one that was interrupted goes on when it is asked again."""
+    wanted = msgspec.json.encode([model, dataset, settings.training])
+    return f"train-{hashlib.sha256(wanted).hexdigest()[:16]}"
 
 
 def _bar() -> ProgressBar:
