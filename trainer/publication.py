@@ -20,6 +20,7 @@ from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
 from trainer.process import default_threads, run_child
+from trainer.step_log import StepLog
 from trainer.training import Progress, TrainingSpec, train
 
 CHECK_SECONDS = 1800.0
@@ -88,7 +89,17 @@ def train_version(
         out=str(work),
         max_rank=engine.max_lora_rank,
     )
-    trained = train(spec, on_progress)
+    steps = StepLog(database, work.name, clock)
+
+    def told(progress: Progress) -> None:
+        steps(progress)
+        on_progress(progress)
+
+    try:
+        trained = train(spec, told)
+    finally:
+        steps.flush()
+    facts = {**trained.facts, "run": work.name}
     store = AdapterStore(settings.directory / "adapters")
     with database.session() as session:
         version = reserve_version(
@@ -100,11 +111,11 @@ def train_version(
             base.revision,
             store.hash_of(trained.adapter),
             dataset.note,
-            trained.facts,
+            facts,
             clock(),
         )
         session.commit()
-    store.publish(trained.adapter, adapter_name(name, version.number), trained.facts)
+    store.publish(trained.adapter, adapter_name(name, version.number), facts)
     if version.state == "staged":
         with database.session() as session:
             version = mark_version(session, name, version.number, "registered")

@@ -53,6 +53,7 @@ GET /v1/datasets/{dataset_id}/export   401  403   403      in     in    in    40
 GET /v1/cycles                         401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cycles                        401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cycles/{cycle_id}              401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
+GET /v1/cycles/{cycle_id}/metrics      401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
 POST /v1/cycles/{cycle_id}/cancel      401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 GET /v1/audit                          401  403   403      403    403   in    403   401 401  in   in   in    401   401  401    401
 POST /session                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   403    in

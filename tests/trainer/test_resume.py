@@ -213,7 +213,7 @@ def test_a_disk_that_takes_no_checkpoint_is_said_once_and_the_training_goes_on(
     real = os.fsync
 
     def full(descriptor: int) -> None:
-        if "checkpoints" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        if "checkpoints" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             raise OSError(28, "No space left on device")
         real(descriptor)
 
