@@ -95,9 +95,9 @@ def flat(checks: Sequence[Check], rate: float, rank: int, trained_share: float) 
 
 
 def leakage(checks: Sequence[Check]) -> Diagnosis | None:
-    """Validation below training throughout. Each check is held against the steps *after* it: those before it were made by
-    a model that knew less."""
-    pairs = [(now.validation, after.train) for now, after in pairwise(checks[1:])]
+    """Validation below training throughout, once the first half is over, in which all falls. Each check is held against
+    the steps *after* it: those before it were made by a model that knew less."""
+    pairs = [(now.validation, after.train) for now, after in pairwise(checks[1 + len(checks) // 2 :])]
     if len(pairs) < _LEAST_CHECKS:
         return None
     if not all(train is not None and validation < _EASIER * train for validation, train in pairs):

@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
+from feedback.storage.training_tables import TrainingStep as TrainingStep
+
 
 class Inference(SQLModel, table=True):
     """One logged call, also when it failed or the client went away."""
@@ -303,30 +305,6 @@ class Cycle(SQLModel, table=True):
     """The gate's numbers."""
     created: float
     updated: float
-
-
-class TrainingStep(SQLModel, table=True):
-    """One step of a training as it went. Losses are means per answer token in nats; step 0 is the base as it came."""
-
-    __tablename__ = "training_step"
-
-    run: str = Field(primary_key=True, max_length=36)
-    """The cycle's id, or the name of a training by hand."""
-    step: int = Field(primary_key=True)
-    created: float
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float | None = None
-    validation_loss: float | None = None
-    validation_new: float | None = None
-    validation_old: float | None = None
-    learning_rate: float | None = None
-    gradient_norm: float | None = None
-    tokens_per_second: float | None = None
-    memory_bytes: int | None = Field(default=None, sa_type=BigInteger)
-    noticed: list[str] = Field(default_factory=list, sa_type=JSON)
-    """What was noticed at this step, in sentences."""
 
 
 class EvaluationResult(SQLModel, table=True):
