@@ -106,6 +106,8 @@ class Dataset(Section, frozen=True):
 
 
 class Training(Section, frozen=True):
+    method: Literal["auto", "sft", "dpo", "kto"] = "auto"
+    """`auto` imitates right answers where they are known, else learns from preferences."""
     rank: Positive = 16
     alpha: Positive = 32
     learning_rate: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0

@@ -27,6 +27,7 @@ TRAINING = {
     "trainer.finetune",
     "trainer.memory",
     "trainer.objectives",
+    "trainer.preferences",
     "trainer.soundness",
     "trainer.starter",
     "trainer.training_state",

@@ -7,13 +7,12 @@ was saved as strictly as an adapter from elsewhere would be.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,16 @@ from torch import nn
 
 from feedback.errors import DataRefusedError, StorageError, UnsoundAdapterError
 from trainer import diagnosis
-from trainer.base_model import load_base
+from trainer.base_model import BaseModel, load_base
 from trainer.batches import Order
 from trainer.checkpoints import Schedule, read_checkpoint, write_checkpoint
 from trainer.diagnosis import Check, Diagnosis
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 from trainer.memory import largest_memory, memory_now, within_memory
+from trainer.method import read
 from trainer.objectives import Objective, Supervised, validate
+from trainer.preference_rows import read_pairs, read_rated
+from trainer.preferences import Direct, Unpaired
 from trainer.soundness import WEIGHTS, check_against
 from trainer.tokens import EncodedRows, Encoder
 from trainer.training import TrainingSpec
@@ -60,13 +62,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     # The base and the data. Everything that cannot work is found out before the first step.
     base = load_base(spec.base_path)
     encoder = Encoder(base.tokenizer, min(spec.max_tokens, base.context), base.end_tokens)
-    train = encoder.encode_rows(_rows(Path(spec.dataset) / "train.jsonl"))
-    validation = encoder.encode_rows(_rows(Path(spec.dataset) / "validation.jsonl"))
+    dataset = Path(spec.dataset)
+    train = encoder.encode_rows(read(dataset / "train.jsonl"))
+    validation = encoder.encode_rows(read(dataset / "validation.jsonl"))
     _check_mask(train)
     watched = random.Random(spec.seed).sample(
         validation.examples, min(VALIDATION_LIMIT, len(validation.examples))
     )
-    objective: Objective = Supervised(base, train.examples)
+    objective, used = _objective(spec, base, encoder, train)
 
     # The adapter: LoRA on every linear layer but the output head.
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
@@ -78,7 +81,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     )
     model = get_peft_model(base.model, config)
     config.base_model_name_or_path = spec.engine_model
-    peak = spec.learning_rate or chosen_rate(parameters)
+    peak = spec.learning_rate or chosen_rate(parameters, spec.method)
     epochs = spec.epochs or chosen_epochs(parameters)
     order = Order(objective.lengths, spec.batch, spec.seed)
     steps = order.per_epoch * epochs
@@ -202,6 +205,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         else "all epochs done",
         "examples": len(train.examples),
         "validation_examples": len(validation.examples),
+        **used,
         "left_out": dict(train.left_out + validation.left_out),
         "trained_share": round(train.trained_share, 4),
         "validation_loss": None if math.isinf(watch.kept_loss) else watch.kept_loss,
@@ -224,6 +228,21 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "seconds_training": round(loop_seconds, 2),
         "peak_memory_bytes": largest_memory(),
     }
+
+
+def _objective(
+    spec: TrainingSpec, base: BaseModel, encoder: Encoder, train: EncodedRows
+) -> tuple[Objective, dict[str, Any]]:
+    """What the method minimises, and the facts of what it learns from."""
+    dataset = Path(spec.dataset)
+    if spec.method == "dpo":
+        pairs, rows, left_out = read_pairs(dataset, encoder, train)
+        return Direct(base, pairs, rows), {"pairs": len(pairs), "pairs_left_out": dict(left_out)}
+    if spec.method == "kto":
+        examples, good, left_out = read_rated(dataset, encoder, train)
+        used = {"good": sum(good), "bad": len(good) - sum(good), "rated_left_out": dict(left_out)}
+        return Unpaired(base, examples, good, encoder.limit), used
+    return Supervised(base, train.examples), {}
 
 
 def _gradient(
@@ -272,20 +291,15 @@ def _save_checkpoint(
     return saved_step
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataRefusedError(
-                    f"{path}:{number}: is not a JSON row ({error}); the file was changed or cut after it was frozen"
-                ) from error
-
-
 def _check_mask(train: EncodedRows) -> None:
     if not train.examples:
         raise DataRefusedError("the dataset version has no training examples; there is nothing to learn from")
+    answer = train.examples[0].answer
+    if len(train.examples) > 1 and all(example.answer == answer for example in train.examples):
+        raise DataRefusedError(
+            f"all {len(train.examples)} training examples have the same answer; a model trained on them would give it to "
+            "everything. Add examples with other answers"
+        )
     if train.trained_share >= 1.0:
         raise DataRefusedError(
             "every token of every example would carry loss, the prompts too; the base's chat template renders no prompt"

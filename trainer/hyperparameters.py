@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from trainer.method import Method
+
 _LARGE, _LARGE_RATE = 1e9, 2e-4
 _TINY, _TINY_RATE = 2e6, 3e-3
 _WARM_UP = 0.06
@@ -11,7 +13,11 @@ _LEAST = 0.05
 """Share of the peak rate at the last step."""
 
 
-def chosen_rate(parameters: int) -> float:
+_PREFERENCE = 1 / 40
+"""Preferences are trained at a rate of 5e-6 where right answers are at 2e-4."""
+
+
+def chosen_rate(parameters: int, method: Method = "sft") -> float:
     """Peak learning rate of LoRA for a base of that many parameters.
 
     2e-4 for billions of parameters (about ten times full fine-tuning's), rising by a power of the size to what was
@@ -19,7 +25,8 @@ def chosen_rate(parameters: int) -> float:
     """
     power: float = math.log(_TINY_RATE / _LARGE_RATE) / math.log(_LARGE / _TINY)
     rate: float = _LARGE_RATE * (_LARGE / max(parameters, 1)) ** power
-    return min(_TINY_RATE, max(_LARGE_RATE, rate))
+    supervised = min(_TINY_RATE, max(_LARGE_RATE, rate))
+    return supervised if method == "sft" else supervised * _PREFERENCE
 
 
 def chosen_epochs(parameters: int) -> int:

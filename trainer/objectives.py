@@ -65,8 +65,12 @@ class Supervised:
         """Nothing."""
 
 
-def losses_of(model: Any, base: BaseModel, examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+def losses_of(
+    model: Any, base: BaseModel, examples: Sequence[Encoded], keep_graph: bool = False
+) -> tuple[Tensor, Tensor]:
     """Each example's weighted loss summed over its answer, in nats, and the same unweighted; both `[examples]`.
+
+    The second carries a gradient only with `keep_graph`.
 
     Rows are padded on the right: under causal attention no real token sees the padding, so no mask is needed and
     attention takes its fastest path. Logits are made only where some row has a label.
@@ -87,7 +91,7 @@ def losses_of(model: Any, base: BaseModel, examples: Sequence[Encoded]) -> tuple
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
     summed = each.view(targets.shape).sum(1)
-    return summed * weights, summed.detach()
+    return summed * weights, summed if keep_graph else summed.detach()
 
 
 def _logits(model: Any, base: BaseModel, tokens: Tensor, keep: Tensor) -> Tensor:

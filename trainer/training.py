@@ -27,6 +27,7 @@ from feedback.errors import (
 )
 from feedback.settings import Training
 from trainer.checkpoints import discard_checkpoints, reached
+from trainer.method import Method
 from trainer.process import ChildDiedError, default_threads, run_child
 
 STARTS = 3
@@ -50,6 +51,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     """Folder of this training: the spec, the log, and at the end `adapter/`."""
     max_rank: int
     """Highest rank that the engine serves."""
+    method: Method = "sft"
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 0.0
@@ -70,8 +72,9 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: Training, **where: Any) -> TrainingSpec:
-        """The spec that `[training]` asks for, with the places and the engine's rank given by name."""
+        """The spec that `[training]` asks for, with the places, the engine's rank and the method given by name."""
         values = msgspec.structs.asdict(settings)
+        del values["method"]  # what `auto` means is the dataset's to say
         values["threads"] = settings.threads or default_threads()
         return cls(**values, **where)
 
@@ -119,6 +122,11 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
     wanted = msgspec.to_builtins(spec)
     if (known := _finished(finished, wanted)) is not None:
         return known
+    if spec.rank > spec.max_rank:
+        raise UnsoundAdapterError(
+            f"[training] rank {spec.rank} is above the engine's {spec.max_rank}; raise [[engine]] max_lora_rank or train at "
+            "a lower rank"
+        )
     if not (Path(spec.dataset) / "train.jsonl").is_file():
         raise DataRefusedError(f"{spec.dataset}: there is no train.jsonl; build the dataset version again")
     started = time.monotonic()

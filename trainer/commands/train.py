@@ -19,6 +19,7 @@ from feedback.registry.versions import get_version
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import ModelVersion
+from trainer.method import Wanted
 from trainer.publication import train_version
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines, words
@@ -32,11 +33,21 @@ from trainer.training_table import training_text
 )
 @click.option("--model", metavar="M", help="Name of a [[model]].")
 @click.option("--dataset", metavar="ID", help="A dataset version; `starloop data list` shows them.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "sft", "dpo", "kto"]),
+    help="Imitate right answers, learn from pairs, or from good and bad answers; without it, [training] method.",
+)
 @json_option
 @settings_option
 @click.pass_context
 def train(
-    context: click.Context, model: str | None, dataset: str | None, settings: Settings, as_json: bool
+    context: click.Context,
+    model: str | None,
+    dataset: str | None,
+    method: Wanted | None,
+    settings: Settings,
+    as_json: bool,
 ) -> None:
     """Fine-tune MODEL on a frozen dataset version, check the adapter and publish it as the next version.
 
@@ -77,8 +88,9 @@ def train(
             lambda: datetime.now(UTC),
             model,
             dataset,
-            settings.directory / "runs" / _run(settings, model, dataset),
+            settings.directory / "runs" / _run(settings, model, dataset, method),
             show,
+            method=method,
         )
     emit(_shown(version), as_json, lambda: _text(version))
 
@@ -108,9 +120,9 @@ def show(version: str, as_json: bool, settings: Settings) -> None:
     emit(document, as_json, lambda: "\n".join(training_text(steps) or ["the record holds none of its steps"]))
 
 
-def _run(settings: Settings, model: str, dataset: str) -> str:
+def _run(settings: Settings, model: str, dataset: str, method: str | None) -> str:
     """The run's name: the same for the same training, so that one that was interrupted goes on when it is asked again."""
-    wanted = msgspec.json.encode([model, dataset, settings.training])
+    wanted = msgspec.json.encode([model, dataset, settings.training, method])
     return f"train-{hashlib.sha256(wanted).hexdigest()[:16]}"
 
 
@@ -140,6 +152,8 @@ def _text(version: ModelVersion) -> str:
         f"{facts['examples']} examples, {facts['steps']} steps in {facts['seconds']:.0f} s ({facts['stopped']}); "
         f"validation loss {'not measured' if validation is None else f'{validation:.4f}'}",
     ]
+    if "method_reason" in facts:
+        lines.append(f"method {facts['method']}: {facts['method_reason']}")
     lines += [f"{count} examples left out: {reason}" for reason, count in facts["left_out"].items()]
     lines += [one["text"] for one in facts.get("diagnoses", ())]
     lines.append(f"Next: starloop models promote {version.model} {version.number} --reason …")
