@@ -6,7 +6,6 @@ divided. Preferences are in `trainer.preferences`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -95,8 +94,8 @@ def losses_of(
 
 
 def _logits(model: Any, base: BaseModel, tokens: Tensor, keep: Tensor) -> Tensor:
-    """Logits at the places `keep`. Older architectures only know how to make all of them."""
-    if "logits_to_keep" in inspect.signature(base.model.forward).parameters:
+    """Logits at the places `keep`."""
+    if base.some_logits:
         kept: Tensor = model(input_ids=tokens, logits_to_keep=keep, use_cache=False).logits
         return kept
     every: Tensor = model(input_ids=tokens, use_cache=False).logits

@@ -220,6 +220,31 @@ def test_an_empty_dataset_is_refused(tiny_base: Path, tmp_path: Path) -> None:
         run(spec(tiny_base, write_dataset(tmp_path / "data", []), tmp_path / "out"))
 
 
+def test_examples_that_all_have_one_answer_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", (row(number, answer="red") for number in range(24)))
+    with pytest.raises(DataRefusedError, match="all 24 training examples have the same answer"):
+        run(spec(tiny_base, data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "heavy", None])
+def test_a_weight_that_is_no_number_is_refused_with_its_example(
+    tiny_base: Path, tmp_path: Path, weight: Any
+) -> None:
+    data = write_dataset(tmp_path / "data", [*ROWS, row(99, weight=weight)])
+    with pytest.raises(DataRefusedError, match=r"example example-99: its weight is .*, and must be a number"):
+        run(spec(tiny_base, data, tmp_path / "out"))
+
+
+def test_examples_of_no_weight_or_too_long_are_left_out_and_counted_never_cut(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    long = row(98, messages=[{"role": "user", "content": "apple " * 200}])
+    data = write_dataset(tmp_path / "data", [*ROWS, row(97, weight=0.0), row(96, weight=0), long])
+    facts, _ = run(spec(tiny_base, data, tmp_path / "out", epochs=1))
+    assert (facts["examples"], facts["left_out"]) == (24, {"of no weight": 2, "longer than the context": 1})
+
+
 def test_a_row_that_was_cut_is_named_by_file_and_line(tiny_base: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", ROWS)
     text = (data / "train.jsonl").read_text()

@@ -73,6 +73,7 @@ def test_a_version_is_trained_and_published_and_what_comes_next_is_said(
     assert result.stdout.splitlines() == [
         "assistant@1.0 is trained, checked and published; it is not promoted.",
         "120 examples, 60 steps in 12 s (all epochs done); validation loss 0.1234",
+        "method sft: 0 right answers (0 new), 0 pairs: right answers are known, and imitating them says most",
         "2 examples left out: longer than the context",
         "Next: starloop models promote assistant 1.0 --reason …",
     ]
@@ -104,7 +105,7 @@ def test_the_same_training_by_hand_again_is_the_same_version(configuration: Path
     assert shown[0] == shown[1]
     assert (shown[0]["version"], shown[0]["state"]) == ("1.0", "registered")
     run = shown[0]["facts"].pop("run")
-    assert shown[0]["facts"] == FACTS and run.startswith("train-")
+    assert shown[0]["facts"].items() >= FACTS.items() and run.startswith("train-")
 
 
 def test_a_version_shows_how_its_training_went(configuration: Path, trained: None) -> None:

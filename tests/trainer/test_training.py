@@ -133,6 +133,14 @@ def test_a_dataset_that_is_not_there_is_said_without_starting_a_child(
         train(spec(tiny_base, tmp_path / "nowhere", tmp_path / "out"), unwanted)
 
 
+def test_a_rank_above_the_engines_is_said_before_a_child_is_started(
+    tiny_base: Path, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsoundAdapterError, match=r"rank 32 is above the engine's 16; raise \[\[engine\]\]"):
+        train(spec(tiny_base, dataset, tmp_path, rank=32), unwanted)
+    assert list(tmp_path.iterdir()) == []
+
+
 def trainings() -> list[psutil.Process]:
     """Children that train; other tests may have left their own helpers of multiprocessing."""
     return [child for child in psutil.Process().children() if "trainer.child" in child.cmdline()]
