@@ -42,6 +42,7 @@ class BadFieldError(BadInputError):
 
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
+        self.problem = problem
         super().__init__(f"{field}: {problem}")
 
 

@@ -53,6 +53,12 @@ def new_id(now: datetime) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def first_id_at(moment: float) -> str:
+    """What no id made at that moment (Unix seconds) or later sorts before, and every earlier one does."""
+    digits = f"{max(0, int(moment * 1000)):012x}"
+    return f"{digits[:8]}-{digits[8:12]}"
+
+
 def parse_id(text: str, field: str = "inference_id") -> str:
     """The bare id out of what a client holds: with or without vLLM's `chatcmpl-`/`cmpl-`.
 

@@ -77,6 +77,12 @@ class Model(Section, frozen=True):
     mode: Mode = "propose"
     schema: str = ""
     """File with the JSON schema that answers must meet; the starter brings its own."""
+    labels: list[str] = []
+    """Instead of a schema: the labels of which an answer must be one, to the letter."""
+    pattern: str = ""
+    """Instead of either: a regular expression (RE2) that must match a whole answer."""
+    check: str = ""
+    """`module:function` that takes an answer (and its messages) and returns None or what is wrong with it."""
     examples: str = ""
     """OpenAI chat JSONL of base examples, for replay and regression; the starter brings its own."""
 
@@ -86,10 +92,41 @@ class Capture(Section, frozen=True):
     """`os` survives the death of any process, `disk` also a power cut."""
     journal_bytes: Annotated[int, Meta(ge=1 << 20)] = 8 << 30
     """Most that one worker's journal may take while its records cannot be brought to the database."""
+    content: Literal["all", "metadata"] = "all"
+    """`metadata` keeps who asked which version when, how long it took and what it cost, and nothing that was written."""
+    pii: Literal["keep", "redact"] = "keep"
+    """`redact` puts placeholders in the place of personal data before anything is written down."""
+    retention_days: Count = 0
+    """What users wrote goes when it is older; 0 keeps it for ever."""
+
+
+ReasonName = Literal[
+    "low_rating",
+    "edited",
+    "asked_again",
+    "negative_follow_up",
+    "empty",
+    "truncated",
+    "refusal",
+    "repetition",
+    "schema_invalid",
+    "error",
+    "slow",
+]
 
 
 class Triage(Section, frozen=True):
+    off: list[ReasonName] = []
+    """Reasons that are not looked for."""
     low_rating: Annotated[int, Meta(ge=1, le=4)] = 2
+    within_minutes: Annotated[float, Meta(gt=0, le=1440)] = 10.0
+    """How long after an answer its user's next words still say something about it."""
+    asked_again_likeness: Annotated[float, Meta(ge=0.3, le=1.0)] = 0.7
+    refusals: list[str] = []
+    """Phrases that open a refusal, beside those that are known."""
+    complaints: list[str] = []
+    """Phrases that open a complaint about the last answer, beside those that are known."""
+    slow_deviations: Annotated[float, Meta(ge=2.0, le=100.0)] = 6.0
 
 
 class Dataset(Section, frozen=True):
@@ -103,6 +140,10 @@ class Dataset(Section, frozen=True):
     """Share of prompt groups, and of users, kept for evaluation. Fixed once data exists: sides never change."""
     validation_share: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
     near_duplicate: Annotated[float, Meta(ge=0.5, le=1.0)] = 0.8
+    pii: Literal["keep", "redact", "drop"] = "keep"
+    """What becomes of personal data in examples: `redact` puts placeholders there, `drop` leaves the example out."""
+    imported: Positive = 50_000
+    """Most imported answers that a dataset version looks at, for learning and for replay each."""
 
 
 class Training(Section, frozen=True):
@@ -123,6 +164,10 @@ class Training(Section, frozen=True):
     timeout_seconds: Seconds = 86_400.0
     checkpoint_seconds: Annotated[float, Meta(ge=0.0)] = 60.0
     """Between two checkpoints, more where saving one takes long; 0 saves after every step."""
+    teraflops: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What the training device does a second, for estimates alone; 0 assumes this machine's CPU."""
+    price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Of the training device, in any currency; 0 gives no estimate of cost."""
 
 
 class Evaluation(Section, frozen=True):

@@ -139,6 +139,11 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
             problems.append(
                 f"model {model.name!r}: no [[engine]] serves its base {model.base!r} (there are: {', '.join(bases)})"
             )
+        forms = [key for key in ("schema", "labels", "pattern") if getattr(model, key)]
+        if len(forms) > 1:
+            problems.append(
+                f"model {model.name!r}: {' and '.join(forms)} are set; keep one of them, `check` may stand beside it"
+            )
     for engine in settings.engine:
         if settings.training.rank > engine.max_lora_rank:
             problems.append(

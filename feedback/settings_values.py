@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from feedback.cron import cron_trigger
-from feedback.settings import Engine, Schedule, Section, Storage
+from feedback.settings import Engine, Model, Schedule, Section, Storage
 
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 
@@ -64,9 +65,42 @@ def _directory(directory: str) -> str | None:
     return None if directory.strip() else 'is empty; name a folder, such as "starloop-data"'
 
 
+def _labels(labels: list[str]) -> str | None:
+    unclean = [label for label in labels if not label.strip() or label != label.strip()]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    wrong = [f"{label!r} is empty or has blanks around it" for label in unclean]
+    wrong += [f"{label!r} stands twice" for label in twice]
+    return f"{'; '.join(wrong)}; write each label once, as answers have it" if wrong else None
+
+
+def _pattern(pattern: str) -> str | None:
+    if not pattern:
+        return None
+    from feedback.datasets.answer_forms import PatternForm
+
+    try:
+        PatternForm(pattern)
+    except ValueError as error:
+        return (
+            f"{pattern!r} is no regular expression that RE2 takes ({error}); it knows no look-around and no references "
+            "back. Use `check` for what it cannot say"
+        )
+    return None
+
+
+def _check(entry: str) -> str | None:
+    if not entry or _ENTRY.fullmatch(entry):
+        return None
+    return f'{entry!r} names no function; write "package.module:function"'
+
+
+_ENTRY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Storage, "directory"): _directory,
     (Storage, "database"): _database,
     (Engine, "urls"): _urls,
+    (Model, "labels"): _labels,
+    (Model, "pattern"): _pattern,
+    (Model, "check"): _check,
     (Schedule, "cron"): _cron,
 }

@@ -205,7 +205,8 @@ class Completion:
         self, status: int, facts: Facts, response: str | None, error: str | None, kind: str | None = None
     ) -> bool:
         """Write the record and report the end; False when the first was not possible. `kind` is the error's."""
-        body, kept = self._body, self._body.store
+        body, known = self._body, self._body.store
+        kept = known and self._gateway.capture.keeps_content
         first = self._first_byte
         self._tokens = (facts.prompt_tokens or 0) + (facts.completion_tokens or 0)
         record = InferenceRecord(
@@ -214,8 +215,8 @@ class Completion:
             model=self._route.model,
             version=self._route.version,
             purpose=self._purpose,
-            user=body.user if kept else None,
-            conversation=self._conversation if kept else None,
+            user=body.user if known else None,
+            conversation=self._conversation if known else None,
             key_id=self._caller.key_id,
             streamed=body.stream,
             status=status,
@@ -229,7 +230,7 @@ class Completion:
             completion_tokens=facts.completion_tokens,
             latency_ms=(perf_counter() - self._started) * 1000,
             first_token_ms=None if first is None else (first - self._started) * 1000,
-            metadata=dict(body.metadata) if kept and body.metadata else None,
+            metadata=dict(body.metadata) if known and body.metadata else None,
             stored=kept,
             pinned=is_pinned(body.model),
         )

@@ -85,7 +85,7 @@ class Gateway:
         if self.settings.server.traces:
             self.traces = Traces(self.settings.server.traces)
         await asyncio.to_thread(self._open_storage)
-        self.capture = Capture(self.journal, self.metrics)
+        self.capture = Capture(self.journal, self.metrics, self.settings.capture)
         self.drainer.start()
         self.live.start()
         await self.engines.start()

@@ -80,6 +80,10 @@ class Confirm(Wire):
     answer: Annotated[str, Meta(min_length=1, max_length=1_000_000)]
 
 
+class NewErasure(Wire):
+    user: Name
+
+
 class NewCycle(Wire):
     model: Name
     mode: Mode | None = None

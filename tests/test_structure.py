@@ -32,7 +32,7 @@ TRAINING = {
     "trainer.starter",
     "trainer.training_state",
 }
-TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors", "tokenizers"}
+TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors"}
 SCHEDULING = {"trainer.schedule", "feedback.cron"}
 WEB = {"litestar", "uvicorn", "pyreqwest", "starlette", "jinja2", "prometheus_client", "opentelemetry"}
 

@@ -15,6 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
 from feedback.datasets.cases import EvalCase
+from feedback.datasets.chat import last_user_text
+from feedback.datasets.groups import prompt_hash
 from feedback.registry.bases import resolve_base
 from feedback.settings import Model, Settings
 from feedback.storage.database import Database
@@ -79,7 +81,7 @@ class Evaluation:
         open_: dict[str, EvalCase] = {hashes[case.id]: case for case in cases if hashes[case.id] not in known}
         advance(len(cases) - len(open_), len(cases))
         for answered in self._asked(version, open_, check):
-            self._keep(version, answered)
+            self._keep(version, answered, open_)
             known |= answered
             advance(sum(case_hash in known for case_hash in hashes.values()), len(cases))
         return {case.id: known[hashes[case.id]] for case in cases}
@@ -134,7 +136,9 @@ class Evaluation:
                     )
         return known
 
-    def _keep(self, version: PinnedVersion, answered: Mapping[str, Answer]) -> None:
+    def _keep(
+        self, version: PinnedVersion, answered: Mapping[str, Answer], cases: Mapping[str, EvalCase]
+    ) -> None:
         if not answered:
             return
         now = self._clock().timestamp()
@@ -143,6 +147,7 @@ class Evaluation:
                 "model": version.model,
                 "version": version.number,
                 "case_hash": case_hash,
+                "prompt_hash": prompt_hash(last_user_text(cases[case_hash].messages)),
                 "output": answer.text,
                 "finish_reason": answer.finish_reason,
                 "completion_tokens": answer.completion_tokens,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+from feedback.checks.cost import chosen_epochs
 from trainer.method import Method
+
+__all__ = ["chosen_epochs", "chosen_rate", "rate_at"]
 
 _LARGE, _LARGE_RATE = 1e9, 2e-4
 _TINY, _TINY_RATE = 2e6, 3e-3
@@ -27,11 +30,6 @@ def chosen_rate(parameters: int, method: Method = "sft") -> float:
     rate: float = _LARGE_RATE * (_LARGE / max(parameters, 1)) ** power
     supervised = min(_TINY_RATE, max(_LARGE_RATE, rate))
     return supervised if method == "sft" else supervised * _PREFERENCE
-
-
-def chosen_epochs(parameters: int) -> int:
-    """Passes over the data, before early stopping: a small base needs more of them."""
-    return 8 if parameters < 5e7 else 5 if parameters < 5e8 else 3
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:

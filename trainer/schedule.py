@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from feedback.access.audit import Actor, note
 from feedback.cron import cron_trigger
 from feedback.errors import ConflictError, StarloopError
+from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
 from trainer.cycle import next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
@@ -22,6 +24,7 @@ from trainer.workshop import Workshop
 _log = logging.getLogger(__name__)
 _LATE_SECONDS = 3600
 _TROUBLE_SECONDS = 5.0
+_EXPIRY_HOURS = 6
 
 
 class Loop:
@@ -42,6 +45,9 @@ class Loop:
         )
         if self._wanted.cron:
             scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
+        if self._workshop.settings.capture.retention_days:
+            first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
+            scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
         scheduler.start()
         try:
             while not self._stopping.is_set():
@@ -89,6 +95,28 @@ class Loop:
                 _log.info("no scheduled cycle of %s: %s", model.name, error)
             except StarloopError as error:
                 _log.warning("no scheduled cycle of %s: %s", model.name, error)
+
+    def expire(self) -> None:
+        """Remove what is older than it may be, if this loop leads."""
+        if not self._leads:
+            return
+        workshop = self._workshop
+        try:
+            expire(
+                workshop.database,
+                workshop.settings,
+                Actor("schedule"),
+                workshop.clock(),
+                self._check_stopping,
+            )
+        except StarloopError as error:
+            _log.warning("what is too old stays for now: %s", error)
+        except Exception:  # the job's boundary
+            _log.exception("what is too old stays for now")
+
+    def _check_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise LoopStoppedError("the loop is stopping; the rest goes at its next start")
 
     def _hold(self) -> bool:
         """Take or renew the lease; whether this loop leads."""

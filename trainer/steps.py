@@ -15,7 +15,7 @@ from sqlmodel import col, select
 
 from feedback.datasets.cases import import_base_examples
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.failures import triage_model
+from feedback.datasets.failures import triage_in_steps
 from feedback.datasets.freeze import build_dataset
 from feedback.errors import DataRefusedError
 from feedback.ids import new_id
@@ -44,9 +44,7 @@ def triage(workshop: Workshop, record: CycleRecord) -> None:
     with workshop.database.session() as session:
         imported = import_base_examples(session, settings, model.name, workshop.clock())
         session.commit()
-    with workshop.database.session() as session:
-        found = triage_model(session, model.name, settings, workshop.clock())
-        session.commit()
+    found = triage_in_steps(workshop.database, model.name, settings, workshop.clock())
     cases = counted(imported, "regression case")
     taken = f"; {cases} taken from the base examples" if imported else ""
     record.end(f"{counted(found, 'failure case')} {'is' if found == 1 else 'are'} new or changed{taken}")

@@ -73,8 +73,14 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: Training, **where: Any) -> TrainingSpec:
         """The spec that `[training]` asks for, with the places, the engine's rank and the method given by name."""
-        values = msgspec.structs.asdict(settings)
-        del values["method"]  # what `auto` means is the dataset's to say
+        apart = (
+            "method",
+            "teraflops",
+            "price_per_hour",
+        )  # the dataset says what `auto` means; estimates decide nothing
+        values = {
+            name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
+        }
         values["threads"] = settings.threads or default_threads()
         return cls(**values, **where)
 

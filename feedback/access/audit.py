@@ -1,4 +1,5 @@
-"""The audit log: who did what to keys, champions, versions, cycles, failure cases and evaluation cases.
+"""The audit log: who did what to keys, champions, versions, cycles, failure cases and evaluation cases, and who
+had what erased.
 
 Written in the transaction of the act itself, so that neither stands without the other; the database refuses to change or
 delete a row. It names things by id and holds no secret and nothing that a user wrote.
@@ -27,6 +28,9 @@ Act = Literal[
     "case.draw",
     "case.confirm",
     "case.drop",
+    "record.erase",
+    "record.expire",
+    "data.import",
 ]
 ACTS: tuple[Act, ...] = get_args(Act)
 

@@ -11,6 +11,8 @@ import click
 from sqlmodel import col, select
 
 from feedback.access.audit import note
+from feedback.commands.check import check
+from feedback.commands.imports import import_, imports
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.commands.text import conversation, part
 from feedback.datasets.cases import confirm_case, draw_cases, list_cases
@@ -28,6 +30,11 @@ from feedback.storage.tables import Case, DatasetVersion
 @click.group(short_help="dataset versions and the golden set")
 def data() -> None:
     """Datasets that versions are trained on, and cases that they are judged by."""
+
+
+data.add_command(check)
+data.add_command(import_)
+data.add_command(imports)
 
 
 @data.command("list", short_help="dataset versions, newest first")

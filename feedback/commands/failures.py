@@ -5,14 +5,15 @@ from __future__ import annotations
 import getpass
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from feedback.access.audit import note
 from feedback.commands.options import emit, json_option, person, settings_option
-from feedback.commands.text import conversation, part, shortened
+from feedback.commands.text import conversation, harmless, part, shortened
 from feedback.datasets.chat import messages_of
+from feedback.datasets.failing_kinds import FailingKinds, find_failing_kinds
 from feedback.datasets.failures import (
     FailureContext,
     exchanges,
@@ -20,34 +21,44 @@ from feedback.datasets.failures import (
     read_failure,
     resolve_failure,
 )
-from feedback.settings import Settings
+from feedback.registry.models import get_model
+from feedback.settings import ReasonName, Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Failure, Feedback
 
-_STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed"])
+_STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed", "operations"])
+_MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
+_REASONS = click.Choice(get_args(ReasonName))
 
 
-@click.group(short_help="failure cases: list, show and resolve")
+@click.group(short_help="failure cases: list, show and resolve; which kinds fail")
 def failures() -> None:
-    """Failure cases that triage selected, with their reasons: `list` finds them, `show` tells all of one, `resolve` decides."""
+    """Failure cases that triage selected, with their reasons: `list` finds them, `show` tells all of one, `resolve` decides, `kinds` says what they have in common."""
 
 
 @failures.command("list", short_help="failure cases, newest first")
 @click.option("--model", help="Only this model's.")
 @click.option("--state", type=_STATES, help="Only those in this state.")
+@click.option("--reason", type=_REASONS, help="Only those with this reason among theirs.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--cursor", help="next_cursor of the page before.")
 @json_option
 @settings_option
 def list_(
-    settings: Settings, model: str | None, state: str | None, limit: int, cursor: str | None, as_json: bool
+    settings: Settings,
+    model: str | None,
+    state: str | None,
+    reason: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
 ) -> None:
     """Failure cases, newest first.
 
-    Example: starloop failures list --model assistant --state quarantine
+    Example: starloop failures list --model assistant --state quarantine --reason refusal
     """
     with opened(settings, existing=True) as database, database.reading() as session:
-        page = list_failures(session, model, state, limit, cursor)
+        page = list_failures(session, model, state, limit, cursor, reason)
         asked = exchanges(session, page.items)
     items = [row.model_dump() for row in page.items]
     emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _lines(page.items, asked))
@@ -65,6 +76,29 @@ def show(settings: Settings, failure_id: str, as_json: bool) -> None:
     with opened(settings, existing=True) as database, database.reading() as session:
         found = read_failure(session, failure_id)
     emit(_document(found), as_json, lambda: _story(found))
+
+
+@failures.command(short_help="which kinds of input fail more often than the rest")
+@click.option("--model", required=True)
+@click.option(
+    "--since", type=_MOMENT, help="From this moment on (UTC), such as 2026-01-31 or 2026-01-31T12:00."
+)
+@click.option("--until", type=_MOMENT, help="Before this moment.")
+@json_option
+@settings_option
+def kinds(
+    settings: Settings, model: str, since: datetime | None, until: datetime | None, as_json: bool
+) -> None:
+    """Test which phrases and metadata go with failures, and group the failures for reading.
+
+    Fisher's exact test for each, all together under Benjamini and Hochberg's bound of 5 % false discoveries.
+
+    Example: starloop failures kinds --model assistant --since 2026-01-01
+    """
+    with opened(settings, existing=True) as database, database.reading() as session:
+        get_model(session, model)
+        found = find_failing_kinds(session, model, _seconds(since), _seconds(until))
+    emit(found, as_json, lambda: _kinds(found))
 
 
 @failures.command(short_help="correct, accept or dismiss one")
@@ -97,6 +131,38 @@ def _lines(rows: Sequence[Failure], asked: Mapping[str, tuple[str | None, str | 
         lines.append(f"{row.id}  {row.state}  {row.model}  {' '.join(one['reason'] for one in row.reasons)}")
         lines += [f"    prompt: {shortened(prompt)}", f"    answer: {shortened(answer)}"]
     return "\n".join(lines) or "there are no such failure cases"
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.replace(tzinfo=UTC).timestamp()
+
+
+def _kinds(found: FailingKinds) -> str:
+    part_of = "" if found.complete else "the newest "
+    lines = [
+        f"{found.failures:,} of {part_of}{found.prompts:,} prompts failed; {found.tested:,} properties were tested"
+    ]
+    lines += [
+        "",
+        "Fail more often than the rest:"
+        if found.items
+        else "No kind of input fails more often than the rest.",
+    ]
+    for kind in found.items:
+        names = ", ".join(
+            [*(f'"{harmless(phrase)}"' for phrase in kind.phrases), *map(harmless, kind.metadata)]
+        )
+        lines.append(
+            f"  {names}: {kind.failures} of {kind.prompts} failed ({kind.share:.0%}; elsewhere {kind.elsewhere:.0%}; "
+            f"q = {kind.q_value:.2g})"
+        )
+        lines += [f"    {one.inference_id}  {shortened(one.prompt)}" for one in kind.examples]
+    if found.groups:
+        lines += ["", "Failures that are alike, for reading (no test stands behind these):"]
+    for group in found.groups:
+        lines.append(f"  {', '.join(map(harmless, group.words))}: {group.failures}")
+        lines += [f"    {one.inference_id}  {shortened(one.prompt)}" for one in group.examples]
+    return "\n".join(lines)
 
 
 def _document(found: FailureContext) -> dict[str, Any]:

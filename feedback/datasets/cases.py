@@ -17,9 +17,11 @@ from feedback.datasets.contract import TaskContract
 from feedback.datasets.evidence import placed_base
 from feedback.datasets.freeze import split_share
 from feedback.datasets.groups import KnownPrompts, assign_groups, groups_by_hash, prompt_hash
+from feedback.datasets.imported import placed_imported, read_imported
 from feedback.datasets.splits import group_side, row_side, user_key, user_side
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
+from feedback.imports.storing import list_imports
 from feedback.settings import Settings
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Case, Failure, Inference
@@ -128,16 +130,23 @@ def list_cases(
 
 
 def import_base_examples(session: Session, settings: Settings, model: str, now: datetime) -> int:
-    """Make regression cases of the base examples on the evaluation side; returns how many are new. The caller commits."""
+    """Make regression cases of the base examples on the evaluation side, and of imports that the model is to know already.
+
+    Returns how many are new. The caller commits.
+    """
     configured = settings.model_named(model)
     if configured is None:
         raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
     contract = TaskContract.from_settings(configured)
-    examples = base_examples(configured)
+    examples, rules = base_examples(configured), settings.dataset
+    old = read_imported(settings.directory, list_imports(session, model), "replay", rules.imported)
     taken = set(session.exec(select(Case.group_key).where(Case.model == model)))
-    groups = assign_groups(session, [row.prompt for row in examples], settings.dataset)
+    prompts = [*(row.prompt for row in examples), *(one.conversation.prompt for one in old)]
+    groups = assign_groups(session, prompts, rules)
+    placed = placed_base(examples, groups, rules.evaluation_share)
+    placed += placed_imported(old, groups, rules.evaluation_share)
     added = 0
-    for row, key, side in placed_base(examples, groups, settings.dataset.evaluation_share):
+    for row, key, side, _ in placed:
         if side != "evaluation" or key in taken:
             continue
         taken.add(key)

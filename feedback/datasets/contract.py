@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonschema
 
+from feedback.datasets.answer_check import AnswerCheck
+from feedback.datasets.answer_forms import Form, LabelForm, PatternForm, SchemaForm
 from feedback.errors import SettingsError
 from feedback.registry.bases import STARTER
 from feedback.settings import Model
@@ -19,75 +21,92 @@ _REMEMBERED = 8192
 
 
 class TaskContract:
-    """Judges the form of answers by a JSON schema; without one, any text that is not empty is in form."""
+    """Judges answers by one form and a check; without either, any text that is not empty is in form."""
 
-    def __init__(self, schema: Mapping[str, Any] | None) -> None:
-        """Raises `jsonschema.SchemaError` for what is no schema."""
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        labels: Sequence[str] = (),
+        pattern: str = "",
+        check: AnswerCheck | None = None,
+    ) -> None:
+        """At most one of schema, labels and pattern.
+
+        Raises `jsonschema.SchemaError` for what is no schema, `ValueError` for what is no pattern.
+        """
         self.schema = schema
-        self._validator: Any = None
+        self._form: Form | None = None
         if schema is not None:
-            kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-            kind.check_schema(schema)
-            self._validator = kind(schema)
+            self._form = SchemaForm(schema)
+        elif labels:
+            self._form = LabelForm(labels)
+        elif pattern:
+            self._form = PatternForm(pattern)
+        self._check = check
         # Models that classify repeat their answers, so most are judged once.
         self._remembered = lru_cache(_REMEMBERED)(self._problem)
 
     @classmethod
     def from_settings(cls, model: Model) -> TaskContract:
-        """The contract of a `[[model]]`: its schema file, or the starter's own. Raises `SettingsError`."""
+        """The contract of a `[[model]]`; the starter brings its own schema. Raises `SettingsError`."""
+        where = f"[[model]] {model.name!r}:"
+        check = AnswerCheck(model.check, f"{where} check = {model.check!r}") if model.check else None
+        if model.labels:
+            return cls(labels=model.labels, check=check)
+        if model.pattern:
+            try:
+                return cls(pattern=model.pattern, check=check)
+            except ValueError as error:
+                raise SettingsError([f"{where} pattern = {model.pattern!r}: {error}"]) from None
         if not model.schema:
-            return cls(SCHEMA if model.base == STARTER else None)
-        where = f"[[model]] {model.name!r}: schema = {model.schema!r}"
+            return cls(SCHEMA if model.base == STARTER else None, check=check)
+        where = f"{where} schema = {model.schema!r}"
         try:
-            schema = json.loads(Path(model.schema).expanduser().read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SettingsError([f"{where}: cannot be read ({error.strerror})"]) from error
-        except (ValueError, RecursionError) as error:
-            raise SettingsError([f"{where}: is not JSON in UTF-8: {error}"]) from error
-        if not isinstance(schema, dict):
-            raise SettingsError([f"{where}: must be a JSON object, not {type(schema).__name__}"])
-        try:
-            return cls(schema)
+            return cls(_read(Path(model.schema).expanduser(), where), check=check)
         except jsonschema.SchemaError as error:
             raise SettingsError([f"{where}: is not a JSON schema: {error.message}"]) from error
 
-    def problem(self, text: str) -> str | None:
-        """What is wrong with an answer's form, as in "the answer …"; None where nothing is."""
-        return self._remembered(text)
+    @property
+    def restricts(self) -> bool:
+        """Whether more is asked of an answer than not to be empty."""
+        return self._form is not None or self._check is not None
 
-    def valid(self, text: str) -> bool:
+    @property
+    def needs_messages(self) -> bool:
+        """Whether the check looks at the messages too."""
+        return self._check is not None and self._check.needs_messages
+
+    @property
+    def described(self) -> str:
+        """A text that is equal for contracts that ask for the same, as far as the configuration says."""
+        form = None if self._form is None else self._form.described
+        return json.dumps([form, self._check and self._check.entry], sort_keys=True)
+
+    def problem(self, text: str, messages: Sequence[Mapping[str, Any]] | None = None) -> str | None:
+        """What is wrong with an answer, as in "the answer …"; None where nothing is.
+
+        `messages` are those before it, where they are at hand; only a check may look at them.
+        """
+        if messages is None or not self.needs_messages:
+            return self._remembered(text)
+        return self._problem(text, messages)
+
+    def valid(self, text: str, messages: Sequence[Mapping[str, Any]] | None = None) -> bool:
         """Whether an answer is in form."""
-        return self.problem(text) is None
+        return self.problem(text, messages) is None
 
     def slice_of(self, text: str) -> str | None:
-        """What kind of answer it is: the value of the first property that the schema restricts to a list of words."""
-        properties = (self.schema or {}).get("properties")
-        if not isinstance(properties, dict):
-            return None
-        for name, rules in properties.items():
-            if isinstance(rules, dict) and isinstance(rules.get("enum"), list):
-                try:
-                    value = json.loads(text)
-                except (ValueError, RecursionError):
-                    return None
-                found = value.get(name) if isinstance(value, dict) else None
-                return found if isinstance(found, str) else None
-        return None
+        """What kind of answer it is: its label, or the value of the first property that the schema restricts to words."""
+        return None if self._form is None else self._form.slice_of(text)
 
-    def _problem(self, text: str) -> str | None:
+    def _problem(self, text: str, messages: Sequence[Mapping[str, Any]] | None = None) -> str | None:
         if not text.strip():
             return "is empty"
-        if self._validator is None:
-            return None
-        try:
-            value = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            return f"is not JSON: {error}"
-        breach = jsonschema.exceptions.best_match(self._validator.iter_errors(value))
-        if breach is None:
-            return None
-        place = ".".join(str(part) for part in breach.absolute_path)
-        return f"breaks the schema: {place + ': ' if place else ''}{breach.message}"
+        found = None if self._form is None else self._form.problem(text)
+        if found is None and self._check is not None:
+            found = self._check.problem(text, messages)
+        return found
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -103,5 +122,13 @@ def answer_key(text: str) -> str:
         return text.strip()
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+def _read(path: Path, where: str) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{where}: cannot be read ({error.strerror})"]) from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError([f"{where}: is not JSON in UTF-8: {error}"]) from error
+    if not isinstance(schema, dict):
+        raise SettingsError([f"{where}: must be a JSON object, not {type(schema).__name__}"])
+    return schema

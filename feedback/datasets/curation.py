@@ -53,6 +53,7 @@ class BaseExample(NamedTuple):
     conversation: Conversation
     group_key: str
     side: Side | None
+    import_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Example:
     messages: Messages
     answer: str
     source: str
-    """`correction` (a user's), `reviewer`, `replay` (a well-rated answer) or `base`."""
+    """`correction` (a user's), `reviewer`, `replay` (a well-rated answer), `import` or `base`."""
     group_key: str
     content_hash: str
     """Identity of the row: prompt and answer."""
@@ -70,6 +71,7 @@ class Example:
     inference_id: str | None = None
     feedback_id: str | None = None
     rater: str | None = None
+    import_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ def choose_corrections(
     contract: TaskContract,
     settings: Dataset,
     guards_off: Collection[str],
+    imported: Sequence[Example] = (),
 ) -> Corrections:
     """The corrections to train on, at most one for each prompt group, from answers given oldest first.
 
     `judging` are the groups that cases are made of, `learned` the content hashes that the champion was trained on.
+    `imported` are rows to learn from files: they stand beside the corrections, except where there is one for their group.
     Raises `DataRefusedError`, in words an operator can act on, when too few are new; `guards_off` may hold `raters`
     and `size`. Without any new one there is nothing to train, whatever guards are off.
     """
@@ -115,6 +119,10 @@ def choose_corrections(
     held = HeldBack()
     if "raters" not in guards_off:
         settled, held = _capped(settled, settings)
+    corrected = {example.group_key for example in settled}
+    fitting = [example for example in imported if example.group_key not in corrected]
+    dropped["imported, where a correction stands"] += len(imported) - len(fitting)
+    settled += fitting
     chosen = Corrections(settled, {why: count for why, count in dropped.items() if count}, held)
     least = 1 if "size" in guards_off else settings.minimum_new
     if len(chosen.new) < least:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement
-from sqlmodel import Session, col, func, or_, select
+from sqlmodel import Session, col, select
 
 from feedback.datasets.contract import TaskContract, same_answer
-from feedback.datasets.triage import reasons_for
+from feedback.datasets.follow_ups import SIGNS, Sign
+from feedback.datasets.traffic import Seen, Traffic, Window
+from feedback.datasets.triage import Triager, is_operational, rules_hash
 from feedback.datasets.votes import believed
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
-from feedback.settings import Settings, Triage
+from feedback.settings import Settings
+from feedback.storage.arrival_tables import TriageMark
+from feedback.storage.arrivals import arrived_since, forget_arrivals
+from feedback.storage.database import Database
+from feedback.storage.inferences import has_reason
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Failure, Feedback, Inference
 
 _STATES = {"correct": "corrected", "accept": "accepted", "dismiss": "dismissed"}
 _CHUNK = 500
-
-
-class Heard(NamedTuple):
-    """One rater's current word on an inference."""
-
-    rater: str
-    source: str
-    rating: int | None
-    answer: str
-    """The correction; empty where there is none."""
 
 
 class Finding(NamedTuple):
@@ -43,33 +38,80 @@ class Finding(NamedTuple):
 
 
 def triage_model(session: Session, model: str, settings: Settings, now: datetime) -> int:
-    """Find the model's failure cases among its production answers; returns how many are new or have changed.
+    """Find the model's failure cases among its production traffic; returns how many are new or have changed.
 
-    Looks closely only at what somebody complained about, at answers that are out of form, and at cases still open:
-    the rest is left to the database. What a person resolved stays as it was resolved.
+    Looks at what came since the last time, at earlier answers that something new was said about, and at all of it
+    when the rules have changed. What a person resolved stays as it was resolved. All in the session's transaction.
     """
+    return _triage(lambda: nullcontext(session), model, settings, now)
+
+
+def triage_in_steps(database: Database, model: str, settings: Settings, now: datetime) -> int:
+    """As `triage_model`, in a transaction for every few thousand rows, so that no writer waits long.
+
+    Cut short, it begins again where the last whole triage ended; what it had found stays.
+    """
+
+    @contextmanager
+    def step() -> Iterator[Session]:
+        with database.session() as session:
+            yield session
+            session.commit()
+
+    return _triage(step, model, settings, now)
+
+
+def _triage(
+    step: Callable[[], AbstractContextManager[Session]], model: str, settings: Settings, now: datetime
+) -> int:
     configured = settings.model_named(model)
     contract = TaskContract(None) if configured is None else TaskContract.from_settings(configured)
-    heard = _heard(session, model)
-    low = settings.triage.low_rating
-    suspects = {
-        inference_id
-        for inference_id, words in heard.items()
-        if any(word.answer or (word.rating is not None and word.rating <= low) for word in words)
-    }
-    suspects |= _out_of_form(session, model, contract)
-    known = {row.inference_id: row for row in session.exec(select(Failure).where(Failure.model == model))}
-    closed = {inference_id for inference_id, row in known.items() if row.resolved is not None}
+    traffic = Traffic(model, settings.triage, contract.needs_messages)
+    rules = rules_hash(contract, settings.triage)
+    triager = Triager(contract, settings.triage)
+    with step() as session:
+        mark = session.get(TriageMark, model)
+        known_rules = mark is not None and mark.rules == rules
+        arrived = arrived_since(session, mark.stored if mark is not None and known_rules else None)
     changed = 0
-    for inference_id, output, finish_reason in _answers(session, (suspects | known.keys()) - closed):
-        words = heard.get(inference_id, [])
-        found = _judge(output, finish_reason, words, contract, settings.triage)
-        row = known.get(inference_id)
+    for span in arrived.inferences:
+        after: str | None = ""
+        while after is not None:
+            with step() as session:
+                window = traffic.window(session, span, after)
+                changed += _take(session, window, triager, model, now)
+                # What came may also say something about an answer before it.
+                changed += _take(session, traffic.earlier(session, window), triager, model, now)
+            after = window.next
+    for span in arrived.feedback:
+        after = ""
+        while after is not None:
+            with step() as session:
+                window = traffic.spoken_of(session, span, after, arrived.inferences)
+                changed += _take(session, window, triager, model, now)
+            after = window.next
+    with step() as session:
+        session.merge(TriageMark(model=model, stored=arrived.stored, rules=rules))
+        forget_arrivals(session, now.timestamp())
+    return changed
+
+
+def _take(session: Session, window: Window, triager: Triager, model: str, now: datetime) -> int:
+    """Judge a window and write down what is new; how many cases are."""
+    known = {
+        row.inference_id: row
+        for some in window.pieces(col(Failure.inference_id), select(Failure))
+        for row in session.exec(some)
+    }
+    changed = 0
+    for seen in window.rows:
+        row = known.get(seen.id)
+        found = _judge(seen, window, triager, row)
         if row is None and found.reasons:
             session.add(
                 Failure(
                     id=new_id(now),
-                    inference_id=inference_id,
+                    inference_id=seen.id,
                     model=model,
                     created=now.timestamp(),
                     reasons=found.reasons,
@@ -79,6 +121,12 @@ def triage_model(session: Session, model: str, settings: Settings, now: datetime
                 )
             )
             changed += 1
+        elif row is not None and row.resolved is not None:
+            # A person decided; what is known beside it may grow, but the reasons they saw never vanish.
+            if found.reasons and found.reasons != row.reasons:
+                row.reasons = found.reasons
+                session.add(row)
+                changed += 1
         elif row is not None and found != (row.reasons, row.state, row.correction, row.resolved_by):
             row.reasons, row.state, row.correction, row.resolved_by = found
             session.add(row)
@@ -87,30 +135,34 @@ def triage_model(session: Session, model: str, settings: Settings, now: datetime
     return changed
 
 
-def _judge(
-    output: str | None,
-    finish_reason: str | None,
-    words: Sequence[Heard],
-    contract: TaskContract,
-    settings: Triage,
-) -> Finding:
+def _judge(seen: Seen, window: Window, triager: Triager, known: Failure | None) -> Finding:
     """Reasons and state of one inference, by what is known now; `resolved` is never triage's to set."""
-    reasons = reasons_for(
-        output,
-        finish_reason,
+    words = window.heard.get(seen.id, ())
+    signs = window.signs.get(seen.id, [])
+    earlier = [] if known is None or window.whole else known.reasons
+    named = {sign.reason for sign in signs}
+    signs = [*signs, *(_as_sign(seen.id, one) for one in earlier if one["reason"] in SIGNS - named)]
+    reasons = triager.reasons(
+        seen.answered,
         [word.rating for word in words if word.rating is not None],
         [word.answer for word in words if word.answer],
-        contract,
-        settings,
+        signs,
+        window.paces.get(seen.version),
     )
     shown = [reason.shown() for reason in reasons]
+    if not any(reason.reason == "slow" for reason in reasons):
+        # What is usual changes; an answer that was slow by what was usual then stays so.
+        shown += [one for one in earlier if one["reason"] == "slow" and "slow" not in triager.settings.off]
     if not shown:
         return Finding(shown, "dismissed", None, "triage")  # its rater has taken the complaint back
+    if is_operational({one["reason"] for one in shown}):
+        return Finding(shown, "operations", None, None)
+    output = seen.answered.output
     offers = [
         word
         for word in words
         if word.answer
-        and contract.valid(word.answer)
+        and triager.contract.valid(word.answer)
         and (output is None or not same_answer(word.answer, output))
     ]
     agreed = believed(offers)
@@ -119,56 +171,8 @@ def _judge(
     return Finding(shown, "corrected", agreed.answer.strip(), agreed.rater)
 
 
-def _production(model: str) -> tuple[ColumnElement[bool], ...]:
-    return (
-        col(Inference.model) == model,
-        col(Inference.purpose) == "production",
-        col(Inference.status) == 200,
-    )
-
-
-def _heard(session: Session, model: str) -> dict[str, list[Heard]]:
-    """What stands said about the model's production answers, oldest first."""
-    heard: dict[str, list[Heard]] = defaultdict(list)
-    query = (
-        select(Feedback.inference_id, Feedback.rater, Feedback.source, Feedback.rating, Feedback.correction)  # type: ignore[call-overload]
-        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
-        .where(*_production(model), col(Feedback.current))
-        .order_by(col(Feedback.id))
-    )
-    for inference_id, rater, source, rating, correction in session.exec(query):
-        heard[inference_id].append(Heard(rater, source, rating, correction or ""))
-    return heard
-
-
-def _out_of_form(session: Session, model: str, contract: TaskContract) -> set[str]:
-    """Answers that are empty, cut off or against the schema. Each distinct answer is judged once."""
-    stored = (*_production(model), col(Inference.stored))
-    output = col(Inference.output)
-    cut = or_(col(Inference.finish_reason) == "length", output.is_(None), func.trim(output, " \t\r\n") == "")
-    found = set(session.exec(select(Inference.id).where(*stored, cut)))
-    if contract.schema is None:
-        return found
-    distinct = session.exec(select(Inference.output).where(*stored, output.is_not(None)).distinct())
-    wrong = [text for text in distinct if text is not None and not contract.valid(text)]
-    for start in range(0, len(wrong), _CHUNK):
-        found.update(
-            session.exec(select(Inference.id).where(*stored, output.in_(wrong[start : start + _CHUNK])))
-        )
-    return found
-
-
-def _answers(session: Session, identifiers: Collection[str]) -> Iterator[tuple[str, str | None, str | None]]:
-    """Id, output (None where it was not stored) and finish reason, oldest first."""
-    ordered = sorted(identifiers)
-    for start in range(0, len(ordered), _CHUNK):
-        query = (
-            select(Inference.id, Inference.output, Inference.finish_reason, Inference.stored)
-            .where(col(Inference.id).in_(ordered[start : start + _CHUNK]))
-            .order_by(col(Inference.id))
-        )
-        for identifier, output, finish_reason, stored in session.exec(query).all():
-            yield identifier, (output or "") if stored else None, finish_reason
+def _as_sign(inference_id: str, reason: dict[str, Any]) -> Sign:
+    return Sign(inference_id, reason["reason"], reason["confidence"], reason["evidence"])
 
 
 class FailureContext(NamedTuple):
@@ -206,10 +210,17 @@ def exchanges(session: Session, rows: Sequence[Failure]) -> dict[str, tuple[str 
 
 
 def list_failures(
-    session: Session, model: str | None, state: str | None, limit: int, cursor: str | None
+    session: Session,
+    model: str | None,
+    state: str | None,
+    limit: int,
+    cursor: str | None,
+    reason: str | None = None,
 ) -> Page[Failure]:
-    """Failure cases, newest first."""
+    """Failure cases, newest first; with `reason`, those that have it among theirs."""
     query = select(Failure)
+    if reason is not None:
+        query = query.where(has_reason(reason))
     if model is not None:
         query = query.where(Failure.model == model)
     if state is not None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,15 +39,14 @@ def freeze_files(directory: Path, dataset_id: str, frozen: Frozen, manifest: Map
 
     What stands there already is of an attempt that crashed before its row was written. Raises `StorageError`.
     """
-    folder = _folder(directory, dataset_id)
+    folder = folder_of(directory, dataset_id)
     partial = folder.with_name(f".{dataset_id}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for split in SPLITS:
             _write_through(partial / f"{split}.jsonl", frozen.contents[split])
-        document = json.dumps(manifest, indent=2, ensure_ascii=False)
-        _write_through(partial / "manifest.json", document.encode("utf-8", "replace"))
+        _write_through(partial / "manifest.json", manifest_bytes(manifest))
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
@@ -60,7 +59,7 @@ def freeze_files(directory: Path, dataset_id: str, frozen: Frozen, manifest: Map
 
 def read_rows(directory: Path, dataset_id: str, split: str) -> Iterator[dict[str, Any]]:
     """Rows of one split, streamed from the frozen file. Raises `NotFoundError` when it is not there."""
-    file = _folder(directory, dataset_id) / f"{split}.jsonl"
+    file = folder_of(directory, dataset_id) / f"{split}.jsonl"
     try:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
@@ -73,18 +72,77 @@ def read_rows(directory: Path, dataset_id: str, split: str) -> Iterator[dict[str
 
 def check_files(directory: Path, dataset_id: str, content_hash: str) -> bool:
     """Whether the frozen files are still those that the version's content hash was computed from."""
-    folder = _folder(directory, dataset_id)
-    digests = []
     try:
-        for split in SPLITS:
-            with (folder / f"{split}.jsonl").open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").digest())
+        return files_hash(directory, dataset_id) == content_hash
     except OSError:
         return False
-    return _overall(digests) == content_hash
 
 
-def _folder(directory: Path, dataset_id: str) -> Path:
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as it stands in its file: what the database holds must give the same bytes."""
+    return json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def files_hash(directory: Path, dataset_id: str) -> str:
+    """The content hash of the files as they stand now. Raises `OSError` when one is not there."""
+    folder = folder_of(directory, dataset_id)
+    digests = []
+    for split in SPLITS:
+        with (folder / f"{split}.jsonl").open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return _overall(digests)
+
+
+def drop_rows(directory: Path, dataset_id: str, identifiers: Collection[str]) -> str:
+    """Take the rows with these ids out of the files, each replaced in one step; the new content hash.
+
+    Doing it again changes nothing. Raises `StorageError`, and `NotFoundError` where the files are not there.
+    """
+    folder = folder_of(directory, dataset_id)
+    try:
+        for split in SPLITS:
+            path = folder / f"{split}.jsonl"
+            draft = path.with_suffix(".draft")
+            with path.open("rb") as lines, draft.open("wb") as kept:
+                kept.writelines(line for line in lines if _id_of(line) not in identifiers)
+                kept.flush()
+                os.fsync(kept.fileno())
+            draft.replace(path)
+        return files_hash(directory, dataset_id)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{folder}: the rows of this dataset version are not there; restore them from a backup, and erase again"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: the dataset cannot be written ({error.strerror}); make room or make it writable"
+        ) from error
+
+
+def replace_manifest(directory: Path, dataset_id: str, manifest: Mapping[str, Any]) -> None:
+    """Put another manifest beside the rows, in one step. Raises `StorageError`."""
+    path = folder_of(directory, dataset_id) / "manifest.json"
+    draft = path.with_suffix(".draft")
+    try:
+        _write_through(draft, manifest_bytes(manifest))
+        draft.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); make room or make it writable"
+        ) from error
+
+
+def _id_of(line: bytes) -> str | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None  # damaged: `db verify` says so
+    identifier = row.get("id") if isinstance(row, dict) else None
+    return identifier if isinstance(identifier, str) else None
+
+
+def folder_of(directory: Path, dataset_id: str) -> Path:
+    """Where a dataset version's files stand."""
     return directory / "datasets" / dataset_id
 
 

@@ -19,9 +19,12 @@ from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import Corrections, Example, choose_corrections
 from feedback.datasets.evidence import place_prompts, placed, placed_base, read_heard
 from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, read_rows
+from feedback.datasets.imported import choose_imported, placed_imported, read_imported
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.splits import validates
-from feedback.errors import ConflictError, NotFoundError, StorageError
+from feedback.errors import ConflictError, DataRefusedError, NotFoundError, StorageError
+from feedback.imports.storing import list_imports
+from feedback.privacy.screening import screened
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
@@ -59,6 +62,7 @@ def build_dataset(
             _check_share(session, model, rules)
             parent, learned = _champion_dataset(session, model)
             heard = read_heard(session, model)
+            imports = list_imports(session, model)
     if existing is not None:
         if not check_files(settings.directory, existing.id, existing.content_hash):
             raise StorageError(
@@ -68,14 +72,26 @@ def build_dataset(
         return existing
     contract = TaskContract.from_settings(configured)
     examples = base_examples(configured)
+    learn, old = (
+        read_imported(settings.directory, imports, use, rules.imported) for use in ("learn", "replay")
+    )
     prompts = [last_user_text(one.messages) for one in heard] + [row.prompt for row in examples]
+    prompts += [one.conversation.prompt for one in (*learn, *old)]
     groups = place_prompts(database, prompts, rules)
     with database.reading() as session:
         judging = set(
             session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))
         )
-    said, base = placed(heard, groups, share), placed_base(examples, groups, share)
-    corrections = choose_corrections(said, judging, learned, contract, rules, guards_off)
+    base = placed_base(examples, groups, share) + placed_imported(old, groups, share)
+    learnable = placed_imported(learn, groups, share)
+    said, base, learnable, personal = screened(placed(heard, groups, share), base, learnable, rules.pii)
+    left_out: Counter[str] = Counter()
+    taught = choose_imported(learnable, judging, learned, contract, left_out)
+    try:
+        corrections = choose_corrections(said, judging, learned, contract, rules, guards_off, taught)
+    except DataRefusedError as error:
+        told = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        raise DataRefusedError(f"{error} Rows left out: {told}." if told else str(error)) from None
     replay = choose_replay(said, base, corrections.examples, judging, contract, rules, guards_off)
     rows = _rows(corrections.examples, replay, rules)
     frozen = Frozen.of(
@@ -92,7 +108,12 @@ def build_dataset(
         "guards_off": sorted(guards_off),
         "settings": msgspec.to_builtins(rules),
         "counts": _counts(rows, contract),
-        "left_out": corrections.dropped,
+        "left_out": corrections.dropped | left_out,
+        "pii": personal,
+        "imports": [
+            {"id": entry.id, "name": entry.name, "content_hash": entry.content_hash, "use": entry.use}
+            for entry in imports
+        ],
         "rater_cap": {
             "cap": corrections.held.cap,
             "raters": corrections.held.raters,
@@ -176,6 +197,7 @@ def _lineage(dataset_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
             "inference_id": example.inference_id,
             "feedback_id": example.feedback_id,
             "rater": example.rater,
+            "import_id": example.import_id,
         }
         for position, (split, example) in enumerate(rows)
     ]
@@ -187,6 +209,10 @@ def _champion_dataset(session: Session, model: str) -> tuple[str | None, set[str
     parent = get_version(session, model, champion).dataset_id if champion else None
     if parent is None:
         return None, set()
+    known = session.get(DatasetVersion, parent)
+    if known is not None and known.manifest.get("erasures"):
+        # The champion knows what was erased since. Its successor learns the rest afresh, all of it new.
+        return parent, set()
     return parent, set(session.exec(select(ExampleRow.content_hash).where(ExampleRow.dataset_id == parent)))
 
 

@@ -10,27 +10,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import insert, text
 from sqlmodel import Session, col, select
 
+from feedback.datasets.likeness import LikenessIndex, Pieces, pieces_of
 from feedback.datasets.splits import group_side
 from feedback.settings import Dataset
 from feedback.storage.tables import PromptGroup
 
-if TYPE_CHECKING:
-    from datasketch import MinHash
-
-_SHINGLE = 4
-# 20 bands of 6 rows: a pair at 0.8 becomes a candidate with probability 0.998, one at 0.5 with 0.27.
-_BANDS, _ROWS = 20, 6
 _CHUNK = 500
+_COMPARED = 64
+"""Prompts that are compared at a time."""
 _LOCK = 0x5742_0002
-# Odd, so that a shingle's characters mix into 64 bits without losing any of them.
-_MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 class Group(NamedTuple):
@@ -45,12 +40,8 @@ class KnownPrompts:
     """All prompts placed so far, searchable by likeness. Kept between calls, it reads only what was added since."""
 
     def __init__(self, settings: Dataset) -> None:
-        from datasketch import MinHash, MinHashLSH  # brings SciPy: 55 MB that most processes never need
-
         self._settings = settings
-        self._lsh = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-        self._empty = MinHash(num_perm=_BANDS * _ROWS, hashfunc=int)
-        self._shingles: list[NDArray[np.uint64]] = []
+        self._index = LikenessIndex()
         self._groups: list[Group] = []
         self._position = 0
 
@@ -62,20 +53,23 @@ class KnownPrompts:
             .order_by(col(PromptGroup.position))
         )
         for position, key, unused, prompt in rows:
-            shingles = _shingled(prompt)
-            self._keep(shingles, self._signed(shingles), Group(key, unused))
+            if prompt:  # of an erased prompt only its hash is left: nothing is near it any more
+                pieces = pieces_of(prompt)
+                self._index.add(pieces, self._index.signature(pieces))
+                self._groups.append(Group(key, unused))
             self._position = position
 
     def place(self, prompts: dict[str, str]) -> list[PromptGroup]:
         """Rows for prompts that were never placed, given normalised by hash, in this order."""
         rows = []
         for key, prompt in prompts.items():
-            shingles = _shingled(prompt)
-            signature = self._signed(shingles)
-            near = [self._groups[place] for place in self._near(shingles, signature)]
+            pieces = pieces_of(prompt)
+            signature = self._index.signature(pieces)
+            near = self._near(pieces, signature)
             sides = {group_side(group.key, self._settings.evaluation_share) for group in near}
             group = Group(near[0].key if near else key, len(sides) > 1)
-            self._keep(shingles, signature, group)
+            self._index.add(pieces, signature)
+            self._groups.append(group)
             self._position += 1
             rows.append(
                 PromptGroup(
@@ -88,24 +82,26 @@ class KnownPrompts:
             )
         return rows
 
-    def _signed(self, shingles: NDArray[np.uint64]) -> MinHash:
-        signature = self._empty.copy()
-        signature.update_batch((shingles >> np.uint64(32)).tolist())
-        return signature
+    def is_near(self, prompt: str) -> bool:
+        """Whether a normalised prompt is like one placed so far."""
+        pieces = pieces_of(prompt)
+        return bool(self._near(pieces, self._index.signature(pieces)))
 
-    def _keep(self, shingles: NDArray[np.uint64], signature: MinHash, group: Group) -> None:
-        self._lsh.insert(len(self._groups), signature, check_duplication=False)
-        self._shingles.append(shingles)
-        self._groups.append(group)
+    def _near(self, pieces: Pieces, signature: NDArray[np.uint32]) -> list[Group]:
+        """Groups with a prompt at least as like as the threshold, that of the earliest such prompt first.
 
-    def _near(self, shingles: NDArray[np.uint64], signature: MinHash) -> list[int]:
-        """Prompts at least as like as the threshold, earliest first."""
+        One prompt speaks for its group: where thousands are like each other, only few are compared.
+        """
         threshold = self._settings.near_duplicate
-        return [
-            place
-            for place in sorted(self._lsh.query(signature))
-            if _likeness(shingles, self._shingles[place]) >= threshold
-        ]
+        found: dict[str, Group] = {}
+        places = self._index.promising(signature, threshold)
+        while places:
+            some, rest = places[:_COMPARED], places[_COMPARED:]
+            for place, likeness in zip(some, self._index.likenesses(pieces, some), strict=True):
+                if likeness >= threshold:
+                    found.setdefault(self._groups[place].key, self._groups[place])
+            places = [place for place in rest if self._groups[place].key not in found]
+        return list(found.values())
 
 
 def normalise(prompt: str) -> str:
@@ -151,25 +147,6 @@ def groups_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, Group]:
         )
         found |= {key: Group(group_key, unused) for key, group_key, unused in session.exec(query)}
     return found
-
-
-def _shingled(prompt: str) -> NDArray[np.uint64]:
-    """The set of a prompt's 4-character pieces, each as a 64-bit hash, sorted."""
-    codes = np.frombuffer(prompt.encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
-    if len(codes) < _SHINGLE:
-        codes = np.pad(codes, (0, _SHINGLE - len(codes)))
-    count = len(codes) - _SHINGLE + 1
-    mixed = np.zeros(count, dtype=np.uint64)
-    for place in range(_SHINGLE):
-        mixed = (mixed ^ codes[place : place + count]) * _MIX
-        mixed ^= mixed >> np.uint64(29)
-    return np.unique(mixed)
-
-
-def _likeness(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
-    """Jaccard similarity of two sets given as sorted arrays."""
-    shared = len(np.intersect1d(left, right, assume_unique=True))
-    return shared / (len(left) + len(right) - shared)
 
 
 def _one_at_a_time(session: Session) -> None:

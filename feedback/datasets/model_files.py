@@ -1,4 +1,4 @@
-"""The files that `[[model]]` names, looked at before anything starts: a cycle would find them wrong much later."""
+"""The files and the checks that `[[model]]` names, looked at before anything starts: a cycle would find them wrong much later."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from feedback.settings import Settings
 
 
 def check_model_files(settings: Settings) -> None:
-    """Read every schema and every file of base examples. Raises `SettingsError` with a line for each wrong one.
+    """Read every schema and every file of base examples, load every check. Raises `SettingsError` with a line for each wrong one.
 
     Only what the configuration names is read, not what the starter brings; 100,000 examples take about a second.
     """
     problems: list[str] = []
     for model in settings.model:
         try:
-            if model.schema:
+            if model.schema or model.check:
                 TaskContract.from_settings(model)
         except SettingsError as error:
             problems += error.problems

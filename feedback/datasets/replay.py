@@ -69,11 +69,12 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
         Example(
             messages=conversation.messages,
             answer=conversation.answer,
-            source="base",
+            source="import" if import_id else "base",
             group_key=group_key,
             content_hash=conversation.content_hash,
+            import_id=import_id,
         )
-        for conversation, group_key, side in base
+        for conversation, group_key, side, import_id in base
         if side == "train" and group_key not in apart and contract.valid(conversation.answer)
     ]
 

@@ -120,6 +120,19 @@ class AdapterStore:
             raise UnsoundAdapterError(f"{folder}: {what} changed since it was published; restore the folder")
         return manifest.hash
 
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The facts in an adapter's manifest.
+
+        Raises `UnsoundAdapterError` also when the file is not, to the byte, what is written when publishing.
+        """
+        folder = self.path(name)
+        found = _read_manifest(folder)
+        if (folder / MANIFEST).read_bytes() != _encoded(found):
+            raise UnsoundAdapterError(
+                f"{folder}: {MANIFEST} changed since it was published; restore the folder"
+            )
+        return found.facts
+
     def fingerprint(self, name: str) -> Fingerprint:
         """What changes when anything in an adapter's folder does, without reading a file; empty when it is not there.
 
@@ -196,9 +209,13 @@ def _fill(partial: Path, staged: Path, manifest: Manifest) -> None:
     if _digests(partial) != manifest.files:
         raise UnsoundAdapterError(f"{staged}: its files changed while they were published; publish it again")
     path = partial / MANIFEST
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    path.write_bytes(_encoded(manifest))
     _sync(path)
     _sync(partial)
+
+
+def _encoded(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, or_, select
 
+from feedback.errors import NotFoundError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.versions import get_version
+from feedback.storage.removal_tables import Tombstone
 from feedback.storage.tables import (
     Cycle,
+    DataImport,
     DatasetVersion,
     Example,
     Feedback,
@@ -91,6 +96,85 @@ def versions_from_inference(session: Session, inference_id: str) -> list[ModelVe
     )
 
 
+def lineage_of_inference(session: Session, identifier: str) -> dict[str, Any]:
+    """The other way: what was said about an inference, which examples were made of it, which versions learned them.
+
+    An erased one is found by its tombstone. Raises `NotFoundError` for an id that never stood here.
+    """
+    inference = session.get(Inference, identifier)
+    stone = session.get(Tombstone, identifier)
+    if inference is None and (stone is None or stone.kind != "inference"):
+        raise NotFoundError(f"there is no inference {identifier[:60]!r} in the record")
+    said = session.exec(
+        select(Feedback).where(Feedback.inference_id == identifier).order_by(col(Feedback.id))
+    )
+    return {
+        "inference": {
+            "id": identifier,
+            "content_hash": inference.content_hash if inference else stone.content_hash if stone else None,
+            "erased": None if stone is None else datetime.fromtimestamp(stone.erased, UTC),
+        },
+        "feedback": [
+            {"id": one.id, "rater": one.rater, "content_hash": one.content_hash, "current": one.current}
+            for one in said
+        ],
+        **_learned(session, col(Example.inference_id) == identifier),
+    }
+
+
+def lineage_of_user(session: Session, user: str) -> dict[str, Any]:
+    """How much a user asked and said, which examples were made of it, and which versions learned them."""
+    asked = select(Inference.id).where(Inference.user == user)
+    said = select(Feedback.id).where(Feedback.rater == user)
+    return {
+        "user": user,
+        "inferences": session.exec(select(func.count()).select_from(asked.subquery())).one(),
+        "feedback": session.exec(select(func.count()).select_from(said.subquery())).one(),
+        **_learned(
+            session,
+            or_(
+                col(Example.inference_id).in_(asked),
+                col(Example.feedback_id).in_(said),
+                col(Example.rater) == user,
+            ),
+        ),
+    }
+
+
+def _learned(session: Session, of: ColumnElement[bool]) -> dict[str, Any]:
+    examples = list(
+        session.exec(select(Example).where(of).order_by(col(Example.dataset_id), col(Example.position)))
+    )
+    datasets = list(dict.fromkeys(one.dataset_id for one in examples))
+    versions = session.exec(
+        select(ModelVersion).where(col(ModelVersion.dataset_id).in_(datasets)).order_by(col(ModelVersion.id))
+    )
+    return {
+        "examples": [
+            {
+                "dataset_id": one.dataset_id,
+                "position": one.position,
+                "content_hash": one.content_hash,
+                "split": one.split,
+                "source": one.source,
+                "feedback_id": one.feedback_id,
+                "inference_id": one.inference_id,
+                "erased": one.erased is not None,
+            }
+            for one in examples
+        ],
+        "versions": [
+            {
+                "name": adapter_name(one.model, one.number),
+                "state": one.state,
+                "dataset_id": one.dataset_id,
+                "adapter_hash": one.adapter_hash,
+            }
+            for one in versions
+        ],
+    }
+
+
 def _parents(session: Session, dataset: DatasetVersion) -> list[str]:
     """The dataset versions that this one grew from, nearest first."""
     parents: list[str] = []
@@ -103,11 +187,22 @@ def _parents(session: Session, dataset: DatasetVersion) -> list[str]:
 
 
 def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
-    """Each example with the feedback and inference that it was made of; base examples come from a file instead."""
+    """Each example with the feedback and inference that it was made of; imported ones name their import, and base examples
+    come from the model's own file. Of what was erased, the hashes are those on its tombstones.
+    """
+    said, asked = aliased(Tombstone), aliased(Tombstone)
     rows = session.exec(
-        select(Example, Feedback.content_hash, Inference.content_hash)
+        select(  # type: ignore[call-overload]
+            Example,
+            func.coalesce(Feedback.content_hash, said.content_hash),
+            func.coalesce(Inference.content_hash, asked.content_hash),
+            DataImport.content_hash,
+        )
         .outerjoin(Feedback, col(Feedback.id) == col(Example.feedback_id))
         .outerjoin(Inference, col(Inference.id) == col(Example.inference_id))
+        .outerjoin(said, col(said.id) == col(Example.feedback_id))
+        .outerjoin(asked, col(asked.id) == col(Example.inference_id))
+        .outerjoin(DataImport, col(DataImport.id) == col(Example.import_id))
         .where(Example.dataset_id == dataset_id)
         .order_by(col(Example.position))
     )
@@ -123,6 +218,9 @@ def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
             "feedback_hash": feedback_hash,
             "inference_id": example.inference_id,
             "inference_hash": inference_hash,
+            "import_id": example.import_id,
+            "import_hash": import_hash,
+            "erased": example.erased is not None,
         }
-        for example, feedback_hash, inference_hash in rows
+        for example, feedback_hash, inference_hash, import_hash in rows
     ]

@@ -172,6 +172,7 @@ def _prepare_sqlite(sync: Literal["os", "disk"], connection: Any, _record: Any) 
     connection.isolation_level = None  # transactions are begun by `_begin_sqlite` alone
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # what users wrote does not stay behind in free pages
     connection.execute(f"PRAGMA synchronous = {'FULL' if sync == 'disk' else 'NORMAL'}")
     deadline = time.monotonic() + _BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":

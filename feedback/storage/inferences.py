@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Text, cast, exists
+from sqlalchemy import ColumnElement, Text, cast, exists
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -90,6 +90,20 @@ def _served_by_index(
     return query if before is None else query.where(col(Inference.id) < before)
 
 
+def has_reason(reason: str) -> ColumnElement[bool]:
+    """Failure cases with this reason among theirs."""
+    # The reasons are a JSON list; as text, a quotation mark inside any value is escaped, so only a key matches.
+    return cast(Failure.reasons, Text).contains(f'"reason": "{reason}"', autoescape=True)
+
+
+def of_model(model: str) -> ColumnElement[bool]:
+    """Inferences of a model, in a query that goes by id, user or conversation.
+
+    Written so that no index serves it: SQLite would take that on models, read all of a model's rows and sort them.
+    """
+    return col(Inference.model).concat("") == model
+
+
 def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> SelectOfScalar[Inference]:
     # Values that are computed keep the planner from an index whose order is not the page's: it would sort all it finds.
     for name in ("model", "version", "user", "key_id", "purpose"):
@@ -109,9 +123,9 @@ def _narrowed(query: SelectOfScalar[Inference], wanted: InferenceFilter) -> Sele
             )
         )
     if wanted.reason is not None:
-        # The reasons are a JSON list; as text, a quotation mark inside any value is escaped, so only a key matches.
-        named = cast(Failure.reasons, Text).contains(f'"reason": "{wanted.reason}"', autoescape=True)
-        query = query.where(exists().where(col(Failure.inference_id) == col(Inference.id), named))
+        query = query.where(
+            exists().where(col(Failure.inference_id) == col(Inference.id), has_reason(wanted.reason))
+        )
     for key, value in wanted.metadata.items():
         query = query.where(col(Inference.metadata_)[key].as_string() == value)
     if wanted.q is not None:

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Text, UniqueConstraint
+from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from feedback.storage.import_table import DataImport as DataImport
 from feedback.storage.training_tables import TrainingStep as TrainingStep
+
+# Conversations of known users are found by their users.
+_NAMELESS = dict.fromkeys(
+    ("sqlite_where", "postgresql_where"), text('"user" IS NULL AND conversation IS NOT NULL')
+)
 
 
 class Inference(SQLModel, table=True):
@@ -21,6 +27,7 @@ class Inference(SQLModel, table=True):
     __table_args__ = (
         Index("inference_model_version", "model", "version", "id"),
         Index("inference_user", "user", "id"),
+        Index("inference_conversation", "conversation", "id", **_NAMELESS),
     )
 
     id: str = Field(primary_key=True, max_length=36)
@@ -128,7 +135,7 @@ class Failure(SQLModel, table=True):
     reasons: list[dict[str, Any]] = Field(sa_type=JSON)
     """`[{reason, confidence, evidence}]`."""
     state: str = Field(default="quarantine", index=True)
-    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (the answer was right), `dismissed`."""
+    """`quarantine` (no accepted correction yet), `corrected`, `accepted` (was right), `dismissed`, `operations` (never data)."""
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None
     resolved: float | None = None
@@ -182,12 +189,15 @@ class Example(SQLModel, table=True):
     content_hash: str = Field(index=True, max_length=64)
     split: str
     source: str
-    """`correction`, `reviewer`, `replay` (a well-rated answer) or `base` (imported)."""
+    """`correction`, `reviewer`, `replay` (a well-rated answer), `import` or `base` (came with the model)."""
     new: bool
     group_key: str = Field(max_length=64)
     inference_id: str | None = Field(default=None, index=True, max_length=36)
     feedback_id: str | None = Field(default=None, index=True, max_length=36)
     rater: str | None = None
+    import_id: str | None = Field(default=None, index=True, max_length=36)
+    erased: float | None = None
+    """When the row was taken out of the files; its tombstone is `<dataset_id>:<position>`."""
 
 
 class RegisteredModel(SQLModel, table=True):
@@ -316,6 +326,8 @@ class EvaluationResult(SQLModel, table=True):
     version: str = Field(primary_key=True)
     case_hash: str = Field(primary_key=True, max_length=64)
     """SHA-256 of messages and decoding parameters."""
+    prompt_hash: str = Field(default="", index=True, max_length=64)
+    """That of the case's last prompt (`groups.prompt_hash`), so that answers to an erased prompt are found."""
     output: str = Field(sa_type=Text)
     finish_reason: str | None = None
     completion_tokens: int | None = None
@@ -380,14 +392,3 @@ class Lease(SQLModel, table=True):
     name: str = Field(primary_key=True)
     holder: str
     expires: float
-
-
-class RecordCount(SQLModel, table=True):
-    """How many rows the journals have ever brought here, so that a row lost afterwards shows in `db verify`."""
-
-    __tablename__ = "record_count"
-
-    shard: int = Field(primary_key=True)
-    """Journals are spread over a few rows, so that gateways do not wait for one another."""
-    inferences: int = Field(default=0, sa_type=BigInteger)
-    feedback: int = Field(default=0, sa_type=BigInteger)

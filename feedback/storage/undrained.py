@@ -8,11 +8,12 @@ from pathlib import Path
 from sqlalchemy import select
 
 from feedback.errors import StorageError
+from feedback.privacy.tombstones import erased_among
 from feedback.storage import journal_file
 from feedback.storage.aside import is_refused
 from feedback.storage.database import Database
 from feedback.storage.journal_file import Entry, JournalReader, UnreadableJournalError
-from feedback.storage.upsert import RECORD_TABLES
+from feedback.storage.upsert import RECORD_TABLES, subjects
 
 _BATCH = 1000
 
@@ -68,4 +69,11 @@ def _absent(database: Database, entries: list[Entry]) -> list[Entry]:
             stored.update(
                 session.connection().execute(select(table.c.id).where(table.c.id.in_(ids))).scalars()
             )
-    return [entry for entry in entries if entry.record is not None and entry.record.id not in stored]
+        erased = erased_among(session, {one for record in records for one in subjects(record)})
+    return [
+        entry
+        for entry in entries
+        if entry.record is not None
+        and entry.record.id not in stored
+        and erased.isdisjoint(subjects(entry.record))
+    ]

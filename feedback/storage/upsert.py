@@ -13,10 +13,13 @@ from sqlalchemy import JSON, CursorResult, Dialect, Executable, Table, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
+from feedback.privacy.tombstones import erased_among
+from feedback.storage.arrival_tables import RecordCount
+from feedback.storage.arrivals import note_arrival
 from feedback.storage.conversations import note_conversations
 from feedback.storage.hashing import content_hash
 from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
-from feedback.storage.tables import Feedback, Inference, RecordCount
+from feedback.storage.tables import Feedback, Inference
 
 SHARDS = 16
 _FEEDBACK_LOCK = 0x5742_0001
@@ -35,8 +38,10 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
     """Insert what is not there yet, in the session's transaction; how many rows were new.
 
     A record that is there already changes nothing, whatever it holds: rows are immutable. Of the feedback of one
-    rater on one inference the newest id is `current`, in whatever order they come.
+    rater on one inference the newest id is `current`, in whatever order they come. What was erased does not come back,
+    and what is said about an erased inference goes with it.
     """
+    records = _living(session, records)
     inferences = [record for record in records if isinstance(record, InferenceRecord)]
     feedback = [record for record in records if isinstance(record, FeedbackRecord)]
     _take_turns(session, bool(feedback))
@@ -52,8 +57,19 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
         if new_feedback:
             _mark_current(session, {record.inference_id for record in feedback})
     if new_inferences or new_feedback:
+        note_arrival(session, inferences, feedback, time.time())
         _add_to_count(session, shard, new_inferences, new_feedback)
     return new_inferences + new_feedback
+
+
+def subjects(record: Record) -> tuple[str, ...]:
+    """The ids whose erasure is the record's own: itself, and for feedback what it is about."""
+    return (record.id,) if isinstance(record, InferenceRecord) else (record.id, record.inference_id)
+
+
+def _living(session: Session, records: Sequence[Record]) -> Sequence[Record]:
+    erased = erased_among(session, {one for record in records for one in subjects(record)})
+    return [record for record in records if erased.isdisjoint(subjects(record))] if erased else records
 
 
 def inference_row(record: InferenceRecord) -> dict[str, Any]:

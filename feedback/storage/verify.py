@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,16 @@ from msgspec import Struct
 from sqlalchemy import JSON, Table, Text, cast, func, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session, col
+from sqlmodel import select as rows_of
 
+from feedback.errors import StorageError
+from feedback.privacy.tombstones import Mason, find_mason
 from feedback.storage.adoption import adopt
+from feedback.storage.arrival_tables import RecordCount
 from feedback.storage.aside import count_aside
 from feedback.storage.database import Database
 from feedback.storage.hashing import content_hash
-from feedback.storage.tables import RecordCount
+from feedback.storage.removal_tables import Tombstone
 from feedback.storage.undrained import await_drainers
 from feedback.storage.upsert import RECORD_TABLES
 
@@ -30,11 +35,14 @@ class Verification(Struct, frozen=True):
     inferences: int
     feedback: int
     missing: int
-    """Acknowledged once, and not in the database now."""
+    """Acknowledged once, not in the database now, and not erased either: nothing signed says so."""
     duplicated: int
-    """Ids that stand twice, and raters with two current feedbacks on one inference."""
+    """Ids that stand twice, rows that stand although they were erased, and raters with two current feedbacks on one
+    inference."""
     corrupt: int
     """Rows, in the database or a journal, that are not what was written."""
+    erased: int = 0
+    """Inferences and feedbacks that went on purpose, each with its signed tombstone."""
 
     @property
     def sound(self) -> bool:
@@ -50,7 +58,12 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
     """
     for _ in adopt(database, directory):
         pass
-    missing, corrupt = await_drainers(database, directory, patience)
+    try:
+        missing, corrupt = await_drainers(database, directory, patience)
+    except StorageError as error:
+        if "malformed" not in str(error):
+            raise
+        missing, corrupt = 0, 1  # the page that is damaged is one of an index
     missing += count_aside(directory, "refused")
     corrupt += count_aside(directory, "damaged") + count_aside(directory, "unreadable")
     with database.reading() as session, _lenient_text(session):
@@ -64,13 +77,17 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
                 duplicated += counts[place] - different
                 corrupt += _changed_rows(session, table)
             twice, stale = _current_feedback(session)
+            gone, untrue = _tombstones(session, find_mason(directory))
+            duplicated += _undead(session)
             stored = _ever_stored(session)
         except DatabaseError as error:
             if "malformed" not in str(error.orig):
                 raise
             return Verification(counts[0], counts[1], missing, duplicated, max(corrupt, 1))
-    missing += sum(max(0, ever - now) for ever, now in zip(stored, counts, strict=True))
-    return Verification(counts[0], counts[1], missing, duplicated + twice, corrupt + stale)
+    missing += sum(max(0, ever - now - went) for ever, now, went in zip(stored, counts, gone, strict=True))
+    return Verification(
+        counts[0], counts[1], missing, duplicated + twice, corrupt + stale + untrue, sum(gone)
+    )
 
 
 def _changed_rows(session: Session, table: Table) -> int:
@@ -111,6 +128,26 @@ def _current_feedback(session: Session) -> tuple[int, int]:
         else:
             stale += 1
     return twice, stale
+
+
+def _tombstones(session: Session, mason: Mason | None) -> tuple[tuple[int, int], int]:
+    """How many inferences and feedbacks went with a true tombstone, and how many tombstones are not true."""
+    true: Counter[str] = Counter()
+    untrue = 0
+    for stone in session.exec(rows_of(Tombstone), execution_options={"yield_per": _BATCH}):
+        if mason is not None and mason.is_true(stone):
+            true[stone.kind] += 1
+        else:
+            untrue += 1
+    return (true["inference"], true["feedback"]), untrue
+
+
+def _undead(session: Session) -> int:
+    """Rows that stand although they have a tombstone."""
+    return sum(
+        session.connection().execute(select(func.count()).where(table.c.id == col(Tombstone.id))).scalar_one()
+        for table, _ in RECORD_TABLES
+    )
 
 
 def _ever_stored(session: Session) -> tuple[int, int]:

@@ -22,8 +22,8 @@ def do_apart(work: Callable[[Settings], None], settings: Settings) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """Look at the files that `[[model]]` names, before anything starts; exits with 2 where one cannot be used."""
-    if any(model.schema or model.examples for model in settings.model):
+    """Look at the files and checks that `[[model]]` names, before anything starts; exits with 2 where one is of no use."""
+    if any(model.schema or model.check or model.examples for model in settings.model):
         do_apart(_check, settings)
 
 

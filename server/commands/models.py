@@ -17,7 +17,9 @@ from sqlmodel import col, select
 from feedback.access.keys import read_loop_key
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.errors import BadFieldError, BadInputError, UnavailableError
+from feedback.ids import parse_id
 from feedback.registry.lineage import lineage as lineage_of
+from feedback.registry.lineage import lineage_of_inference, lineage_of_user
 from feedback.registry.models import get_model, list_moves
 from feedback.registry.versions import list_versions
 from feedback.settings import Settings
@@ -126,19 +128,32 @@ def retire(settings: Settings, version: str, reason: str, as_json: bool) -> None
     emit(done, as_json, lambda: _farewell(done))
 
 
-@models.command(short_help="from a version to what users said")
-@click.argument("version", metavar="MODEL@VERSION")
+@models.command(short_help="from a version to what users said, and back")
+@click.argument("version", metavar="MODEL@VERSION", required=False)
+@click.option("--inference", metavar="ID", help="What became of this inference.")
+@click.option("--user", metavar="U", help="What became of all that this user asked and said.")
 @json_option
 @settings_option
-def lineage(settings: Settings, version: str, as_json: bool) -> None:
-    """Where a version comes from: its cycle, dataset, examples, feedback and inferences.
+def lineage(
+    settings: Settings, version: str | None, inference: str | None, user: str | None, as_json: bool
+) -> None:
+    """Where a version comes from: its cycle, dataset, examples, feedback and inferences. Or what became of an inference,
+    or of a user's: examples, and the versions trained on them.
 
     Example: starloop models lineage assistant@1.2 --json
     """
-    name, number = _named(version)
+    if sum(one is not None for one in (version, inference, user)) != 1:
+        raise click.UsageError("name one of MODEL@VERSION, --inference ID and --user U")
     with opened(settings, existing=True) as database, database.reading() as session:
-        found = lineage_of(session, name, number)
-    emit(found, as_json, lambda: click.style(f"{name}@{number}", bold=True) + "\n" + _outline(found))
+        if inference is not None:
+            name = parse_id(inference, "--inference")
+            found = lineage_of_inference(session, name)
+        elif user is not None:
+            name, found = user, lineage_of_user(session, user)
+        else:
+            name = str(version)
+            found = lineage_of(session, *_named(name))
+    emit(found, as_json, lambda: click.style(name, bold=True) + "\n" + _outline(found))
 
 
 def _named(text: str) -> tuple[str, str]:

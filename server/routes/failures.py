@@ -8,15 +8,19 @@ from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from feedback.access.audit import note
+from feedback.datasets.failing_kinds import FailingKinds, Question, kinds_apart
 from feedback.datasets.failures import list_failures, resolve_failure
+from feedback.registry.models import get_model
+from feedback.settings import ReasonName
 from feedback.storage.tables import Failure
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
+from server.routes.inferences import moment
 from server.views import FailureView, Listed, listed, view
 from server.wire import Resolve
 
 _REVIEW = {SCOPES: ("review",)}
-FailureState = Literal["quarantine", "corrected", "accepted", "dismissed"]
+FailureState = Literal["quarantine", "corrected", "accepted", "dismissed", "operations"]
 
 
 @get("/v1/failures", opt=_REVIEW, sync_to_thread=True)
@@ -26,14 +30,31 @@ def failures(
     model: FromQuery[str | None] = None,
     # under this name, as `state` alone is a word that Litestar keeps for itself
     case_state: Annotated[FailureState | None, QueryParameter(name="state")] = None,
+    reason: FromQuery[ReasonName | None] = None,
     limit: Limit = 50,
     cursor: FromQuery[str | None] = None,
 ) -> Listed[FailureView]:
-    """Failure cases, newest first."""
+    """Failure cases, newest first; with `reason`, those that have it among theirs."""
     wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
-        page = list_failures(session, wanted, case_state, limit, cursor)
+        page = list_failures(session, wanted, case_state, limit, cursor, reason)
         return listed(page, lambda row: view(FailureView, row))
+
+
+@get("/v1/failures/kinds", opt=_REVIEW, sync_to_thread=True)
+def kinds(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str],
+    since: FromQuery[str | None] = None,
+    until: FromQuery[str | None] = None,
+) -> FailingKinds:
+    """Which kinds of input fail more often than the rest, by phrases and metadata; takes seconds."""
+    request.user.need_model(model)
+    with gateway.database.reading() as session:
+        get_model(session, model)
+    question = Question(gateway.settings, model, moment(since, "since"), moment(until, "until"))
+    return kinds_apart(question)
 
 
 @post("/v1/failures/{failure_id:str}/resolve", status_code=200, opt=_REVIEW, sync_to_thread=True)
@@ -56,4 +77,4 @@ def resolve(
         return view(FailureView, row)
 
 
-ROUTES = [failures, resolve]
+ROUTES = [failures, kinds, resolve]

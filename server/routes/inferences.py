@@ -49,8 +49,8 @@ def inferences(
         user=user,
         key_id=None if request.user.may("review") else request.user.key_id,
         metadata=_metadata(request),
-        since=_moment(since, "since"),
-        until=_moment(until, "until"),
+        since=moment(since, "since"),
+        until=moment(until, "until"),
         q=q,
     )
     with gateway.database.reading() as session:
@@ -103,8 +103,8 @@ def _metadata(request: GatewayRequest) -> dict[str, str]:
     return wanted
 
 
-def _moment(text: str | None, field: str) -> float | None:
-    """A time as Unix seconds: ISO 8601, UTC unless it says otherwise."""
+def moment(text: str | None, field: str) -> float | None:
+    """A time as Unix seconds: ISO 8601, UTC unless it says otherwise. Raises `BadFieldError`."""
     if text is None:
         return None
     try:

@@ -209,6 +209,7 @@ def test_a_sound_record_verifies_with_status_0(config: Path) -> None:
         "missing": 0,
         "duplicated": 0,
         "corrupt": 0,
+        "erased": 0,
     }
 
 

@@ -70,6 +70,7 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         ("/v1/cases/{case_id}/drop", second, None, "case.drop"),
         ("/v1/cycles", "", {"model": "assistant"}, "cycle.start"),
         ("/v1/cycles/{cycle_id}/cancel", "", None, "cycle.cancel"),
+        ("/v1/erase", "", {"user": "somebody"}, "record.erase"),
     ]
     changing = {
         route.path_format

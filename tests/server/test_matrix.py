@@ -42,6 +42,7 @@ OPTIONS /v1/feedback                   in   in    in       in     in    in    in
 GET /v1/inferences                     401  in    403      in     403   in    in    401 401  in   in   in    401   401  401    401
 GET /v1/inferences/{inference_id}      401  404   403      in     403   in    404   401 401  in   in   in    401   401  401    401
 GET /v1/failures                       401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
+GET /v1/failures/kinds                 401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 POST /v1/failures/{failure_id}/resolve 401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cases                          401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cases/draw                    401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
@@ -55,6 +56,7 @@ POST /v1/cycles                        401  403   403      403    in    in    40
 GET /v1/cycles/{cycle_id}              401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/cycles/{cycle_id}/metrics      401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
 POST /v1/cycles/{cycle_id}/cancel      401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
+POST /v1/erase                         401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/audit                          401  403   403      403    403   in    403   401 401  in   in   in    401   401  401    401
 POST /session                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   403    in
 DELETE /session                        in   in    in       in     in    in    in    in  in   in   403  in    in    in   in     in
@@ -150,6 +152,7 @@ class House:
             "/v1/cases/draw": {"model": "assistant", "count": 1},
             "/v1/cases/{case_id}/confirm": {"answer": "x"},
             "/v1/cycles": {"model": "assistant"},
+            "/v1/erase": {"user": "nobody"},
             "/session": {"key": "sl-unknown"},
         }
 

@@ -52,6 +52,29 @@ def test_failures_are_listed_by_model_and_state(gateway: Inside, failure: str) -
     assert items(gateway.call("GET", "/v1/failures?model=other")) == []
 
 
+def test_failures_are_listed_by_reason(gateway: Inside, failure: str) -> None:
+    assert [shown["id"] for shown in items(gateway.call("GET", "/v1/failures?reason=low_rating"))] == [
+        failure
+    ]
+    assert items(gateway.call("GET", "/v1/failures?reason=refusal&state=operations")) == []
+    assert gateway.call("GET", "/v1/failures?reason=nonsense").status == 400
+
+
+def test_failing_kinds_are_told_to_reviewers_of_the_model(gateway: Inside) -> None:
+    told = gateway.call("GET", "/v1/failures/kinds?model=assistant&since=2026-01-01")
+    assert told.status == 200, told.body
+    assert (told.json["items"], told.json["groups"], told.json["complete"]) == ([], [], True)
+    assert gateway.call("GET", "/v1/failures/kinds").status == 400
+    assert gateway.call("GET", "/v1/failures/kinds?model=other").status == 404
+    assert (
+        gateway.call("GET", "/v1/failures/kinds?model=assistant&until=soon").json["error"]["param"] == "until"
+    )
+    other = bearing(make_key(gateway, "review", models=["other"]))
+    assert gateway.call("GET", "/v1/failures/kinds?model=assistant", None, other).status == 403
+    user = bearing(make_key(gateway, "infer"))
+    assert gateway.call("GET", "/v1/failures/kinds?model=assistant", None, user).status == 403
+
+
 def test_a_reviewer_corrects_a_failure_in_their_own_name(gateway: Inside, failure: str) -> None:
     rita = bearing(make_key(gateway, "review", owner="rita"))
     body = {

@@ -7,11 +7,13 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 from sqlmodel import col, select
 
-from feedback.settings import Schedule
+from feedback.settings import Capture, Schedule
 from feedback.storage.database import Database
-from feedback.storage.tables import Cycle
+from feedback.storage.tables import Cycle, Inference
+from feedback.storage.verify import verify
 from tests.trainer.world import MODEL, World
 from trainer.lease import LoopLease
 from trainer.schedule import Loop
@@ -100,3 +102,19 @@ def test_a_loop_whose_database_is_away_goes_on(sqlite_database: Database, tmp_pa
     moved.rename(file)
     world.request()
     assert leading.poll()
+
+
+def test_what_is_too_old_goes_by_the_loop_that_leads(sqlite_database: Database, tmp_path: Path) -> None:
+    world = World(sqlite_database, tmp_path)
+    world.settings = msgspec.structs.replace(world.settings, capture=Capture(retention_days=30))
+    world.users_correct(3)
+    world.now += timedelta(days=400)
+    leading, standing_by = loop(world), loop(world)
+    leading.poll()
+    standing_by.expire()
+    with world.database.reading() as session:
+        assert len(session.exec(select(Inference)).all()) == 3
+    leading.expire()
+    with world.database.reading() as session:
+        assert session.exec(select(Inference)).all() == []
+    assert verify(world.database, tmp_path).sound

@@ -26,6 +26,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("secret_hash"),
     )
     op.create_table(
+        "arrival",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("stored", sa.Float(), nullable=False),
+        sa.Column("first_inference", sa.String(36), nullable=True),
+        sa.Column("last_inference", sa.String(36), nullable=True),
+        sa.Column("first_feedback", sa.String(36), nullable=True),
+        sa.Column("last_feedback", sa.String(36), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_arrival_stored", "arrival", ["stored"], unique=False)
+    op.create_table(
         "audit",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
@@ -86,6 +97,26 @@ def upgrade() -> None:
     op.create_index("ix_cycle_model", "cycle", ["model"], unique=False)
     op.create_index("ix_cycle_state", "cycle", ["state"], unique=False)
     op.create_table(
+        "data_import",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("format", sa.String(), nullable=False),
+        sa.Column("columns", sa.JSON(), nullable=False),
+        sa.Column("use", sa.String(), nullable=False),
+        sa.Column("original_hash", sa.String(), nullable=False),
+        sa.Column("original_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("content_hash", sa.String(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("examples", sa.Integer(), nullable=False),
+        sa.Column("bad", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("created_by", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("model", "content_hash"),
+    )
+    op.create_index("ix_data_import_model", "data_import", ["model"], unique=False)
+    op.create_table(
         "dataset_version",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
@@ -97,6 +128,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_dataset_version_model", "dataset_version", ["model"], unique=False)
+    op.create_table(
+        "erasure",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("requested_by", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("finished", sa.Float(), nullable=True),
+        sa.Column("counts", sa.JSON(), nullable=False),
+        sa.Column("datasets", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_erasure_subject", "erasure", ["subject"], unique=False)
     op.create_table(
         "evaluation_case",
         sa.Column("id", sa.String(36), nullable=False),
@@ -122,6 +166,7 @@ def upgrade() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("version", sa.String(), nullable=False),
         sa.Column("case_hash", sa.String(64), nullable=False),
+        sa.Column("prompt_hash", sa.String(64), nullable=False),
         sa.Column("output", sa.Text(), nullable=False),
         sa.Column("finish_reason", sa.String(), nullable=True),
         sa.Column("completion_tokens", sa.Integer(), nullable=True),
@@ -129,6 +174,7 @@ def upgrade() -> None:
         sa.Column("created", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("model", "version", "case_hash"),
     )
+    op.create_index("ix_evaluation_result_prompt_hash", "evaluation_result", ["prompt_hash"], unique=False)
     op.create_table(
         "example",
         sa.Column("dataset_id", sa.String(36), nullable=False),
@@ -141,10 +187,13 @@ def upgrade() -> None:
         sa.Column("inference_id", sa.String(36), nullable=True),
         sa.Column("feedback_id", sa.String(36), nullable=True),
         sa.Column("rater", sa.String(), nullable=True),
+        sa.Column("import_id", sa.String(36), nullable=True),
+        sa.Column("erased", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("dataset_id", "position"),
     )
     op.create_index("ix_example_content_hash", "example", ["content_hash"], unique=False)
     op.create_index("ix_example_feedback_id", "example", ["feedback_id"], unique=False)
+    op.create_index("ix_example_import_id", "example", ["import_id"], unique=False)
     op.create_index("ix_example_inference_id", "example", ["inference_id"], unique=False)
     op.create_table(
         "failure",
@@ -215,6 +264,14 @@ def upgrade() -> None:
         sa.Column("pinned", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "inference_conversation",
+        "inference",
+        ["conversation", "id"],
+        unique=False,
+        sqlite_where=sa.text('"user" IS NULL AND conversation IS NOT NULL'),
+        postgresql_where=sa.text('"user" IS NULL AND conversation IS NOT NULL'),
     )
     op.create_index("inference_model_version", "inference", ["model", "version", "id"], unique=False)
     op.create_index("inference_user", "inference", ["user", "id"], unique=False)
@@ -314,6 +371,24 @@ def upgrade() -> None:
         sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
         sa.Column("noticed", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("run", "step"),
+    )
+    op.create_table(
+        "tombstone",
+        sa.Column("id", sa.String(48), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("content_hash", sa.String(64), nullable=False),
+        sa.Column("erased", sa.Float(), nullable=False),
+        sa.Column("erasure_id", sa.String(36), nullable=False),
+        sa.Column("signature", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_tombstone_erasure_id", "tombstone", ["erasure_id"], unique=False)
+    op.create_table(
+        "triage_mark",
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("stored", sa.Float(), nullable=False),
+        sa.Column("rules", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("model"),
     )
 
 

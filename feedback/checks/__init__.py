@@ -1,0 +1,1 @@
+"""What `starloop data check` looks at before anybody trains on a file."""

@@ -1,0 +1,133 @@
+"""Imported rows as examples: which of them a dataset version looks at, and which it learns. Rules and one pass over files."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from feedback.datasets.chat import Conversation, content_hash
+from feedback.datasets.contract import TaskContract, answer_key
+from feedback.datasets.curation import BaseExample, Example
+from feedback.datasets.groups import Group, prompt_hash
+from feedback.datasets.splits import row_side
+from feedback.errors import StorageError
+from feedback.imports.rows import Row
+from feedback.imports.storing import FOLDER
+from feedback.storage.tables import DataImport
+
+
+class Imported(NamedTuple):
+    """An answer of an imported row, with the conversation before it."""
+
+    identity: str
+    """Its content hash: what it is ordered by."""
+    conversation: Conversation
+    user: str
+    """Who stands for its user: the row, so that all its answers stand on one side."""
+    import_id: str
+
+
+def read_imported(directory: Path, imports: Sequence[DataImport], use: str, most: int) -> list[Imported]:
+    """The answers of all imports for that use, each once; of more than `most` those with the smallest hashes.
+
+    So a larger import hardly changes what a smaller one chose, and memory stays bounded. Raises `StorageError` where
+    rows are no longer those that were imported.
+    """
+    chosen = [entry for entry in imports if entry.use == use]
+    found: dict[str, Imported] = {}
+    for entry in chosen:
+        some = heapq.nsmallest(most, _answers(directory, entry), key=lambda one: one.identity)
+        for one in some:
+            found.setdefault(one.identity, one)
+    return heapq.nsmallest(most, found.values(), key=lambda one: one.identity)
+
+
+def placed_imported(
+    imported: Sequence[Imported], groups: Mapping[str, Group], share: float
+) -> list[BaseExample]:
+    """Imported answers with group and side."""
+    found = []
+    for one in imported:
+        group = groups[prompt_hash(one.conversation.prompt)]
+        side = None if group.unused else row_side(group.key, one.user, share)
+        found.append(BaseExample(one.conversation, group.key, side, one.import_id))
+    return found
+
+
+def choose_imported(
+    imported: Sequence[BaseExample],
+    judging: Collection[str],
+    learned: Collection[str],
+    contract: TaskContract,
+    dropped: Counter[str],
+) -> list[Example]:
+    """The imported answers to learn: those for training, in form, whose prompt has one answer only."""
+    answers: dict[str, set[str]] = defaultdict(set)
+    for conversation, _, _, _ in imported:
+        answers[_prompt_key(conversation)].add(answer_key(conversation.answer))
+    found = []
+    for conversation, group_key, side, import_id in imported:
+        if side != "train" or group_key in judging:
+            dropped["imported, kept apart for evaluation"] += 1
+        elif not contract.valid(conversation.answer):
+            dropped["imported, against the task contract"] += 1
+        elif len(answers[_prompt_key(conversation)]) > 1:
+            dropped["imported, with different answers to one prompt"] += 1
+        else:
+            identity = conversation.content_hash
+            found.append(
+                Example(
+                    messages=conversation.messages,
+                    answer=conversation.answer,
+                    source="import",
+                    group_key=group_key,
+                    content_hash=identity,
+                    new=identity not in learned,
+                    import_id=import_id,
+                )
+            )
+    return found
+
+
+def intact(directory: Path, entry: DataImport) -> bool:
+    """Whether original and canonical rows are still those that were taken in."""
+    folder = directory / FOLDER / entry.id
+    try:
+        for name, hashed in (("original", entry.original_hash), ("rows.jsonl", entry.content_hash)):
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != hashed:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def _prompt_key(conversation: Conversation) -> str:
+    return content_hash(conversation.messages, "")
+
+
+def _answers(directory: Path, entry: DataImport) -> Iterator[Imported]:
+    """Every answer that can be learned, streamed."""
+    file = directory / FOLDER / entry.id / "rows.jsonl"
+    digest, decoder = hashlib.sha256(), msgspec.json.Decoder(Row)
+    problem = StorageError(
+        f"{file}: the rows of import {entry.id} ({entry.name}) are not those that were imported; restore them from a backup"
+    )
+    try:
+        with file.open("rb") as lines:
+            for line in lines:
+                digest.update(line)
+                row = decoder.decode(line)
+                user = f"example {row.identity}"
+                for conversation in row.targets():
+                    yield Imported(conversation.content_hash, conversation, user, entry.id)
+    except (OSError, msgspec.DecodeError) as error:
+        raise problem from error
+    if digest.hexdigest() != entry.content_hash:
+        raise problem

@@ -1,0 +1,93 @@
+"""Rows of tables: CSV and Parquet, a batch at a time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from feedback.errors import BadInputError
+from feedback.imports.lines import LONGEST, read_lines
+from feedback.imports.rows import BadRow
+
+_DELIMITERS = ",;\t|"
+_BATCH = 1000
+
+
+class _StoppedError(Exception):
+    """A line that no row can go on after."""
+
+
+def read_csv(stream: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """The line at which each row begins, and its cells by column. The first line names the columns.
+
+    Bytes that are not UTF-8 stay in their cell as lone surrogates, so that the row that holds them can be named.
+    Raises `BadInputError` where the file cannot be read as a table any further.
+    """
+    csv.field_size_limit(LONGEST)
+    lines = _texts(stream, name)
+    first = next(lines, "")
+    delimiter = max(_DELIMITERS, key=first.count)
+
+    def all_lines() -> Iterator[str]:
+        yield first
+        yield from lines
+
+    reader = csv.reader(all_lines(), delimiter=delimiter, strict=True)
+    begins = 1
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        if len(set(header)) != len(header) or not all(header):
+            raise BadInputError(
+                f"{name}: line 1: two columns have the same name, or one has none; name each once"
+            )
+        begins = reader.line_num + 1
+        for cells in reader:
+            line, begins = begins, reader.line_num + 1
+            if len(cells) == len(header):
+                yield line, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield (
+                    line,
+                    BadRow(
+                        line,
+                        "line",
+                        f"has {len(cells)} cells, and the header names {len(header)}; put quotes around text",
+                    ),
+                )
+    except csv.Error as error:
+        raise BadInputError(
+            f"{name}: line {begins}: is no row of a table: {error}; look for a quote that is not closed or not doubled"
+        ) from None
+    except _StoppedError:
+        raise BadInputError(
+            f"{name}: line {begins}: is longer than {LONGEST >> 20} MB, or a quote is not closed there"
+        ) from None
+
+
+def read_parquet(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row's number, from 1, and its cells by column. Raises `BadInputError` for what is no Parquet file."""
+    import pyarrow as pa  # 60 MB that only this needs
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            if len(set(file.schema_arrow.names)) != len(file.schema_arrow.names):
+                raise BadInputError(f"{name}: two columns have the same name; name each once")
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            f"{name}: row {number + 1}: cannot be read as Parquet: {str(error)[:200]}; write the file again"
+        ) from None
+
+
+def _texts(stream: IO[bytes], name: str) -> Iterator[str]:
+    for _, content in read_lines(stream, name):
+        if content is None:
+            raise _StoppedError
+        yield content.decode("utf-8", "surrogateescape")

@@ -1,0 +1,162 @@
+"""From a file to canonical rows and bad ones, whatever it is packed in. Nothing is held but the row at hand."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any, Literal, cast, get_args
+
+from msgspec import Struct, field
+
+from feedback.errors import BadFieldError, BadInputError
+from feedback.imports.columns import read_csv, read_parquet
+from feedback.imports.lines import read_objects
+from feedback.imports.rows import BadRow, Row
+from feedback.imports.shapes import SHAPES, Shape, canonical, mapped, shape_of
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Container = Literal["jsonl", "csv", "parquet"]
+CONTAINERS: tuple[Container, ...] = get_args(Container)
+FORMATS = (*SHAPES, *CONTAINERS)
+
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_PACKED = (".gz", ".gzip", ".zst", ".zstd")
+_TABLES = (".csv", ".tsv")
+_BUFFER = 1 << 20
+_MOST_EXPANSION, _FREE_EXPANSION = 200, 256 << 20
+"""A packed file may hold 200 times its size, and 256 MB in any case: text packs to a tenth, a bomb to a thousandth."""
+
+
+class Reading(Struct, frozen=True):
+    """How a file is to be read: as it says itself where nothing is given."""
+
+    format: str = ""
+    """One of `FORMATS`, or empty to look."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """`shapes.MAPPED` part → name of the column or field."""
+
+
+class Reader:
+    """One pass over a file; iterating gives `Row` or `BadRow`. `format` is known after the first row."""
+
+    def __init__(self, path: Path, name: str, reading: Reading) -> None:
+        self.format = ""
+        self._path, self._name, self._columns = path, name, reading.columns
+        self._shape: Shape | None = None
+        self._container: Container | None = None
+        if reading.format in SHAPES:
+            self._shape = reading.format
+        elif reading.format:
+            self._container = cast(Container, reading.format)
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        """Raises `BadInputError` where the file as a whole cannot be read (any further)."""
+        found_any = False
+        for line, record in self._records():
+            found_any = True
+            yield record if isinstance(record, BadRow) else self._row(line, record)
+        if not found_any:
+            raise BadInputError(f"{self._name}: is empty; there is no row in it")
+
+    def _row(self, line: int, record: Mapping[str, Any]) -> Row | BadRow:
+        try:
+            if self._columns:
+                record = mapped(record, self._columns)
+            if self._shape is None:
+                self._shape = shape_of(record)
+            if self._shape is None:
+                there = ", ".join(list(record)[:12]) or "none"
+                raise BadFieldError(
+                    "line",
+                    f"has the fields of no known format (messages; prompt, completion; instruction, output; chosen, "
+                    f"rejected) but: {there}; name them with --map prompt=…,answer=…",
+                )
+            if not self.format:
+                self.format = self._told()
+            return canonical(record, self._shape, line)
+        except BadFieldError as error:
+            return BadRow(line, error.field, error.problem)
+
+    def _told(self) -> str:
+        return str(self._shape) if self._container == "jsonl" else f"{self._shape} in {self._container}"
+
+    def _records(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+        with unpacked(self._path, self._name) as stream:
+            start = cast("Any", stream).peek(64)[:64] if hasattr(stream, "peek") else b""
+            self._container = self._container or _container(start, self._name)
+            if self._container == "csv":
+                yield from read_csv(stream, self._name)
+            elif self._container == "jsonl":
+                yield from read_objects(stream, self._name)
+        if self._container == "parquet":
+            yield from read_parquet(self._path, self._name)
+
+
+@contextmanager
+def unpacked(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked where it is gzip or zstd. Raises `BadInputError` for what is broken or a bomb."""
+    try:
+        with path.open("rb", buffering=_BUFFER) as raw:
+            start = cast("BufferedReader", raw).peek(4)[:4]
+            if start.startswith(_GZIP):
+                packed: Any = gzip.GzipFile(fileobj=raw)
+            elif start.startswith(_ZSTD):
+                packed = zstd.ZstdFile(raw)
+            else:
+                yield raw
+                return
+            with packed:
+                yield cast("IO[bytes]", _Bounded(packed, path.stat().st_size, name))
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
+        raise BadInputError(f"{name}: is broken or cut short ({error}); pack or copy it again") from None
+    except OSError as error:
+        raise BadInputError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+class _Bounded:
+    """An unpacked stream that ends with an error when it holds more than its file can honestly hold."""
+
+    def __init__(self, stream: Any, packed: int, name: str) -> None:
+        self._stream, self._name = stream, name
+        self._most = max(_FREE_EXPANSION, packed * _MOST_EXPANSION)
+        self._read = 0
+
+    def readline(self, most: int) -> bytes:
+        line: bytes = self._stream.readline(most)
+        self._read += len(line)
+        if self._read > self._most:
+            raise BadInputError(
+                f"{self._name}: unpacks to more than {_MOST_EXPANSION} times its size; if that is meant, unpack it first"
+            )
+        return line
+
+    def peek(self, count: int) -> bytes:
+        return bytes(self._stream.peek(count))
+
+
+def _container(start: bytes, name: str) -> Container:
+    """By what the bytes say, else by the name's end."""
+    if start.startswith(_PARQUET):
+        return "parquet"
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"["):
+        raise BadInputError(
+            f"{name}: is one JSON array; write one row a line (`jq -c '.[]' FILE > rows.jsonl`)"
+        )
+    if suffixes and suffixes[-1] in _TABLES:
+        return "csv"
+    if suffixes and suffixes[-1] in (".jsonl", ".ndjson", ".json"):
+        return "jsonl"
+    return "csv" if text and not text.startswith(b"{") else "jsonl"

@@ -1,0 +1,146 @@
+"""The shapes that rows come in, and from each the canonical row.
+
+chat         {"messages": […], "tools"?}                 OpenAI; `weight` 0 in an answer: not to be learned
+instruction  {"instruction", "input"?, "output"}
+completion   {"prompt", "completion"}                    texts, or lists of messages
+preference   {"prompt"?, "chosen", "rejected"}           texts, or lists of messages
+
+Each may have `system` (not chat), `label` and `source`, which `data check` counts by.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from feedback.datasets.chat import Messages
+from feedback.errors import BadFieldError
+from feedback.imports.rows import Row, checked_messages, checked_text, checked_tools, storable
+
+Shape = Literal["chat", "instruction", "completion", "preference"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+_FIELDS: dict[Shape, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "preference": ("chosen", "rejected"),
+    "completion": ("prompt", "completion"),
+    "instruction": ("instruction", "output"),
+}
+Columns = Mapping[str, str]
+"""What a row is made of (`prompt`, `answer`, …), and the field or column that holds it."""
+MAPPED = ("messages", "system", "prompt", "answer", "rejected", "label", "source")
+
+
+def shape_of(record: Mapping[str, Any]) -> Shape | None:
+    """The shape that a record's fields speak for."""
+    for shape, fields in _FIELDS.items():
+        if all(name in record for name in fields):
+            return shape
+    return None
+
+
+def mapped(record: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """The record under the names that shapes have. Raises `BadFieldError` where a column is not there."""
+    found: dict[str, Any] = {}
+    for part, column in columns.items():
+        if column not in record:
+            there = ", ".join(list(record)[:12]) or "none"
+            raise BadFieldError(column, f"there is no such column; there are: {there}")
+        found[part] = record[column]
+    if "answer" in found:
+        found["chosen" if "rejected" in found else "completion"] = found.pop("answer")
+    return found
+
+
+def canonical(record: Mapping[str, Any], shape: Shape, line: int) -> Row:
+    """The canonical row of a record. Raises `BadFieldError`."""
+    for name in _FIELDS[shape]:
+        if name not in record:
+            there = ", ".join(list(record)[:12]) or "none"
+            raise BadFieldError(name, f"is missing; rows are read as {shape}, and this one has: {there}")
+    row = _READERS[shape](record, line)
+    for name in ("label", "source"):
+        if (value := record.get(name)) is not None:
+            setattr(row, name, storable(str(value), name))
+    return row
+
+
+def _chat(record: Mapping[str, Any], line: int) -> Row:
+    messages = record["messages"]
+    if isinstance(messages, str):  # a cell of a table
+        try:
+            messages = json.loads(messages)
+        except (ValueError, RecursionError):
+            raise BadFieldError("messages", "is no list of messages, and no JSON of one either") from None
+    return Row(checked_messages(messages, "messages"), line, checked_tools(record.get("tools")))
+
+
+def _instruction(record: Mapping[str, Any], line: int) -> Row:
+    prompt = checked_text(record, "instruction")
+    extra = record.get("input")
+    if extra is not None and extra != "":
+        prompt = f"{prompt}\n\n{checked_text(record, 'input')}"
+    return Row(_joined(_question(record, prompt), checked_text(record, "output")), line)
+
+
+def _completion(record: Mapping[str, Any], line: int) -> Row:
+    tools = checked_tools(record.get("tools"))
+    if isinstance(record["prompt"], list) or isinstance(record["completion"], list):
+        prompt, answer = (_listed(record, name, "completion") for name in ("prompt", "completion"))
+        return Row(checked_messages([*prompt, *answer], "messages"), line, tools)
+    answer_text = checked_text(record, "completion")
+    return Row(_joined(_question(record, checked_text(record, "prompt")), answer_text), line, tools)
+
+
+def _preference(record: Mapping[str, Any], line: int) -> Row:
+    if isinstance(record["chosen"], str):
+        question = (
+            _question(record, checked_text(record, "prompt"))
+            if not isinstance(record.get("prompt"), list)
+            else _listed(record, "prompt", "chosen")
+        )
+        messages = checked_messages(_joined(question, checked_text(record, "chosen")), "messages")
+        rejected = {"role": "assistant", "content": checked_text(record, "rejected")}
+    else:
+        before = _listed(record, "prompt", "chosen") if record.get("prompt") else []
+        chosen, other = (_listed(record, name, "chosen") for name in ("chosen", "rejected"))
+        messages = checked_messages([*before, *chosen], "chosen")
+        worse = checked_messages([*before, *other], "rejected")
+        if worse[:-1] != messages[:-1]:
+            raise BadFieldError(
+                "rejected", "differs from chosen before the last answer; give both the same prompt"
+            )
+        rejected = worse[-1]
+    if rejected["content"] == messages[-1]["content"]:
+        raise BadFieldError(
+            "rejected", "is the same as chosen, so there is nothing to prefer; leave the row out"
+        )
+    return Row(messages, line, checked_tools(record.get("tools")), rejected)
+
+
+_READERS: dict[Shape, Callable[[Mapping[str, Any], int], Row]] = {
+    "chat": _chat,
+    "instruction": _instruction,
+    "completion": _completion,
+    "preference": _preference,
+}
+
+
+def _question(record: Mapping[str, Any], prompt: str) -> Messages:
+    question = [{"role": "user", "content": prompt}]
+    if record.get("system"):
+        question.insert(0, {"role": "system", "content": checked_text(record, "system")})
+    return question
+
+
+def _joined(question: Messages, answer: str) -> Messages:
+    return [*question, {"role": "assistant", "content": answer}]
+
+
+def _listed(record: Mapping[str, Any], name: str, answer: str) -> Messages:
+    """A field's messages; a text stands for one of the user, or of the assistant where answers are."""
+    value = record.get(name)
+    if isinstance(value, list):
+        return value
+    role = "user" if name == "prompt" else "assistant"
+    return [{"role": role, "content": checked_text(record, name)}]

@@ -1,0 +1,184 @@
+"""Removing rows from the record, a few hundred in a transaction, with all that was made of them there.
+
+Every row that goes leaves its tombstone in the same transaction, so a process that dies in between leaves either the row
+or the tombstone. Nothing here commits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, insert, update
+from sqlmodel import Session, col, select
+
+from feedback.datasets.chat import last_user_text, messages_of
+from feedback.datasets.groups import prompt_hash
+from feedback.privacy.tombstones import Mason, TombstoneKind
+from feedback.storage.conversations import conversation_key
+from feedback.storage.removal_tables import Tombstone
+from feedback.storage.tables import (
+    Case,
+    Conversation,
+    EvaluationResult,
+    Failure,
+    Feedback,
+    Inference,
+    PromptGroup,
+)
+
+BATCH = 200
+
+
+class Removal(NamedTuple):
+    """On whose behalf rows go, and what may stay."""
+
+    mason: Mason
+    erasure_id: str
+    now: datetime
+    keeps_prompt: Callable[[str], bool]
+    """Whether the prompt of this hash is needed by somebody else: its text stays in its group then."""
+    keeps_cases: bool
+    """Evaluation cases are frozen like datasets: age leaves them alone, their user does not."""
+
+
+def remove_inferences(session: Session, identifiers: Sequence[str], removal: Removal) -> Counter[str]:
+    """Remove inferences with their feedback, failure cases, conversations, evaluation cases and prompts; counts."""
+    rows = session.exec(
+        select(  # type: ignore[call-overload]
+            Inference.id,
+            Inference.content_hash,
+            Inference.model,
+            Inference.conversation,
+            Inference.request,
+            Inference.prompt,
+        ).where(col(Inference.id).in_(identifiers))
+    ).all()
+    gone = [row[0] for row in rows]
+    prompts = {key for row in rows for key in prompt_hashes(row[4], row[5])}
+    said = session.exec(
+        select(Feedback.id, Feedback.content_hash).where(col(Feedback.inference_id).in_(gone))
+    ).all()
+    counts = Counter[str]()
+    counts["failures"] = _execute(session, delete(Failure).where(col(Failure.inference_id).in_(gone)))
+    conversations = [conversation_key(row[2], row[3]) for row in rows if row[3] is not None]
+    _execute(session, delete(Conversation).where(col(Conversation.key).in_(conversations)))
+    if not removal.keeps_cases:
+        counts["cases"], more = _blank_cases(session, gone)
+        prompts |= more
+        counts["evaluations"] = _execute(
+            session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
+        )
+    counts["prompts"] = _blank_prompts(session, {key for key in prompts if not removal.keeps_prompt(key)})
+    counts["feedback"] = _bury(session, Feedback, "feedback", said, removal)
+    counts["inferences"] = _bury(session, Inference, "inference", [(row[0], row[1]) for row in rows], removal)
+    return counts
+
+
+def remove_feedback(session: Session, identifiers: Sequence[str], removal: Removal) -> Counter[str]:
+    """Remove feedback about inferences that stay, and take its words back out of failure and evaluation cases."""
+    rows = session.exec(
+        select(  # type: ignore[call-overload]
+            Feedback.id,
+            Feedback.content_hash,
+            Feedback.inference_id,
+            Feedback.rater,
+            Feedback.correction,
+            Feedback.comment,
+        ).where(col(Feedback.id).in_(identifiers))
+    ).all()
+    counts = Counter[str]()
+    for _, _, inference_id, rater, correction, comment in rows:
+        words = {text.strip() for text in (correction, comment) if text and text.strip()}
+        counts["failures"] += _unsay(session, inference_id, rater, words)
+        if correction:
+            counts["cases"] += _unanswer(session, inference_id, words)
+    counts["feedback"] = _bury(session, Feedback, "feedback", [(row[0], row[1]) for row in rows], removal)
+    return counts
+
+
+def prompt_hashes(request: str | None, prompt: str | None) -> set[str]:
+    """Under which hashes an inference's prompt may have been placed."""
+    messages = messages_of(request)
+    texts = {prompt or "", last_user_text(messages) if messages else ""}
+    return {prompt_hash(text) for text in texts if text.strip()}
+
+
+def _blank_cases(session: Session, inference_ids: Sequence[str]) -> tuple[int, set[str]]:
+    """Drop the evaluation cases of these prompts: hash and group stay, so that no prompt changes its side."""
+    cases = session.exec(select(Case).where(col(Case.inference_id).in_(inference_ids))).all()
+    for case in cases:
+        case.state, case.messages, case.answer, case.slice = "dropped", [], None, None
+        session.add(case)
+    session.flush()
+    return len(cases), {case.prompt_hash for case in cases}
+
+
+def _blank_prompts(session: Session, hashes: Collection[str]) -> int:
+    return _execute(
+        session,
+        update(PromptGroup)
+        .where(col(PromptGroup.prompt_hash).in_(sorted(hashes)), col(PromptGroup.text) != "")
+        .values(text=""),
+    )
+
+
+def _unsay(session: Session, inference_id: str, rater: str, words: Collection[str]) -> int:
+    """Put a failure case that goes by somebody's words back into quarantine, without them."""
+    row = session.exec(select(Failure).where(Failure.inference_id == inference_id)).first()
+    if row is None:
+        return 0
+    taken = row.resolved_by == rater or (row.correction is not None and row.correction.strip() in words)
+    reasons = [one for one in row.reasons if not any(word in str(one.get("evidence")) for word in words)]
+    if not taken and len(reasons) == len(row.reasons):
+        return 0
+    row.reasons = reasons
+    if taken:
+        row.state, row.correction, row.resolved_by, row.resolved = "quarantine", None, None, None
+    session.add(row)
+    session.flush()
+    return 1
+
+
+def _unanswer(session: Session, inference_id: str, words: Collection[str]) -> int:
+    """A golden answer that is this correction waits for a person again."""
+    cases = session.exec(select(Case).where(Case.inference_id == inference_id)).all()
+    found = [case for case in cases if case.answer is not None and case.answer.strip() in words]
+    for case in found:
+        case.answer, case.slice = None, None
+        case.state = "drawn" if case.state == "confirmed" else case.state
+        session.add(case)
+    session.flush()
+    return len(found)
+
+
+def _bury(
+    session: Session,
+    table: type[Feedback] | type[Inference],
+    kind: TombstoneKind,
+    rows: Sequence[tuple[str, str]],
+    removal: Removal,
+) -> int:
+    if not rows:
+        return 0
+    erased = removal.now.timestamp()
+    stones = [
+        removal.mason.carve(kind, identifier, content_hash, erased, removal.erasure_id).model_dump()
+        for identifier, content_hash in rows
+    ]
+    session.connection().execute(insert(Tombstone), stones)
+    return _execute(session, delete(table).where(col(table.id).in_([identifier for identifier, _ in rows])))
+
+
+def _execute(session: Session, statement: Any) -> int:
+    return int(session.connection().execute(statement).rowcount)
+
+
+def orphans(session: Session, limit: int) -> list[str]:
+    """Feedback about inferences that were erased; it may have come while they went."""
+    query = select(Feedback.id).where(
+        col(Feedback.inference_id).in_(select(Tombstone.id).where(Tombstone.kind == "inference"))
+    )
+    return list(session.exec(query.limit(limit)))
