@@ -168,6 +168,7 @@ def test_no_module_outgrows_a_reader() -> None:
             ("tests", TEST_LINES),
         )
         for path in _sources(package)
+        if "migrations" not in path.parts  # lists of columns, which nobody reads from top to bottom
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit
     ]
 

@@ -46,19 +46,16 @@ class Order:
         self._lengths = lengths
         self._batch = batch
         self._seed = seed
-        self._rewind()
+        self._random = random.Random(seed)
+        self._epoch = 0
+        self._batches: list[list[int]] = []
 
     def at(self, step: int) -> tuple[int, list[int]]:
         """The epoch, from 1, and the examples of a step, from 0. Any step may be asked for, in any order."""
         epoch = step // self.per_epoch + 1
         if epoch < self._epoch:
-            self._rewind()
+            self._random, self._epoch = random.Random(self._seed), 0
         while self._epoch < epoch:
             self._batches = length_grouped(self._lengths, self._batch, self._random)
             self._epoch += 1
         return epoch, self._batches[step % self.per_epoch]
-
-    def _rewind(self) -> None:
-        self._random = random.Random(self._seed)
-        self._epoch = 0
-        self._batches: list[list[int]] = []

@@ -30,6 +30,8 @@ _HIGH = 0.5
 _FLAT = 0.95
 _EASIER = 0.8
 _LEAST_CHECKS = 5
+_FORGOT = 0.05
+"""Rise of the loss on old examples that matters: each token of theirs some 5 % less likely."""
 _BURST, _BURST_MORE = 2.0, 2.0
 
 
@@ -118,6 +120,8 @@ def forgetting(checks: Sequence[Check], lowest_step: int, worse: int) -> Diagnos
     before = next((check for check in checks if check.step == lowest_step), None)
     last = checks[-1]
     if worse < 2 or before is None or last.validation_old is None or before.validation_old is None:
+        return None
+    if last.validation_old < before.validation_old + _FORGOT:
         return None
     if (
         last.validation_new is None

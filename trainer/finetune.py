@@ -48,6 +48,8 @@ VALIDATION_LIMIT = 1024
 CHECKS_PER_EPOCH = 4
 STEPS_BETWEEN_CHECKS = 10
 """On a small set a validation every few steps would cost more than it tells."""
+RETOLD = 5.0
+"""Seconds of lines that are told again after an interruption; the parent records them every two."""
 
 
 def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
 
     told: list[Diagnosis] = []
 
-    def tell(epoch: int, check: Check | None, **figures: Any) -> None:
+    def line(epoch: int, check: Check | None, **figures: Any) -> dict[str, Any]:
         """One line for the parent: how far it is, and what was noticed since the last line."""
         state.seconds = time.monotonic() - loop_started
         event: dict[str, Any] = {
@@ -137,11 +139,15 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         state.diagnoses += told
         event["noticed"] = [one.text + (f" ({one.remedy})" if one.remedy else "") for one in told]
         told.clear()
+        state.told = [*(one for one in state.told if one[0] > state.seconds - RETOLD), (state.seconds, event)]
+        return event
+
+    for _, event in state.told:
         emit(event)
 
     # The loop. A step's number is all that decides what it takes from the data and at which rate.
     if state.step == 0 and watched:
-        tell(0, _damaged_unless(look(0)))
+        emit(line(0, _damaged_unless(look(0))))
     while state.step < steps and not state.watch.over:
         epoch, batch = order.at(state.step)
         rate = rate_at(state.step, steps, state.rate)
@@ -173,9 +179,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             if check is None:
                 raise _diverged(state.step - 1, peak, objective.ids(batch))
             told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
-        if saving.due and state.step < steps and not state.watch.over:
-            saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
-        tell(
+        event = line(
             epoch,
             check,
             loss=round(loss, 5),
@@ -183,6 +187,9 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             gradient_norm=round(norm, 5),
             tokens_per_second=round(state.tokens / (time.monotonic() - loop_started), 1),
         )
+        if saving.due and state.step < steps and not state.watch.over:
+            saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
+        emit(event)
     loop_seconds = time.monotonic() - loop_started
     if watched:
         with torch.no_grad():

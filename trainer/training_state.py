@@ -36,6 +36,8 @@ class TrainingState:
         self.old = Watch(patience)
         """Follows the old examples alone, for forgetting."""
         self.diagnoses: list[Diagnosis] = []
+        self.told: list[tuple[float, dict[str, Any]]] = []
+        """The last seconds' lines to the parent with their times: one that is killed has not recorded them yet."""
         self.resumed: list[int] = []
         """Steps at which the training went on after an interruption."""
 
@@ -79,6 +81,7 @@ class TrainingState:
             "watch": self.watch.state(),
             "old": self.old.state(),
             "diagnoses": msgspec.to_builtins(self.diagnoses),
+            "told": self.told,
             "resumed": self.resumed,
         }
         return save({name: value.cpu().contiguous() for name, value in tensors.items()}), plain
@@ -109,6 +112,7 @@ class TrainingState:
         self.watch.restore(plain["watch"])
         self.old.restore(plain["old"])
         self.diagnoses = msgspec.convert(plain["diagnoses"], list[Diagnosis])
+        self.told = [(when, event) for when, event in plain["told"]]
         self.resumed = [*plain["resumed"], self.step]
         return {
             name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")

@@ -83,7 +83,7 @@ def _epoch(number: int, steps: Sequence[TrainingStep]) -> Epoch:
         epoch=number,
         steps=len(losses),
         train=round(sum(losses) / len(losses), 5) if losses else None,
-        validation=looked and looked.validation_loss,
-        validation_new=looked and looked.validation_new,
-        validation_old=looked and looked.validation_old,
+        validation=looked.validation_loss if looked else None,
+        validation_new=looked.validation_new if looked else None,
+        validation_old=looked.validation_old if looked else None,
     )

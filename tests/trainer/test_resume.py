@@ -242,3 +242,13 @@ def test_a_checkpoint_is_plain_tensors_and_json(tiny_base: Path, dataset: Path, 
     folder = tmp_path / "checkpoints" / "step-00000002"
     assert sorted(file.name for file in folder.iterdir()) == [STATE, TENSORS]
     assert json.loads((folder / STATE).read_text())["state"]["step"] == 2
+
+
+def test_the_last_seconds_lines_are_told_again_for_a_parent_that_had_not_recorded_them(
+    tiny_base: Path, dataset: Path, tmp_path: Path
+) -> None:
+    events: list[dict[str, Any]] = []
+    with pytest.raises(KilledError):
+        run(spec(tiny_base, dataset, tmp_path), killing(9))
+    run(spec(tiny_base, dataset, tmp_path), events.append)
+    assert [event["step"] for event in events] == list(range(STEPS + 1))
