@@ -156,6 +156,8 @@ class Dataset(Section, frozen=True):
 
 
 class Training(Section, frozen=True):
+    method: Literal["auto", "sft", "dpo", "kto"] = "auto"
+    """`auto` imitates right answers where they are known, else learns from preferences."""
     rank: Positive = 16
     alpha: Positive = 32
     learning_rate: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
@@ -169,6 +171,8 @@ class Training(Section, frozen=True):
     threads: Count = 0
     """0 takes one less than the cores, at least one."""
     timeout_seconds: Seconds = 86_400.0
+    checkpoint_seconds: Annotated[float, Meta(ge=0.0)] = 60.0
+    """Between two checkpoints, more where saving one takes long; 0 saves after every step."""
     teraflops: Annotated[float, Meta(ge=0.0)] = 0.0
     """What the training device does a second, for estimates alone; 0 assumes this machine's CPU."""
     price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0

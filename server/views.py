@@ -211,6 +211,25 @@ class CycleView(Struct, kw_only=True):
     updated: datetime
 
 
+class TrainingStepView(Struct, kw_only=True):
+    """One step of a training. Losses are means per answer token in nats; step 0 is the base as it came."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    created: datetime
+    loss: float | None
+    validation_loss: float | None
+    validation_new: float | None
+    validation_old: float | None
+    learning_rate: float | None
+    gradient_norm: float | None
+    tokens_per_second: float | None
+    memory_bytes: int | None
+    noticed: list[str]
+
+
 class AuditView(Struct, kw_only=True):
     id: str
     created: datetime

@@ -25,8 +25,12 @@ SAYING_NOTHING = {"utils", "util", "common", "base", "manager", "helpers", "help
 TRAINING = {
     "trainer.base_model",
     "trainer.finetune",
+    "trainer.memory",
+    "trainer.objectives",
+    "trainer.preferences",
     "trainer.soundness",
     "trainer.starter",
+    "trainer.training_state",
 }
 TRAINING_LIBRARIES = {"torch", "transformers", "peft", "trl", "accelerate", "safetensors"}
 SCHEDULING = {"trainer.schedule", "feedback.cron"}
@@ -164,8 +168,8 @@ def test_no_module_outgrows_a_reader() -> None:
             ("tests", TEST_LINES),
         )
         for path in _sources(package)
-        if path.parent.name != "versions"  # a migration is a list, which nobody reads from top to bottom
-        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit
+        if "migrations" not in path.parts  # lists of columns, which nobody reads from top to bottom
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit
     ]
 
     assert long == []

@@ -6,6 +6,7 @@ along is never run.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class BaseModel:
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
+    some_logits: bool = True
+    """Whether it can make logits at chosen places alone; older architectures make all."""
 
     @property
     def context(self) -> int:
@@ -55,4 +58,5 @@ def load_base(path: str) -> BaseModel:
             "it must be a causal language model with its tokenizer, in a directory or on the hub"
         ) from error
     model.requires_grad_(False)
-    return BaseModel(model.to(device).eval(), tokenizer, device, dtype)
+    some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return BaseModel(model.to(device).eval(), tokenizer, device, dtype, some_logits)

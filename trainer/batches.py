@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -35,3 +36,26 @@ def fitting(batch: Sequence[int], lengths: Sequence[int], room: int) -> list[lis
             parts.append([index])
             longest = lengths[index]
     return parts
+
+
+class Order:
+    """Which examples a step takes. It follows from the seed alone, so a step's number is the whole position in the data."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.per_epoch = math.ceil(len(lengths) / batch)
+        self._lengths = lengths
+        self._batch = batch
+        self._seed = seed
+        self._random = random.Random(seed)
+        self._epoch = 0
+        self._batches: list[list[int]] = []
+
+    def at(self, step: int) -> tuple[int, list[int]]:
+        """The epoch, from 1, and the examples of a step, from 0. Any step may be asked for, in any order."""
+        epoch = step // self.per_epoch + 1
+        if epoch < self._epoch:
+            self._random, self._epoch = random.Random(self._seed), 0
+        while self._epoch < epoch:
+            self._batches = length_grouped(self._lengths, self._batch, self._random)
+            self._epoch += 1
+        return epoch, self._batches[step % self.per_epoch]

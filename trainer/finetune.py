@@ -1,21 +1,18 @@
 """Fine-tunes one LoRA adapter. Runs as a child process (`trainer.child`) and reads from top to bottom.
 
-Load the base, encode the frozen dataset, check the mask, train on batches of like lengths, keep the last
-weights that are not worse than the best beyond chance, save them, and check what was saved as strictly as an adapter
-from elsewhere would be.
+Load the base, encode the frozen dataset, check the mask, take up the newest checkpoint if there is one, train on
+batches of like lengths, keep the last weights that are not worse than the best beyond chance, save them, and check what
+was saved as strictly as an adapter from elsewhere would be.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +20,24 @@ import msgspec
 import torch
 from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from feedback.errors import DataRefusedError, StorageError, UnsoundAdapterError
+from trainer import diagnosis
 from trainer.base_model import BaseModel, load_base
-from trainer.batches import fitting, length_grouped
+from trainer.batches import Order
+from trainer.checkpoints import Schedule, read_checkpoint, write_checkpoint
+from trainer.diagnosis import Check, Diagnosis
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
+from trainer.memory import largest_memory, memory_now, within_memory
+from trainer.method import read
+from trainer.objectives import Objective, Supervised, validate
+from trainer.preference_rows import read_pairs, read_rated
+from trainer.preferences import Direct, Unpaired
 from trainer.soundness import WEIGHTS, check_against
-from trainer.stopping import Watch
-from trainer.tokens import IGNORED, Encoded, EncodedRows, Encoder
+from trainer.tokens import EncodedRows, Encoder
 from trainer.training import TrainingSpec
+from trainer.training_state import TrainingState
 
 CLIP = 1.0
 """Largest norm of a step's gradient."""
@@ -43,7 +48,8 @@ VALIDATION_LIMIT = 1024
 CHECKS_PER_EPOCH = 4
 STEPS_BETWEEN_CHECKS = 10
 """On a small set a validation every few steps would cost more than it tells."""
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+RETOLD = 5.0
+"""Seconds of lines that are told again after an interruption; the parent records them every two."""
 
 
 def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -58,12 +64,14 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     # The base and the data. Everything that cannot work is found out before the first step.
     base = load_base(spec.base_path)
     encoder = Encoder(base.tokenizer, min(spec.max_tokens, base.context), base.end_tokens)
-    train = encoder.encode_rows(_rows(Path(spec.dataset) / "train.jsonl"))
-    validation = encoder.encode_rows(_rows(Path(spec.dataset) / "validation.jsonl"))
+    dataset = Path(spec.dataset)
+    train = encoder.encode_rows(read(dataset / "train.jsonl"))
+    validation = encoder.encode_rows(read(dataset / "validation.jsonl"))
     _check_mask(train)
     watched = random.Random(spec.seed).sample(
         validation.examples, min(VALIDATION_LIMIT, len(validation.examples))
     )
+    objective, used = _objective(spec, base, encoder, train)
 
     # The adapter: LoRA on every linear layer but the output head.
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
@@ -75,96 +83,142 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     )
     model = get_peft_model(base.model, config)
     config.base_model_name_or_path = spec.engine_model
-    weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    peak = spec.learning_rate or chosen_rate(parameters)
+    peak = spec.learning_rate or chosen_rate(parameters, spec.method)
     epochs = spec.epochs or chosen_epochs(parameters)
-    optimizer = torch.optim.AdamW(weights.values(), lr=peak, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    order = Order(objective.lengths, spec.batch, spec.seed)
+    steps = order.per_epoch * epochs
+    between = max(math.ceil(order.per_epoch / CHECKS_PER_EPOCH), min(order.per_epoch, STEPS_BETWEEN_CHECKS))
 
-    # The loop.
-    lengths = [len(example.tokens) for example in train.examples]
-    per_epoch = math.ceil(len(lengths) / spec.batch)
-    steps = per_epoch * epochs
-    between = max(math.ceil(per_epoch / CHECKS_PER_EPOCH), min(per_epoch, STEPS_BETWEEN_CHECKS))
-    order = random.Random(spec.seed)
-    best = {name: value.detach().clone() for name, value in weights.items()}
-    watch = Watch(spec.patience)
-    history: list[dict[str, Any]] = []
-    step = tokens_seen = 0
-    recent: list[float] = []
-    stopped = "all epochs done"
-    loop_started = time.monotonic()
-    for epoch in range(1, epochs + 1):
-        for batch in length_grouped(lengths, spec.batch, order):
-            model.train()
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, steps, peak)
-            examples = [train.examples[index] for index in batch]
-            total = sum(example.weight * example.trained for example in examples)
-            loss = 0.0
-            for part in fitting(batch, lengths, ROOM[base.device.type]):
-                losses, _ = _losses(model, base, [train.examples[index] for index in part])
-                share = losses.sum() / total
-                share.backward()
-                loss += share.item()
-            norm = nn.utils.clip_grad_norm_(weights.values(), CLIP).item()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise _diverged(step, peak, examples)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            recent.append(loss)
-            tokens_seen += sum(len(example.tokens) for example in examples)
-            progress = {
-                "event": "progress",
-                "step": step,
-                "steps": steps,
-                "epoch": epoch,
-                "epochs": epochs,
-                "loss": round(loss, 5),
-                "tokens_per_second": round(tokens_seen / (time.monotonic() - loop_started), 1),
-            }
-            if watched and (step % between == 0 or step == steps):
-                found, each = _validate(model, base, watched)
-                if not math.isfinite(found["validation"]):
-                    raise _diverged(step - 1, peak, examples)
-                history.append(
-                    {"step": step, "epoch": epoch, "train": round(sum(recent) / len(recent), 5), **found}
-                )
-                recent.clear()
-                progress["validation_loss"] = found["validation"]
-                if watch.see(step, found["validation"], each):
-                    for name, value in weights.items():
-                        best[name].copy_(value.detach())
-            emit(progress)
-            if watch.over:
-                break
-        if watch.over:
-            stopped = f"validation loss worse than the best in {watch.worse} checks in a row"
-            break
+    # Where an earlier attempt stood, if there was one.
+    out = Path(spec.out)
+    state = TrainingState(model, peak, spec.patience, ROOM[base.device.type])
+    if (found := read_checkpoint(out, spec.digest)) is not None:
+        objective.restore(state.unpack(*found))
+    saving = Schedule(spec.checkpoint_seconds, time.monotonic)
+    saved_step = state.step
+    loop_started = time.monotonic() - state.seconds
+
+    def look(epoch: int) -> Check | None:
+        """Look at the validation examples, and keep the weights if they are those to keep."""
+        if not watched:
+            return None
+        means, each = within_memory(
+            state, told, range(len(watched)), [len(example.tokens) for example in watched],
+            lambda: validate(model, base, watched, state.room),
+        )  # fmt: skip
+        if means["validation"] is None or not math.isfinite(means["validation"]):
+            return None
+        mean = round(sum(state.recent) / len(state.recent), 5) if state.recent else None
+        check = msgspec.convert({"step": state.step, "epoch": epoch, "train": mean, **means}, Check)
+        state.recent.clear()
+        state.checks.append(check)
+        old = [loss for loss, example in zip(each, watched, strict=True) if not example.new]
+        if check.validation_old is not None:
+            state.old.see(check.step, check.validation_old, old)
+        if check.step and state.watch.see(check.step, check.validation, each):
+            state.keep()
+        return check
+
+    told: list[Diagnosis] = []
+
+    def line(epoch: int, check: Check | None, **figures: Any) -> dict[str, Any]:
+        """One line for the parent: how far it is, and what was noticed since the last line."""
+        state.seconds = time.monotonic() - loop_started
+        event: dict[str, Any] = {
+            "event": "progress",
+            "step": state.step,
+            "steps": steps,
+            "epoch": epoch,
+            "epochs": epochs,
+            "memory_bytes": memory_now(base.device),
+            **figures,
+        }
+        if check is not None:
+            event["validation_loss"] = check.validation
+            event["validation_new"], event["validation_old"] = check.validation_new, check.validation_old
+        state.diagnoses += told
+        event["noticed"] = [one.text + (f" ({one.remedy})" if one.remedy else "") for one in told]
+        told.clear()
+        state.told = [*(one for one in state.told if one[0] > state.seconds - RETOLD), (state.seconds, event)]
+        return event
+
+    for _, event in state.told:
+        emit(event)
+
+    # The loop. A step's number is all that decides what it takes from the data and at which rate.
+    if state.step == 0 and watched:
+        emit(line(0, _damaged_unless(look(0))))
+    while state.step < steps and not state.watch.over:
+        epoch, batch = order.at(state.step)
+        rate = rate_at(state.step, steps, state.rate)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        model.train()
+        loss, norm = within_memory(
+            state, told, batch, objective.lengths,
+            lambda batch=batch: _gradient(model, state, objective, batch),  # type: ignore[misc]
+        )  # fmt: skip
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite and state.first_loss is None:
+            state.first_loss = loss
+        if not finite and (state.lowered or state.first_loss is None):
+            raise _diverged(state.step, peak, objective.ids(batch), untrained=state.first_loss is None)
+        if not state.lowered and (not finite or diagnosis.burst(loss, state.first_loss or 0.0)):
+            at, lower = state.step + 1, state.rate * diagnosis.LOWERED
+            state.go_back(lower)
+            told.append(diagnosis.diverged(finite, at, loss, state.step, lower, _named(objective.ids(batch))))
+            continue
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.recent.append(loss)
+        state.tokens += sum(objective.lengths[index] for index in batch)
+        check = None
+        if watched and (state.step % between == 0 or state.step == steps):
+            check = look(epoch)
+            if check is None:
+                raise _diverged(state.step - 1, peak, objective.ids(batch))
+            told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
+        event = line(
+            epoch,
+            check,
+            loss=round(loss, 5),
+            learning_rate=rate,
+            gradient_norm=round(norm, 5),
+            tokens_per_second=round(state.tokens / (time.monotonic() - loop_started), 1),
+        )
+        if saving.due and state.step < steps and not state.watch.over:
+            saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
+        emit(event)
     loop_seconds = time.monotonic() - loop_started
     if watched:
         with torch.no_grad():
-            for name, value in weights.items():
-                value.copy_(best[name])
+            for name, value in state.weights.items():
+                value.copy_(state.best[name])
 
     # The weights, checked as they stand on the disk before they get their name.
-    out = Path(spec.out)
     partial = _save(model, config, out / "adapter.partial")
     model.unload()
     sound = check_against(base, partial, spec.max_rank, spec.engine_model)
     shutil.rmtree(out / "adapter", ignore_errors=True)
     partial.replace(out / "adapter")
+    watch = state.watch
     return {
-        "steps": step,
-        "best_step": watch.kept_step or step,
+        "steps": state.step,
+        "best_step": watch.kept_step or state.step,
         "epochs": epochs,
-        "stopped": stopped,
+        "stopped": f"validation loss worse than the best in {watch.worse} checks in a row"
+        if watch.over
+        else "all epochs done",
         "examples": len(train.examples),
         "validation_examples": len(validation.examples),
+        **used,
         "left_out": dict(train.left_out + validation.left_out),
         "trained_share": round(train.trained_share, 4),
         "validation_loss": None if math.isinf(watch.kept_loss) else watch.kept_loss,
-        "history": history,
+        "history": msgspec.to_builtins(state.checks),
+        "diagnoses": msgspec.to_builtins(state.diagnoses),
+        "resumed_at": state.resumed,
         "learning_rate": peak,
         "batch": spec.batch,
         "rank": spec.rank,
@@ -175,96 +229,112 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "dtype": str(base.dtype).removeprefix("torch."),
         "base_parameters": parameters,
         "trained_parameters": sound["parameters"],
-        "tokens": tokens_seen,
-        "tokens_per_second": round(tokens_seen / loop_seconds, 1),
-        "seconds_loading": round(loop_started - started, 2),
+        "tokens": state.tokens,
+        "tokens_per_second": round(state.tokens / loop_seconds, 1),
+        "seconds_loading": round(loop_started + (state.seconds if state.resumed else 0.0) - started, 2),
         "seconds_training": round(loop_seconds, 2),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
+        "peak_memory_bytes": largest_memory(),
     }
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataRefusedError(
-                    f"{path}:{number}: is not a JSON row ({error}); the file was changed or cut after it was frozen"
-                ) from error
+def _objective(
+    spec: TrainingSpec, base: BaseModel, encoder: Encoder, train: EncodedRows
+) -> tuple[Objective, dict[str, Any]]:
+    """What the method minimises, and the facts of what it learns from."""
+    dataset = Path(spec.dataset)
+    if spec.method == "dpo":
+        pairs, rows, left_out = read_pairs(dataset, encoder, train)
+        return Direct(base, pairs, rows), {"pairs": len(pairs), "pairs_left_out": dict(left_out)}
+    if spec.method == "kto":
+        examples, good, left_out = read_rated(dataset, encoder, train)
+        used = {"good": sum(good), "bad": len(good) - sum(good), "rated_left_out": dict(left_out)}
+        return Unpaired(base, examples, good, encoder.limit), used
+    return Supervised(base, train.examples), {}
+
+
+def _gradient(
+    model: Any, state: TrainingState, objective: Objective, batch: Sequence[int]
+) -> tuple[float, float]:
+    """The step's gradient in the weights, clipped; its loss, and the gradient's norm before that."""
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = 0.0
+    for share in objective.shares(model, batch, state.room):
+        share.backward()
+        loss += share.item()
+    return loss, nn.utils.clip_grad_norm_(state.weights.values(), CLIP).item()
+
+
+def _diagnosed(state: TrainingState, spec: TrainingSpec, trained_share: float, over: bool) -> list[Diagnosis]:
+    """What the checks so far say that was not said before."""
+    watch, checks = state.watch, state.checks
+    found = [diagnosis.leakage(checks), diagnosis.forgetting(checks, state.old.kept_step, state.old.worse)]
+    if watch.over or over:
+        found.append(diagnosis.overfitting(checks, watch.kept_step, watch.worse, watch.over))
+    if over:
+        found.append(diagnosis.flat(checks, state.rate, spec.rank, trained_share))
+    known = {one.kind for one in state.diagnoses}
+    return [one for one in found if one is not None and one.kind not in known]
+
+
+def _save_checkpoint(
+    out: Path,
+    spec: TrainingSpec,
+    state: TrainingState,
+    objective: Objective,
+    saving: Schedule,
+    told: list[Diagnosis],
+    saved_step: int,
+) -> int:
+    """Save where the training stands; the step that it would go on from now. A disk that is full does not end it."""
+    begun = time.monotonic()
+    try:
+        write_checkpoint(out, state.step, spec.digest, *state.pack(objective.tensors()))
+        saved_step = state.step
+    except OSError as error:
+        if not any(one.kind == "checkpoint_not_saved" for one in [*state.diagnoses, *told]):
+            problem = error.strerror or str(error)
+            told.append(diagnosis.checkpoint_not_saved(state.step, problem, saved_step))
+    saving.made(time.monotonic() - begun)
+    return saved_step
 
 
 def _check_mask(train: EncodedRows) -> None:
     if not train.examples:
         raise DataRefusedError("the dataset version has no training examples; there is nothing to learn from")
+    answer = train.examples[0].answer
+    if len(train.examples) > 1 and all(example.answer == answer for example in train.examples):
+        raise DataRefusedError(
+            f"all {len(train.examples)} training examples have the same answer; a model trained on them would give it to "
+            "everything. Add examples with other answers"
+        )
     if train.trained_share >= 1.0:
         raise DataRefusedError(
             "every token of every example would carry loss, the prompts too; the base's chat template renders no prompt"
         )
 
 
-def _losses(model: nn.Module, base: BaseModel, examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-    """Each example's weighted loss summed over its answer, and the same unweighted.
-
-    Rows are padded on the right: under causal attention no real token sees the padding, so no mask is needed and
-    attention takes its fastest path. Logits are made only where some row has a label.
-    """
-    longest = max(len(example.tokens) for example in examples)
-    tokens = torch.zeros(len(examples), longest, dtype=torch.long)
-    labels = torch.full((len(examples), longest), IGNORED)
-    for row, example in enumerate(examples):
-        tokens[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        labels[row, : len(example.labels)] = torch.tensor(example.labels)
-    after = labels[:, 1:]
-    keep = (after != IGNORED).any(0).nonzero().squeeze(1)
-    targets = after[:, keep].to(base.device)
-    weights = torch.tensor([example.weight for example in examples], device=base.device)
-    with torch.autocast(base.device.type, dtype=base.dtype, enabled=base.device.type == "cuda"):
-        logits = model(
-            input_ids=tokens.to(base.device), logits_to_keep=keep.to(base.device), use_cache=False
-        ).logits
-    each = nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    summed = each.view(targets.shape).sum(1)
-    return summed * weights, summed.detach()
+def _named(ids: Sequence[str]) -> str:
+    return f"{len(ids)} examples: {', '.join(ids[:3])}, …"
 
 
-@torch.no_grad()
-def _validate(
-    model: nn.Module, base: BaseModel, examples: Sequence[Encoded]
-) -> tuple[dict[str, Any], list[float]]:
-    """Mean loss per answer token over all, and over new and old examples apart, so that forgetting shows; and each
-    example's own loss."""
-    model.eval()
-    each = [0.0] * len(examples)
-    lengths = [len(example.tokens) for example in examples]
-    sums = {True: 0.0, False: 0.0}
-    counts = {True: 0, False: 0}
-    for part in fitting(range(len(examples)), lengths, ROOM[base.device.type]):
-        losses = _losses(model, base, [examples[index] for index in part])[1].tolist()
-        for index, loss in zip(part, losses, strict=True):
-            each[index] = loss
-            sums[examples[index].new] += loss
-            counts[examples[index].new] += examples[index].trained
-
-    def mean(*slices: bool) -> float | None:
-        count = sum(counts[one] for one in slices)
-        return round(sum(sums[one] for one in slices) / count, 5) if count else None
-
-    means = {"validation": mean(True, False), "validation_new": mean(True), "validation_old": mean(False)}
-    return means, each
+def _damaged_unless(check: Check | None) -> Check:
+    if check is None:
+        raise _DAMAGED
+    return check
 
 
-def _diverged(done: int, rate: float, examples: Sequence[Encoded]) -> UnsoundAdapterError:
-    if not done:  # a new adapter changes nothing yet
-        return UnsoundAdapterError(
-            "the base model itself gives numbers that are not finite, before any training; its weights are damaged"
-        )
-    names = ", ".join(example.id for example in examples[:3])
+_DAMAGED = UnsoundAdapterError(  # a new adapter changes nothing yet
+    "the base model itself gives numbers that are not finite, before any training; its weights are damaged"
+)
+
+
+def _diverged(done: int, rate: float, ids: Sequence[str], untrained: bool = False) -> UnsoundAdapterError:
+    if untrained:
+        return _DAMAGED
     return UnsoundAdapterError(
-        f"training diverged: at step {done + 1} the loss was not a finite number (batch of {len(examples)} examples: "
-        f"{names}, …). Nothing was kept. Lower [training] learning_rate below {rate:g}, or look at those examples"
+        f"training diverged: at step {done + 1} the loss was not a finite number (batch of {_named(ids)}), and lowering "
+        f"the rate once did not help. Nothing was kept. Lower [training] learning_rate below {rate:g}, or look at those "
+        "examples"
     )
 
 

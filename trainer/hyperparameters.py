@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from feedback.checks.cost import chosen_epochs
+from trainer.method import Method
 
 __all__ = ["chosen_epochs", "chosen_rate", "rate_at"]
 
@@ -15,7 +16,11 @@ _LEAST = 0.05
 """Share of the peak rate at the last step."""
 
 
-def chosen_rate(parameters: int) -> float:
+_PREFERENCE = 1 / 40
+"""Preferences are trained at a rate of 5e-6 where right answers are at 2e-4."""
+
+
+def chosen_rate(parameters: int, method: Method = "sft") -> float:
     """Peak learning rate of LoRA for a base of that many parameters.
 
     2e-4 for billions of parameters (about ten times full fine-tuning's), rising by a power of the size to what was
@@ -23,7 +28,8 @@ def chosen_rate(parameters: int) -> float:
     """
     power: float = math.log(_TINY_RATE / _LARGE_RATE) / math.log(_LARGE / _TINY)
     rate: float = _LARGE_RATE * (_LARGE / max(parameters, 1)) ** power
-    return min(_TINY_RATE, max(_LARGE_RATE, rate))
+    supervised = min(_TINY_RATE, max(_LARGE_RATE, rate))
+    return supervised if method == "sft" else supervised * _PREFERENCE
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:

@@ -36,6 +36,10 @@ _KINDS = {
 }
 
 
+class ChildDiedError(errors.StarloopError):
+    """The child ended without a word: it was killed, or the interpreter itself died."""
+
+
 def run_child(
     module: str,
     spec: Mapping[str, Any],
@@ -48,15 +52,15 @@ def run_child(
     """Run `module.main(spec, emit)` in a child process and return its result.
 
     `folder` takes the spec and the log. `on_event` gets every event and, at least once a second, None; whatever it
-    raises ends the child and goes on to the caller. Raises the child's own error, or a plain `StarloopError` when it
-    was killed or ran past `timeout_seconds`: not `UnavailableError`, as the same would most likely happen again.
+    raises ends the child and goes on to the caller. Raises the child's own error, `ChildDiedError` when it was killed, or
+    a plain `StarloopError` when it ran past `timeout_seconds`.
     """
     name = module.rpartition(".")[2]
     log, spec_file = folder / f"{name}.log", folder / f"{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         spec_file.write_text(json.dumps(spec, indent=1), encoding="utf-8")
-        with log.open("wb") as errors_to:
+        with log.open("ab") as errors_to:
             child = subprocess.Popen(
                 # -P: a stray json.py in the working directory must not be imported
                 [sys.executable, "-P", "-m", "trainer.child", module, str(spec_file)],
@@ -119,7 +123,7 @@ def _watch(
         kind = _KINDS.get(last["kind"], errors.StarloopError)
         hint = f" (log: {log})" if kind is errors.StarloopError else ""
         raise kind(last["message"] + hint)
-    raise errors.StarloopError(f"{name} ended without a result: {_cause(status)}; its log is {log}")
+    raise ChildDiedError(f"{name} ended without a result: {_cause(status)}; its log is {log}")
 
 
 def _read(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:

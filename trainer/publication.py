@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sqlmodel import Session
+
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import resolve_base
@@ -19,7 +21,9 @@ from feedback.registry.versions import list_versions, mark_version, reserve_vers
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
+from trainer.method import Wanted, choose, evidence_of
 from trainer.process import default_threads, run_child
+from trainer.step_log import StepLog
 from trainer.training import Progress, TrainingSpec, train
 
 CHECK_SECONDS = 1800.0
@@ -51,10 +55,11 @@ def train_version(
     work: Path,
     on_progress: Callable[[Progress], None],
     cycle_id: str | None = None,
+    method: Wanted | None = None,
 ) -> ModelVersion:
     """Train a model on a dataset version in the folder `work`, and publish what passed the checks, unpromoted.
 
-    Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
+    `method` goes before that of the settings. Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
     `trainer.training.train` raises; nothing is published then.
     """
     model = settings.model_named(name)
@@ -78,17 +83,30 @@ def train_version(
         )
         if not reserved:
             require_room(session, model.base, engine.adapter_limit)
+    folder = settings.directory / "datasets" / dataset_id
+    choice = choose(method or settings.training.method, evidence_of(folder))
     base = resolve_base(model.base, settings.directory)
     spec = TrainingSpec.of(
         settings.training,
         base_path=base.path,
         base_revision=base.revision,
         engine_model=base.engine_model,
-        dataset=str(settings.directory / "datasets" / dataset_id),
+        dataset=str(folder),
         out=str(work),
         max_rank=engine.max_lora_rank,
+        method=choice.method,
     )
-    trained = train(spec, on_progress)
+    steps = StepLog(database, work.name, clock)
+
+    def told(progress: Progress) -> None:
+        steps(progress)
+        on_progress(progress)
+
+    try:
+        trained = train(spec, told)
+    finally:
+        steps.flush()
+    facts = {**trained.facts, "run": work.name, "method": choice.method, "method_reason": choice.reason}
     store = AdapterStore(settings.directory / "adapters")
     with database.session() as session:
         version = reserve_version(
@@ -100,16 +118,23 @@ def train_version(
             base.revision,
             store.hash_of(trained.adapter),
             dataset.note,
-            trained.facts,
+            facts,
             clock(),
+            major=_another_method(session, name, choice.method),
         )
         session.commit()
-    store.publish(trained.adapter, adapter_name(name, version.number), trained.facts)
+    store.publish(trained.adapter, adapter_name(name, version.number), facts)
     if version.state == "staged":
         with database.session() as session:
             version = mark_version(session, name, version.number, "registered")
             session.commit()
     return version
+
+
+def _another_method(session: Session, model: str, method: str) -> bool:
+    """Whether the model's last version was trained in another way, which makes a new major number."""
+    versions = list_versions(session, model)
+    return bool(versions) and versions[0].facts.get("method", "sft") != method
 
 
 def check_adapter(

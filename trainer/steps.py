@@ -22,12 +22,13 @@ from feedback.ids import new_id
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version, mark_version
 from feedback.storage.tables import Move, SuiteLook
+from trainer.checkpoints import discard_checkpoints
 from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
 from trainer.gate import Decision, Evidence, decide
 from trainer.latency import measure
 from trainer.proposals import propose_where_configured
-from trainer.record import CycleRecord
+from trainer.record import CycleCancelledError, CycleRecord
 from trainer.scoring import Answers, Metrics, outcomes, validity
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
 from trainer.training import Progress
@@ -85,7 +86,11 @@ def train(workshop: Workshop, record: CycleRecord) -> None:
         lines(progress)
         record.progress(**msgspec.to_builtins(progress))
 
-    version = workshop.make_version(record.row, on_progress)
+    try:
+        version = workshop.make_version(record.row, on_progress)
+    except CycleCancelledError:
+        discard_checkpoints(workshop.settings.directory / "runs" / record.row.id)
+        raise
     record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
 
 

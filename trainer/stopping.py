@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
+from typing import Any
 
 LEAST_TO_CHOOSE = 100
 """Validation examples below which their loss is shown but chooses nothing: on 10 to 30 of them the best check is
@@ -48,6 +49,22 @@ class Watch:
         if mean < self._lowest:
             self._lowest, self._best = mean, losses
         return True
+
+    def state(self) -> dict[str, Any]:
+        """All that it has seen, as JSON takes it."""
+        return {
+            "kept_loss": self.kept_loss,
+            "kept_step": self.kept_step,
+            "worse": self.worse,
+            "lowest": self._lowest,
+            "best": list(self._best),
+            "seen": self._seen,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.kept_loss, self.kept_step, self.worse = state["kept_loss"], state["kept_step"], state["worse"]
+        self._lowest, self._best, self._seen = state["lowest"], state["best"], state["seen"]
 
     @property
     def over(self) -> bool:

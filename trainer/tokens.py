@@ -7,6 +7,7 @@ The module knows tokenizers only by what they do; it imports neither torch nor t
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ IGNORED = -100
 """Label of a token that carries no loss (what torch's cross entropy leaves out)."""
 
 TOO_LONG = "longer than the context"
+WEIGHTLESS = "of no weight"
 TEMPLATE = "not maskable through the chat template"
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -39,6 +41,11 @@ class Encoded:
         """Number of tokens that carry loss."""
         return sum(label != IGNORED for label in self.labels)
 
+    @property
+    def answer(self) -> list[int]:
+        """The tokens that carry loss."""
+        return [label for label in self.labels if label != IGNORED]
+
 
 @dataclass(slots=True)
 class EncodedRows:
@@ -56,7 +63,7 @@ class EncodedRows:
         return sum(example.trained for example in self.examples) / tokens if tokens else 0.0
 
 
-class _UnusableError(Exception):
+class UnusableRowError(Exception):
     """One row that cannot be trained on as it is."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -74,7 +81,7 @@ class Encoder:
                 "use a chat (instruct) model, or add chat_template.jinja to the base's directory"
             )
         self._tokenizer = tokenizer
-        self._limit = limit
+        self.limit = limit
         self._end_tokens = frozenset(end_tokens)
         self._marked = bool(_MARKER.search(tokenizer.chat_template))
 
@@ -86,8 +93,8 @@ class Encoder:
         result = EncodedRows()
         for row in rows:
             try:
-                result.examples.append(self._encode(row))
-            except _UnusableError as error:
+                result.examples.append(self.encode(row))
+            except UnusableRowError as error:
                 result.left_out[error.reason] += 1
                 result.problem = result.problem or f"example {row.get('id')}: {error}"
         if not result.examples and result.left_out:
@@ -96,15 +103,24 @@ class Encoder:
             )
         return result
 
-    def _encode(self, row: Mapping[str, Any]) -> Encoded:
+    def encode(self, row: Mapping[str, Any]) -> Encoded:
+        """One row. Raises `UnusableRowError` for what cannot be trained on, `DataRefusedError` for a weight that is no number."""
+        weight = row.get("weight", 1.0)
+        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+            raise DataRefusedError(
+                f"example {row.get('id')}: its weight is {weight!r}, and must be a number from 0 on; the file was changed "
+                "after it was frozen"
+            )
+        if weight == 0:
+            raise UnusableRowError(WEIGHTLESS, "its weight is 0: nobody who stands for it is believed")
         answer = row["answer"]
         turn = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
         prompt = list(row["messages"])
         tokens, mask = self._marked_turn(prompt, turn) if self._marked else self._last_turn(prompt, turn)
-        if len(tokens) > self._limit:
-            raise _UnusableError(
+        if len(tokens) > self.limit:
+            raise UnusableRowError(
                 TOO_LONG,
-                f"it has {len(tokens)} tokens and the context {self._limit}; raise [training] max_tokens or shorten it",
+                f"it has {len(tokens)} tokens and the context {self.limit}; raise [training] max_tokens or shorten it",
             )
         _close(tokens, mask, self._end_tokens)
         labels = [token if on else IGNORED for token, on in zip(tokens, mask, strict=True)]
@@ -112,7 +128,7 @@ class Encoder:
             id=str(row.get("id", "")),
             tokens=tokens,
             labels=labels,
-            weight=float(row.get("weight", 1.0)),
+            weight=float(weight),
             new=bool(row.get("new", False)),
         )
 
@@ -138,7 +154,7 @@ class Encoder:
         whole = self._apply([*prompt, turn])["input_ids"]
         start = self._apply(prompt, add_generation_prompt=True)["input_ids"]
         if whole[: len(start)] != start:
-            raise _UnusableError(
+            raise UnusableRowError(
                 TEMPLATE,
                 "the base's chat template renders a prompt differently once the answer follows, so the answer's tokens "
                 "cannot be found; put {% generation %} … {% endgeneration %} around the assistant's turn in the template",
@@ -155,7 +171,7 @@ class Encoder:
                 list(messages), tokenize=True, return_dict=True, **options
             )
         except Exception as error:  # a template is a program: it may raise anything
-            raise _UnusableError(TEMPLATE, f"the base's chat template refuses it: {error}") from error
+            raise UnusableRowError(TEMPLATE, f"the base's chat template refuses it: {error}") from error
         return {name: list(out[name]) for name in out}
 
 
@@ -163,7 +179,7 @@ def _close(tokens: Sequence[int], mask: list[bool], end_tokens: frozenset[int]) 
     """Make sure that the mask holds the token that ends the turn: a model learns to stop only from that one."""
     last = next((index for index in range(len(mask) - 1, -1, -1) if mask[index]), None)
     if last is None:
-        raise _UnusableError(
+        raise UnusableRowError(
             TEMPLATE, "the base's chat template renders no assistant turn, so there is no token to learn from"
         )
     if any(token in end_tokens for token, on in zip(tokens, mask, strict=True) if on):
@@ -171,7 +187,7 @@ def _close(tokens: Sequence[int], mask: list[bool], end_tokens: frozenset[int]) 
     if last + 1 < len(tokens) and tokens[last + 1] in end_tokens:
         mask[last + 1] = True
         return
-    raise _UnusableError(
+    raise UnusableRowError(
         TEMPLATE,
         "the base's chat template writes no end-of-turn token after the answer, so a model trained on it would never stop",
     )

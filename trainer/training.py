@@ -1,25 +1,39 @@
 """Trains one adapter: what to train on and how, and what came of it. The work is done by a child process.
 
 Nothing here imports torch. The child is `trainer.finetune`; it dies with this process, and this process outlives
-whatever happens to it.
+whatever happens to it: a child that is killed is started again and goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from feedback.errors import DataRefusedError, StorageError
+from feedback.errors import (
+    ConflictError,
+    DataRefusedError,
+    NotFoundError,
+    StorageError,
+    UnsoundAdapterError,
+)
 from feedback.settings import Training
-from trainer.process import default_threads, run_child
+from trainer.checkpoints import discard_checkpoints, reached
+from trainer.method import Method
+from trainer.process import ChildDiedError, default_threads, run_child
+
+STARTS = 3
+"""How often a child that dies before it comes to a new checkpoint is started in a row."""
+_HOPELESS = (DataRefusedError, NotFoundError, UnsoundAdapterError)
+"""Ends that a later attempt would come to again: their checkpoints are of no use."""
 
 
 class TrainingSpec(Struct, frozen=True, kw_only=True):
@@ -37,6 +51,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     """Folder of this training: the spec, the log, and at the end `adapter/`."""
     max_rank: int
     """Highest rank that the engine serves."""
+    method: Method = "sft"
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 0.0
@@ -47,14 +62,20 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     patience: int = 3
     threads: int = 1
     timeout_seconds: float = 86_400.0
+    checkpoint_seconds: float = 60.0
+
+    @property
+    def digest(self) -> str:
+        """Which training this is: of all that decides the weights, not of where and how it is watched over."""
+        apart = msgspec.structs.replace(self, out="", timeout_seconds=0.0, checkpoint_seconds=0.0)
+        return hashlib.sha256(msgspec.json.encode(apart)).hexdigest()
 
     @classmethod
     def of(cls, settings: Training, **where: Any) -> TrainingSpec:
-        """The spec that `[training]` asks for, with the places and the engine's rank given by name."""
+        """The spec that `[training]` asks for, with the places, the engine's rank and the method given by name."""
+        apart = ("method", "teraflops", "price_per_hour")  # the dataset's to say; estimates alone
         values = {
-            name: value
-            for name, value in msgspec.structs.asdict(settings).items()
-            if name in cls.__struct_fields__  # the rest is for estimates
+            name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
         }
         values["threads"] = settings.threads or default_threads()
         return cls(**values, **where)
@@ -69,7 +90,15 @@ class Progress(Struct, frozen=True, kw_only=True):
     epochs: int = 0
     loss: float | None = None
     validation_loss: float | None = None
+    validation_new: float | None = None
+    validation_old: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    """Before it was clipped."""
     tokens_per_second: float | None = None
+    memory_bytes: int | None = None
+    noticed: list[str] = []
+    """What was noticed at this step, in sentences."""
 
 
 class Trained(Struct, frozen=True):
@@ -82,17 +111,24 @@ class Trained(Struct, frozen=True):
 
 
 def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
-    """Train in a child process; a training that ended well before is found again rather than repeated.
+    """Train in a child process; a training that ended well before is found again rather than repeated, one that was
+    interrupted goes on from its newest checkpoint.
 
     `on_progress` is called at every event and at least once a second; what it raises ends the child. Raises
     `DataRefusedError` (nothing to learn from), `NotFoundError` (no such base), `UnsoundAdapterError` (it diverged),
-    `StorageError` (disk full), or a plain `StarloopError` (killed, out of time, a defect). None of them leaves an adapter behind.
+    `StorageError` (disk full), `ConflictError` (it is under way already), or a plain `StarloopError` (killed again and
+    again, out of time, a defect). None of them leaves an adapter behind.
     """
     out = Path(spec.out)
     finished = out / "trained.json"
     wanted = msgspec.to_builtins(spec)
     if (known := _finished(finished, wanted)) is not None:
         return known
+    if spec.rank > spec.max_rank:
+        raise UnsoundAdapterError(
+            f"[training] rank {spec.rank} is above the engine's {spec.max_rank}; raise [[engine]] max_lora_rank or train at "
+            "a lower rank"
+        )
     if not (Path(spec.dataset) / "train.jsonl").is_file():
         raise DataRefusedError(f"{spec.dataset}: there is no train.jsonl; build the dataset version again")
     started = time.monotonic()
@@ -107,19 +143,17 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
                 to_first_step = round(time.monotonic() - started, 2)
         on_progress(last)
 
-    with ExitStack() as unfinished:
+    with _alone_in(out), ExitStack() as unfinished:
         _clear(out)
         unfinished.callback(_clear, out)
-        result = run_child(
-            "trainer.finetune",
-            wanted,
-            out,
-            threads=spec.threads,
-            timeout_seconds=spec.timeout_seconds,
-            on_event=on_event,
-        )
+        try:
+            result, deaths = _to_the_end(spec, on_event)
+        except _HOPELESS:
+            discard_checkpoints(out)
+            raise
         facts = {
             **result,
+            "deaths": deaths,
             "seconds": round(time.monotonic() - started, 2),
             "seconds_to_first_step": to_first_step,
         }
@@ -134,7 +168,55 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
                 f"{finished}: could not be written ({error.strerror}); make room on the disk"
             ) from error
         unfinished.pop_all()
+        discard_checkpoints(out)
     return trained
+
+
+def _to_the_end(
+    spec: TrainingSpec, on_event: Callable[[dict[str, Any] | None], None]
+) -> tuple[dict[str, Any], int]:
+    """The child's result, and how often it died on the way. Each new child goes on from the newest checkpoint."""
+    out, deaths, vain = Path(spec.out), 0, 0
+    deadline = time.monotonic() + spec.timeout_seconds
+    stood_at = reached(out)
+    while True:
+        try:
+            result = run_child(
+                "trainer.finetune",
+                msgspec.to_builtins(spec),
+                out,
+                threads=spec.threads,
+                timeout_seconds=max(1.0, deadline - time.monotonic()) if deaths else spec.timeout_seconds,
+                on_event=on_event,
+            )
+        except ChildDiedError as error:
+            deaths += 1
+            vain = 0 if reached(out) > stood_at else vain + 1
+            if vain >= STARTS:
+                raise ChildDiedError(f"{error}. It was started {STARTS} times and came no further") from None
+            stood_at = reached(out)
+        else:
+            return result, deaths
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep a second process from training in the same folder at the same time."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / "lock").open("w")
+    except OSError as error:
+        raise StorageError(
+            f"{out}: no training can work there ({error.strerror}); make it writable"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConflictError(
+                f"this very training is under way in another process (its folder is {out}); wait for its end"
+            ) from None
+        yield
 
 
 def _clear(out: Path) -> None:

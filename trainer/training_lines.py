@@ -11,15 +11,20 @@ _SECONDS = 10.0
 
 
 class TrainingLines:
-    """Says its first step and then, at most every ten seconds, the one that it is at."""
+    """Says its first step and then, at most every ten seconds, the one that it is at; at once what was noticed."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say
         self._clock = clock
         self._next = 0.0
         self._last = 0
+        self._told: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
+        if progress != self._told:
+            self._told = progress
+            for text in progress.noticed:
+                self._say(text)
         now = self._clock()
         if progress.step == self._last or now < self._next:
             return

@@ -14,6 +14,7 @@ from sqlmodel import Field, SQLModel
 from feedback.storage.import_table import DataImport as DataImport
 from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
+from feedback.storage.training_tables import TrainingStep as TrainingStep
 
 # Conversations of known users are found by their users.
 _NAMELESS: dict[str, Any] = dict.fromkeys(

@@ -8,9 +8,10 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from feedback.access.audit import note
 from feedback.registry.cycles import cancel_cycle, get_cycle, list_cycles, request_cycle
 from feedback.registry.models import get_model
-from feedback.storage.tables import Cycle
+from feedback.registry.training_steps import read_steps
+from feedback.storage.tables import Cycle, TrainingStep
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
-from server.views import CycleView, Listed, listed, view
+from server.views import CycleView, Listed, TrainingStepView, listed, view
 from server.wire import NewCycle
 
 _TRAIN = {SCOPES: ("train",)}
@@ -64,6 +65,21 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> C
         return _shown(row)
 
 
+@get("/v1/cycles/{cycle_id:str}/metrics", opt=_TRAIN, sync_to_thread=True)
+def metrics(
+    cycle_id: FromPath[str],
+    request: GatewayRequest,
+    gateway: Parts,
+    limit: Limit = 1000,
+    cursor: FromQuery[str | None] = None,
+) -> Listed[TrainingStepView]:
+    """A cycle's training step by step, in order, also while it runs."""
+    with gateway.database.reading() as session:
+        row = get_cycle(session, identifier(cycle_id, "a cycle"))
+        request.user.need_model(row.model)
+        return listed(read_steps(session, row.id, limit, cursor), _step_shown)
+
+
 @post("/v1/cycles/{cycle_id:str}/cancel", opt=_TRAIN, status_code=200, sync_to_thread=True)
 def cancel(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CycleView:
     """Ask a cycle to end at its next safe point."""
@@ -80,4 +96,8 @@ def _shown(row: Cycle) -> CycleView:
     return view(CycleView, row)
 
 
-ROUTES = [cycles, start, cycle, cancel]
+def _step_shown(row: TrainingStep) -> TrainingStepView:
+    return view(TrainingStepView, row)
+
+
+ROUTES = [cycles, start, cycle, metrics, cancel]

@@ -99,6 +99,7 @@ def test_a_body_over_the_limit_is_413_and_one_at_the_limit_is_answered(
         ("GET", f"/v1/datasets/{ID}/export", 404),
         ("GET", f"/v1/datasets/{ID}/export?format=xml", 400),
         ("GET", f"/v1/cycles/{ID}", 404),
+        ("GET", f"/v1/cycles/{ID}/metrics", 404),
         ("POST", f"/v1/cycles/{ID}/cancel", 404),
         ("POST", "/v1/cycles/x/cancel", 400),
         ("POST", f"/v1/cases/{ID}/drop", 404),

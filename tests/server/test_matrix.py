@@ -56,6 +56,7 @@ GET /v1/datasets/{dataset_id}/examples/{example_id}/why 401 403 403 in 403   in 
 GET /v1/cycles                         401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cycles                        401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cycles/{cycle_id}              401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
+GET /v1/cycles/{cycle_id}/metrics      401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
 POST /v1/cycles/{cycle_id}/cancel      401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 POST /v1/erase                         401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/audit                          401  403   403      403    403   in    403   401 401  in   in   in    401   401  401    401

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from feedback.ids import new_id
+from feedback.registry.training_steps import write_steps
 from feedback.storage.tables import Case, Cycle, DatasetVersion, Failure
 from tests.server.inside import Answer, Inside
 from tests.server.test_access import bearing, make_key
@@ -245,3 +246,19 @@ def test_a_cycle_shows_what_its_steps_did(gateway: Inside) -> None:
     shown = gateway.call("GET", f"/v1/cycles/{identifier}").json
     assert (shown["decision"], shown["steps"], shown["result"]) == ("rejected", steps, {"n": 200})
     assert shown["created"].endswith("Z")
+
+
+def test_a_cycles_training_is_read_step_by_step(gateway: Inside) -> None:
+    cycle = gateway.call("POST", "/v1/cycles", {"model": "assistant"}).json["id"]
+    assert gateway.call("GET", f"/v1/cycles/{cycle}/metrics").json == {"items": [], "next_cursor": None}
+    rows = [
+        {"step": step, "steps": 3, "epoch": 1, "epochs": 1, "loss": 2.0, "noticed": []} for step in (1, 2)
+    ]
+    with gateway.gateway.database.session() as session:
+        write_steps(session, cycle, rows, 0.0)
+        session.commit()
+    told = gateway.call("GET", f"/v1/cycles/{cycle}/metrics?limit=1").json
+    assert (told["items"][0]["step"], told["items"][0]["loss"], told["next_cursor"]) == (1, 2.0, "1")
+    rest = gateway.call("GET", f"/v1/cycles/{cycle}/metrics?cursor=1").json
+    assert [one["step"] for one in rest["items"]] == [2]
+    assert gateway.call("GET", f"/v1/cycles/{cycle}/metrics?cursor=nonsense").status == 400

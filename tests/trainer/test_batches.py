@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches import fitting, length_grouped
+from trainer.batches import Order, fitting, length_grouped
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=300)
@@ -61,3 +61,17 @@ def test_the_rate_warms_up_to_its_peak_and_falls_to_a_twentieth(steps: int) -> N
     )
     assert min(rates) > 0
     assert rate_at(steps, steps, 1.0) == pytest.approx(0.05) or steps == 1
+
+
+@given(LENGTHS, st.integers(1, 32), st.integers(0, 5), st.randoms())
+def test_a_steps_number_alone_says_what_it_takes(
+    lengths: list[int], batch: int, seed: int, chance: random.Random
+) -> None:
+    order = Order(lengths, batch, seed)
+    straight = [order.at(step) for step in range(3 * order.per_epoch)]
+    rng = random.Random(seed)
+    assert [taken for _, taken in straight] == [
+        taken for _ in range(3) for taken in length_grouped(lengths, batch, rng)
+    ]
+    jumping = chance.sample(range(len(straight)), min(5, len(straight)))
+    assert [order.at(step) for step in jumping] == [straight[step] for step in jumping]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from feedback.errors import DataRefusedError, NotFoundError, StorageError, UnsoundAdapterError
 from tests.trainer.tiny import COLOURS, MARKED, row, training_spec, write_base, write_dataset
-from trainer import finetune
+from trainer import finetune, objectives
 from trainer.base_model import load_base
 from trainer.tokens import IGNORED, Encoder
 
@@ -87,10 +87,10 @@ def test_the_adapter_answers_what_it_was_taught_and_the_base_does_not(
 
 def test_the_loss_falls_while_it_is_told(trained: Trained) -> None:
     _, facts, events = trained
-    assert len(events) == facts["steps"] == 180
-    losses = [event["loss"] for event in events]
+    assert facts["steps"] == 180
+    losses = [event["loss"] for event in events[1:]]
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
-    assert [event["step"] for event in events] == list(range(1, 181))
+    assert [event["step"] for event in events] == list(range(181)), "from the base as it came"
     assert facts["history"][-1]["validation"] < 0.3 * facts["history"][0]["validation"]
     assert (facts["examples"], facts["left_out"], facts["stopped"]) == (24, {}, "all epochs done")
 
@@ -119,15 +119,15 @@ def test_a_prompts_tokens_carry_no_gradient(tiny_base: Path) -> None:
     base = load_base(str(tiny_base))
     examples = Encoder(base.tokenizer, 128, base.end_tokens).encode_rows([row(0), row(1234567)]).examples
     assert len(examples[0].tokens) != len(examples[1].tokens)
-    together = finetune._losses(base.model, base, examples)[1]
-    alone = [finetune._losses(base.model, base, [example])[1][0] for example in examples]
+    together = objectives.losses_of(base.model, base, examples)[1]
+    alone = [objectives.losses_of(base.model, base, [example])[1][0] for example in examples]
     assert together.tolist() == pytest.approx([loss.item() for loss in alone], rel=1e-4)
 
 
 def test_a_rows_weight_multiplies_its_loss(tiny_base: Path) -> None:
     base = load_base(str(tiny_base))
     rows = [row(0, weight=3.0), row(0, weight=1.0)]
-    weighted, plain = finetune._losses(
+    weighted, plain = objectives.losses_of(
         base.model, base, Encoder(base.tokenizer, 128, base.end_tokens).encode_rows(rows).examples
     )
     assert (weighted / plain).tolist() == pytest.approx([3.0, 1.0])
@@ -199,7 +199,7 @@ def test_a_rate_that_blows_the_weights_up_without_a_nan_is_found_in_what_was_sav
     tiny_base: Path, dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsoundAdapterError, match="overflow"):
-        run(spec(tiny_base, dataset, tmp_path / "out", learning_rate=1e6, epochs=2))
+        run(spec(tiny_base, dataset, tmp_path / "out", learning_rate=1.0, epochs=2))
     assert not (tmp_path / "out" / "adapter").exists()
 
 
@@ -218,6 +218,31 @@ def test_a_damaged_base_is_told_from_a_training_that_diverged(
 def test_an_empty_dataset_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(DataRefusedError, match="no training examples"):
         run(spec(tiny_base, write_dataset(tmp_path / "data", []), tmp_path / "out"))
+
+
+def test_examples_that_all_have_one_answer_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", (row(number, answer="red") for number in range(24)))
+    with pytest.raises(DataRefusedError, match="all 24 training examples have the same answer"):
+        run(spec(tiny_base, data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "heavy", None])
+def test_a_weight_that_is_no_number_is_refused_with_its_example(
+    tiny_base: Path, tmp_path: Path, weight: Any
+) -> None:
+    data = write_dataset(tmp_path / "data", [*ROWS, row(99, weight=weight)])
+    with pytest.raises(DataRefusedError, match=r"example example-99: its weight is .*, and must be a number"):
+        run(spec(tiny_base, data, tmp_path / "out"))
+
+
+def test_examples_of_no_weight_or_too_long_are_left_out_and_counted_never_cut(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    long = row(98, messages=[{"role": "user", "content": "apple " * 200}])
+    data = write_dataset(tmp_path / "data", [*ROWS, row(97, weight=0.0), row(96, weight=0), long])
+    facts, _ = run(spec(tiny_base, data, tmp_path / "out", epochs=1))
+    assert (facts["examples"], facts["left_out"]) == (24, {"of no weight": 2, "longer than the context": 1})
 
 
 def test_a_row_that_was_cut_is_named_by_file_and_line(tiny_base: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from feedback import errors
 from tests.trainer import parent_of_a_child
-from trainer.process import default_threads, run_child
+from trainer.process import ChildDiedError, default_threads, run_child
 
 ROOT = Path(__file__).parents[2]
 Event = dict[str, Any] | None
@@ -132,7 +132,7 @@ def test_a_child_that_ends_without_a_word_is_no_success(
         errors.StarloopError, match=f"ended without a result: .*{words}.*errands.log"
     ) as raised:
         send(tmp_path, errand, **spec)
-    assert type(raised.value) is errors.StarloopError
+    assert type(raised.value) is ChildDiedError
 
 
 def test_a_child_out_of_time_is_ended(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlmodel import Session
 
@@ -125,7 +126,9 @@ def test_a_cycles_dataset_becomes_a_registered_version_with_its_note_and_facts(
     cycle = desk.cycle()
     version = desk.make(cycle)
     assert (version.number, version.state, version.note) == ("1.0", "registered", "added data-1")
-    assert (version.cycle_id, version.dataset_id, version.facts) == (cycle.id, "data-1", {"steps": 1})
+    assert (version.cycle_id, version.dataset_id, version.facts["steps"]) == (cycle.id, "data-1", 1)
+    assert (version.facts["run"], version.facts["method"]) == (cycle.id, "sft")
+    assert version.facts["method_reason"].endswith("right answers are known, and imitating them says most")
     assert AdapterStore(desk.adapters).check("assistant@1.0") == version.adapter_hash
     asked = training.asked[0]
     base = resolve_base(desk.settings.model[0].base, desk.settings.directory)
@@ -289,3 +292,18 @@ def test_a_real_training_is_published_as_it_was_checked_and_passes_the_check_aga
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(UnsoundAdapterError, match="truncated"):
         check_adapter(weights.parent, base.path, base.engine_model, 16, tmp_path / "check")
+
+
+def test_another_method_makes_a_new_major_number(desk: Desk, training: FakeTraining) -> None:
+    first = desk.make(desk.cycle())
+    row = {"messages": [], "chosen": "a", "rejected": "b", "source": "sibling", "group": "1"}
+    folder = desk.settings.directory / "datasets" / "data-2"
+    folder.mkdir(parents=True)
+    (folder / "pairs.jsonl").write_bytes(msgspec.json.encode(row) + b"\n")
+    desk.settings = msgspec.structs.replace(
+        desk.settings, training=msgspec.structs.replace(desk.settings.training, method="dpo")
+    )
+    second = desk.make(desk.cycle("data-2"))
+    assert (first.number, second.number) == ("1.0", "2.0")
+    assert (training.asked[-1].method, second.facts["method"]) == ("dpo", "dpo")
+    assert "dpo was asked for" in second.facts["method_reason"]

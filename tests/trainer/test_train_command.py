@@ -54,7 +54,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> None:
     def at_once(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
         on_progress(Progress(step=1, steps=60, epoch=1, epochs=8, loss=2.0))
         adapter = Path(spec.out) / "adapter"
-        adapter.mkdir(parents=True)
+        adapter.mkdir(parents=True, exist_ok=True)
         (adapter / "adapter_model.safetensors").write_text(f"weights of {spec.dataset}")
         return Trained(adapter, {}, FACTS)
 
@@ -73,6 +73,7 @@ def test_a_version_is_trained_and_published_and_what_comes_next_is_said(
     assert result.stdout.splitlines() == [
         "assistant@1.0 is trained, checked and published; it is not promoted.",
         "120 examples, 60 steps in 12 s (all epochs done); validation loss 0.1234",
+        "method sft: 0 right answers (0 new), 0 pairs: right answers are known, and imitating them says most",
         "2 examples left out: longer than the context",
         "Next: starloop models promote assistant 1.0 --reason …",
     ]
@@ -102,7 +103,19 @@ def test_the_same_training_by_hand_again_is_the_same_version(configuration: Path
         for _ in range(2)
     ]
     assert shown[0] == shown[1]
-    assert (shown[0]["version"], shown[0]["state"], shown[0]["facts"]) == ("1.0", "registered", FACTS)
+    assert (shown[0]["version"], shown[0]["state"]) == ("1.0", "registered")
+    run = shown[0]["facts"].pop("run")
+    assert shown[0]["facts"].items() >= FACTS.items() and run.startswith("train-")
+
+
+def test_a_version_shows_how_its_training_went(configuration: Path, trained: None) -> None:
+    call(configuration, "--model", "assistant", "--dataset", "data-1")
+    text = call(configuration, "show", "assistant@1.0").stdout
+    assert text.splitlines()[0].split() == ["epoch", "steps", "train", "validation", "new", "old"]
+    shown = json.loads(call(configuration, "show", "assistant@1.0", "--json").stdout)
+    assert [(one["epoch"], one["train"]) for one in shown["epochs"]] == [(1, 2.0)]
+    assert call(configuration, "show", "assistant@7.7").exit_code == 1
+    assert "write MODEL@NUMBER" in call(configuration, "show", "assistant").stderr
 
 
 def test_a_training_that_fails_is_told_and_publishes_nothing(

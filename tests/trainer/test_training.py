@@ -133,12 +133,20 @@ def test_a_dataset_that_is_not_there_is_said_without_starting_a_child(
         train(spec(tiny_base, tmp_path / "nowhere", tmp_path / "out"), unwanted)
 
 
+def test_a_rank_above_the_engines_is_said_before_a_child_is_started(
+    tiny_base: Path, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsoundAdapterError, match=r"rank 32 is above the engine's 16; raise \[\[engine\]\]"):
+        train(spec(tiny_base, dataset, tmp_path, rank=32), unwanted)
+    assert list(tmp_path.iterdir()) == []
+
+
 def trainings() -> list[psutil.Process]:
     """Children that train; other tests may have left their own helpers of multiprocessing."""
     return [child for child in psutil.Process().children() if "trainer.child" in child.cmdline()]
 
 
-def test_a_killed_training_is_said_and_leaves_no_adapter(
+def test_a_training_that_is_killed_each_time_before_a_checkpoint_is_given_up_and_leaves_no_adapter(
     tiny_base: Path, dataset: Path, tmp_path: Path
 ) -> None:
     def kill(progress: Progress) -> None:
@@ -146,7 +154,7 @@ def test_a_killed_training_is_said_and_leaves_no_adapter(
             (child,) = trainings()
             child.send_signal(signal.SIGKILL)
 
-    with pytest.raises(StarloopError, match=r"killed \(signal 9\).*finetune\.log"):
+    with pytest.raises(StarloopError, match=r"killed \(signal 9\).*finetune\.log\. It was started 3 times"):
         train(spec(tiny_base, dataset, tmp_path, epochs=1000), kill)
     assert left_behind(tmp_path) == []
 
@@ -163,7 +171,7 @@ def test_weights_that_were_saved_and_found_unsound_are_removed(
     tiny_base: Path, dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsoundAdapterError, match="overflow"):
-        train(spec(tiny_base, dataset, tmp_path, learning_rate=1e6), ignore)
+        train(spec(tiny_base, dataset, tmp_path, learning_rate=1.0), ignore)
     assert left_behind(tmp_path) == []
 
 

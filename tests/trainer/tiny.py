@@ -104,7 +104,10 @@ def write_dataset(
     """A frozen dataset version's two files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("validation", validation)):
-        (folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-        )
+        write_rows(folder / f"{name}.jsonl", rows)
     return folder
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One of a dataset version's files."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -18,9 +18,11 @@ from sqlmodel import col, select
 from feedback.access.audit import note
 from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.registry.cycles import GUARDS, cancel_cycle, get_cycle, list_cycles, request_cycle
+from feedback.registry.training_steps import all_steps, epochs_of
 from feedback.settings import Mode, Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Cycle
+from trainer.training_table import training_text
 
 if TYPE_CHECKING:
     from trainer.lease import LoopLease
@@ -136,13 +138,16 @@ def list_command(
 @json_option
 @settings_option
 def show(cycle_id: str, as_json: bool, settings: Settings) -> None:
-    """Show what each step of a cycle did, and the gate's numbers.
+    """Show what each step of a cycle did, the gate's numbers, and the losses of its training by epoch.
 
     Example: starloop cycle show 0199aa00-0000-7000-8000-000000000000
     """
     with opened(settings, existing=True) as database, database.reading() as session:
         row = get_cycle(session, cycle_id)
-    emit(_document(row), as_json, lambda: _story(row))
+        steps = all_steps(session, row.id)
+    document = _document(row) | {"epochs": msgspec.to_builtins(epochs_of(steps))}
+    training = "".join(f"\n    {line}" for line in training_text(steps))
+    emit(document, as_json, lambda: _story(row) + (f"\n  training:{training}" if training else ""))
 
 
 @cycle.command()

@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from feedback.commands.options import emit, json_option, settings_option
-from feedback.ids import new_id
+from feedback.errors import BadInputError
 from feedback.registry.models import ensure_models
+from feedback.registry.training_steps import all_steps, epochs_of, run_of
+from feedback.registry.versions import get_version
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import ModelVersion
+from trainer.method import Wanted
 from trainer.publication import train_version
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines, words
+from trainer.training_table import training_text
 
 
-@click.command(short_help="fine-tune a model on a dataset version, without promoting the result")
-@click.option("--model", required=True, metavar="M", help="Name of a [[model]].")
+@click.group(
+    short_help="fine-tune a model on a dataset version, without promoting the result",
+    invoke_without_command=True,
+    subcommand_metavar="[show VERSION]",
+)
+@click.option("--model", metavar="M", help="Name of a [[model]].")
+@click.option("--dataset", metavar="ID", help="A dataset version; `starloop data list` shows them.")
 @click.option(
-    "--dataset", required=True, metavar="ID", help="A dataset version; `starloop data list` shows them."
+    "--method",
+    type=click.Choice(["auto", "sft", "dpo", "kto"]),
+    help="Imitate right answers, learn from pairs, or from good and bad answers; without it, [training] method.",
 )
 @json_option
 @settings_option
-def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
+@click.pass_context
+def train(
+    context: click.Context,
+    model: str | None,
+    dataset: str | None,
+    method: Wanted | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
     """Fine-tune MODEL on a frozen dataset version, check the adapter and publish it as the next version.
 
     The version can be called as MODEL@NUMBER at once. The champion stays what it is: `starloop evaluate` compares,
-    `starloop models promote` moves it.
+    `starloop models promote` moves it. Interrupted and asked for again, it goes on from its newest checkpoint.
 
+    \b
     Example: starloop train --model assistant --dataset 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
+             starloop train show assistant@1.0
     """
+    if context.invoked_subcommand is not None:
+        return
+    for name, value in (("--model", model), ("--dataset", dataset)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}'.")
+    assert model is not None and dataset is not None
 
     def say(text: str) -> None:
         if not bar.console.is_terminal:
@@ -59,10 +88,42 @@ def train(model: str, dataset: str, settings: Settings, as_json: bool) -> None:
             lambda: datetime.now(UTC),
             model,
             dataset,
-            settings.directory / "runs" / new_id(datetime.now(UTC)),
+            settings.directory / "runs" / _run(settings, model, dataset, method),
             show,
+            method=method,
         )
     emit(_shown(version), as_json, lambda: _text(version))
+
+
+@train.command(short_help="how a version's training went")
+@click.argument("version", metavar="MODEL@NUMBER")
+@json_option
+@settings_option
+def show(version: str, as_json: bool, settings: Settings) -> None:
+    """Show a version's training: losses by epoch, the last step's figures, and what was noticed.
+
+    A cycle that trains just now, or whose training failed, is shown by `starloop cycle show`.
+
+    Example: starloop train show assistant@1.0
+    """
+    model, _, number = version.partition("@")
+    if not number:
+        raise BadInputError(f"{version!r} names no version; write MODEL@NUMBER, such as assistant@1.0")
+    with opened(settings, existing=True) as database, database.reading() as session:
+        found = get_version(session, model, number)
+        steps = all_steps(session, run_of(session, model, number))
+    document = {
+        **_shown(found),
+        "epochs": msgspec.to_builtins(epochs_of(steps)),
+        "noticed": [{"step": step.step, "text": text} for step in steps for text in step.noticed],
+    }
+    emit(document, as_json, lambda: "\n".join(training_text(steps) or ["the record holds none of its steps"]))
+
+
+def _run(settings: Settings, model: str, dataset: str, method: str | None) -> str:
+    """The run's name: the same for the same training, so that one that was interrupted goes on when it is asked again."""
+    wanted = msgspec.json.encode([model, dataset, settings.training, method])
+    return f"train-{hashlib.sha256(wanted).hexdigest()[:16]}"
 
 
 def _bar() -> ProgressBar:
@@ -91,6 +152,9 @@ def _text(version: ModelVersion) -> str:
         f"{facts['examples']} examples, {facts['steps']} steps in {facts['seconds']:.0f} s ({facts['stopped']}); "
         f"validation loss {'not measured' if validation is None else f'{validation:.4f}'}",
     ]
+    if "method_reason" in facts:
+        lines.append(f"method {facts['method']}: {facts['method_reason']}")
     lines += [f"{count} examples left out: {reason}" for reason, count in facts["left_out"].items()]
+    lines += [one["text"] for one in facts.get("diagnoses", ())]
     lines.append(f"Next: starloop models promote {version.model} {version.number} --reason …")
     return "\n".join(lines)

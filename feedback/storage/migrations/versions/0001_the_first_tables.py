@@ -392,6 +392,25 @@ def upgrade() -> None:
     )
     op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)
     op.create_table(
+        "training_step",
+        sa.Column("run", sa.String(36), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("steps", sa.Integer(), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("epochs", sa.Integer(), nullable=False),
+        sa.Column("loss", sa.Float(), nullable=True),
+        sa.Column("validation_loss", sa.Float(), nullable=True),
+        sa.Column("validation_new", sa.Float(), nullable=True),
+        sa.Column("validation_old", sa.Float(), nullable=True),
+        sa.Column("learning_rate", sa.Float(), nullable=True),
+        sa.Column("gradient_norm", sa.Float(), nullable=True),
+        sa.Column("tokens_per_second", sa.Float(), nullable=True),
+        sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("noticed", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "step"),
+    )
+    op.create_table(
         "tombstone",
         sa.Column("id", sa.String(48), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),

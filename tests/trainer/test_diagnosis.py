@@ -1,0 +1,208 @@
+"""Each diagnosis, provoked for real on a tiny model, and what the training does about it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from peft import PeftModel
+
+from feedback.errors import StarloopError, UnsoundAdapterError
+from tests.trainer.tiny import COLOURS, row, training_spec, write_dataset
+from trainer import diagnosis, finetune, objectives
+from trainer.base_model import load_base
+from trainer.diagnosis import Check
+
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+ROWS = [row(number) for number in range(24)]
+
+Run = Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def run(tiny_base: Path, tmp_path: Path) -> Run:
+    """Train on rows; the facts and the events."""
+
+    def train(
+        train: Iterable[dict[str, Any]],
+        validation: Iterable[dict[str, Any]],
+        name: str = "out",
+        **changes: Any,
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        data = write_dataset(tmp_path / f"data-{name}", train, validation)
+        asked = training_spec(tiny_base, data, tmp_path / name, **({"checkpoint_seconds": 600.0} | changes))
+        events: list[dict[str, Any]] = []
+        facts = finetune.main(msgspec.to_builtins(asked), events.append)
+        return facts, events
+
+    return train
+
+
+def kinds(facts: dict[str, Any]) -> list[str]:
+    return [one["kind"] for one in facts["diagnoses"]]
+
+
+def lawless(number: int, **changes: Any) -> dict[str, Any]:
+    """An answer that nothing in the prompt explains."""
+    return row(number, answer=COLOURS[hash((number, 7)) % len(COLOURS)], **changes)
+
+
+def test_a_sound_training_has_nothing_to_say(run: Run) -> None:
+    facts, events = run(ROWS, ROWS * 5, epochs=12)
+    assert facts["diagnoses"] == []
+    assert all(event["noticed"] == [] for event in events)
+
+
+def test_overfitting_is_said_with_the_losses_and_the_step_that_is_kept(run: Run) -> None:
+    facts, events = run(map(lawless, range(16)), map(lawless, range(1000, 1200)), epochs=150)
+    (one,) = (one for one in facts["diagnoses"] if one["kind"] == "overfitting")
+    assert one["text"].startswith(f"overfitting: since step {facts['best_step']} the loss on validation")
+    assert one["remedy"] == f"the weights of step {facts['best_step']} are kept, and the training ended there"
+    assert any("overfitting" in text for text in events[-1]["noticed"])
+
+
+def test_a_rate_too_low_to_learn_is_said_to_be_flat(run: Run) -> None:
+    facts, _ = run(ROWS, ROWS, epochs=4, learning_rate=1e-8)
+    assert kinds(facts) == ["flat"]
+    assert "the learning rate (1e-08) or the rank (16) is too low" in facts["diagnoses"][0]["text"]
+
+
+def test_numbers_that_are_not_finite_lower_the_rate_once_and_name_the_batch(run: Run) -> None:
+    """At a rate of 10 gradients overflow within three steps; at a quarter of it they stay finite, though what is learned
+    there is fit for no engine."""
+    told: list[str] = []
+    real = finetune.diagnosis.diverged
+
+    def diverged(*arguments: Any) -> diagnosis.Diagnosis:
+        made = real(*arguments)
+        told.append(f"{made.kind}: {made.text}; {made.remedy}")
+        return made
+
+    finetune.diagnosis.diverged = diverged
+    try:
+        with pytest.raises(UnsoundAdapterError, match="overflows half precision"):
+            run(ROWS, ROWS, epochs=2, learning_rate=10.0)
+    finally:
+        finetune.diagnosis.diverged = real
+    (one,) = told
+    assert one.startswith(
+        "not_finite: at step 3 the loss was not a finite number; the batch: 8 examples: example-"
+    )
+    assert one.endswith("went back to the weights of step 0 and goes on at a rate of 2.5 instead of 10")
+
+
+def test_a_loss_that_bursts_sends_the_training_back_and_it_ends_well(
+    run: Run, tiny_base: Path, tmp_path: Path
+) -> None:
+    """A base that knows its task, trained at a rate that at once undoes it."""
+    run(ROWS, [], "teaching", epochs=80)
+    loaded = load_base(str(tiny_base))
+    taught = PeftModel.from_pretrained(
+        loaded.model, str(tmp_path / "teaching" / "adapter")
+    ).merge_and_unload()
+    taught.save_pretrained(tmp_path / "taught")
+    loaded.tokenizer.save_pretrained(tmp_path / "taught")
+    facts, events = run(ROWS, ROWS, "on", epochs=3, learning_rate=0.04, base_path=str(tmp_path / "taught"))
+    assert facts["diagnoses"][0]["kind"] == "spike"
+    first = next(event for event in events if event["noticed"])
+    assert "jumped to" in first["noticed"][0]
+    assert "goes on at a rate of 0.01 instead of 0.04" in first["noticed"][0]
+    assert facts["steps"] == 9
+    assert facts["history"][-1]["train"] < 2.0
+
+
+def test_validation_below_training_throughout_is_said_to_be_leakage(run: Run) -> None:
+    """The validation examples stand twice among the training's, beside as many answers that are mere noise."""
+    letters = random.Random(1)
+
+    def noise(number: int) -> dict[str, Any]:
+        return row(number, answer="".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=8)))
+
+    facts, _ = run([*ROWS * 2, *map(noise, range(500, 548))], ROWS, epochs=12)
+    assert kinds(facts) == ["leakage"]
+    assert "look for near-duplicates across the splits" in facts["diagnoses"][0]["text"]
+
+
+def test_old_examples_that_get_worse_while_new_ones_get_better_are_forgetting(run: Run) -> None:
+    """The new examples give each fruit another colour than the old ones, which only stand in validation."""
+    new = [row(number, answer=COLOURS[(number + 1) % 4], new=True) for number in range(24)]
+    old = [row(number, answer="amber apple plum", new=False) for number in range(2000, 2120)]
+    facts, _ = run(new, [*new * 2, *old], epochs=30)
+    (one,) = (one for one in facts["diagnoses"] if one["kind"] == "forgetting")
+    assert "more replay ([dataset] replay)" in one["text"]
+
+
+def test_out_of_memory_halves_what_goes_through_at_once_and_the_step_stays_the_same(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocation that fails is real: torch refuses more memory than there is."""
+    whole, _ = run(ROWS, ROWS, "whole", epochs=2)
+    real = objectives.losses_of
+
+    def hungry(model: Any, base: Any, examples: Any) -> Any:
+        if len(examples) > 3:
+            torch.empty(1 << 50)
+        return real(model, base, examples)
+
+    monkeypatch.setattr(objectives, "losses_of", hungry)
+    facts, events = run(ROWS, ROWS, "small", epochs=2)
+    assert set(kinds(facts)) == {"out_of_memory"}
+    told = [text for event in events for text in event["noticed"]]
+    assert re.search(
+        r"out of memory at step 1 with \d examples of up to \d+ tokens.*goes on with [23] at", told[-1]
+    )
+    assert facts["steps"] == whole["steps"]
+    assert facts["validation_loss"] == pytest.approx(whole["validation_loss"], abs=0.02)
+
+
+def test_memory_that_does_not_take_a_single_example_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starving(model: Any, base: Any, examples: Any) -> Any:
+        return torch.empty(1 << 50)
+
+    monkeypatch.setattr(objectives, "losses_of", starving)
+    with pytest.raises(
+        StarloopError, match=r"out of memory at step 1 with a single example of \d+ tokens; lower"
+    ):
+        run(ROWS, [], epochs=1)
+
+
+def test_an_error_that_is_not_about_memory_is_not_taken_for_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Any, base: Any, examples: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(objectives, "losses_of", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(ROWS, [], epochs=1)
+
+
+def checks(*losses: tuple[float | None, float]) -> list[Check]:
+    return [
+        Check(step=10 * place, epoch=1, train=train, validation=validation)
+        for place, (train, validation) in enumerate(losses)
+    ]
+
+
+def test_a_base_that_knows_its_task_already_is_not_called_flat() -> None:
+    assert diagnosis.flat(checks((None, 0.1), (0.1, 0.1)), 1e-4, 16, 0.5) is None
+    assert diagnosis.flat(checks((None, 2.0), (2.0, 1.2)), 1e-4, 16, 0.5) is None
+
+
+def test_a_validation_that_only_lags_less_is_no_leakage() -> None:
+    """While the loss falls fast, the mean of the steps before a check is above the check."""
+    falling = checks((None, 5.0), *((4.0 * 0.5**n, 3.0 * 0.5**n) for n in range(8)))
+    assert diagnosis.leakage(falling) is None
+
+
+def test_a_validation_loss_that_rises_with_the_training_loss_is_no_overfitting() -> None:
+    both = checks((None, 3.0), (2.0, 2.0), (2.5, 2.5))
+    assert diagnosis.overfitting(both, 10, 1, False) is None

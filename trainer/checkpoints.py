@@ -1,0 +1,107 @@
+"""A training's checkpoints on the disk: written aside, renamed when they are whole, and read newest first.
+
+    checkpoints/step-00000120/tensors.safetensors    whatever tensors the training needs to go on
+                              state.json             the rest, for which training it is, and the tensors' hash
+
+What the tensors are is `trainer.training_state`'s business; this module knows files and bytes, not torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+KEPT = 2
+"""The newest, and one before it should the disk have damaged that."""
+_SHARE = 50.0
+"""A checkpoint that took a second is followed by none for at least this many seconds: at most 2 % of the time."""
+
+
+class Schedule:
+    """When the next checkpoint is due: by the clock, so that it costs a small share of the time whatever a step takes."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        """`seconds` between two; 0 means after every step."""
+        self._seconds = seconds
+        self._clock = clock
+        self._next = clock() + seconds
+
+    @property
+    def due(self) -> bool:
+        """Whether one is to be made now."""
+        return self._clock() >= self._next
+
+    def made(self, took: float) -> None:
+        """One was made, or tried, and took that many seconds."""
+        self._next = self._clock() + (max(self._seconds, _SHARE * took) if self._seconds else 0.0)
+
+
+def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: dict[str, Any]) -> None:
+    """Write the checkpoint of a step and remove older ones than `KEPT`. Raises `OSError`, with nothing half-made left."""
+    folder = _folder(out) / f"step-{step:08d}"
+    partial = folder.with_name(f"{folder.name}.partial")
+    document = {"training": digest, "tensors": hashlib.sha256(tensors).hexdigest(), "state": state}
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_through(partial / TENSORS, tensors)
+        _write_through(partial / STATE, json.dumps(document).encode())
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for older in _found(out)[KEPT:]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def read_checkpoint(out: Path, digest: str) -> tuple[bytes, dict[str, Any]] | None:
+    """Tensors and state of the newest checkpoint that is whole and of this very training; None where there is none.
+
+    One that is cut, damaged or of another training is passed over.
+    """
+    for folder in _found(out):
+        try:
+            document = json.loads((folder / STATE).read_bytes())
+            tensors = (folder / TENSORS).read_bytes()
+        except (OSError, ValueError):
+            continue
+        if not isinstance(document, dict) or document.get("training") != digest:
+            continue
+        if document.get("tensors") == hashlib.sha256(tensors).hexdigest():
+            return tensors, document["state"]
+    return None
+
+
+def reached(out: Path) -> int:
+    """The step of the newest checkpoint, 0 without one."""
+    return max((int(folder.name.removeprefix("step-")) for folder in _found(out)), default=0)
+
+
+def discard_checkpoints(out: Path) -> None:
+    """Remove them all: the training is done, or can come to nothing."""
+    shutil.rmtree(_folder(out), ignore_errors=True)
+
+
+def _folder(out: Path) -> Path:
+    return out / "checkpoints"
+
+
+def _found(out: Path) -> list[Path]:
+    """Folders that got their final name, newest first."""
+    named = _folder(out).glob("step-*")
+    whole = [folder for folder in named if folder.name.removeprefix("step-").isdecimal()]
+    return sorted(whole, key=lambda folder: folder.name, reverse=True)
+
+
+def _write_through(file: Path, content: bytes) -> None:
+    with file.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())

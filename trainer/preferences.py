@@ -1,0 +1,180 @@
+"""Training on what people preferred: DPO on pairs of answers, KTO on single answers that were good or bad.
+
+Both compare the model with the base it came from, which is the same model with its adapter switched off: no second one
+is held in memory. What the base says of an example is computed when it is first met and kept from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.base_model import BaseModel
+from trainer.batches import fitting
+from trainer.objectives import losses_of
+from trainer.preference_rows import Answers
+from trainer.tokens import IGNORED, Encoded
+
+BETA = 0.1
+"""How strongly the base holds the model: the scale of both losses (DPO, arXiv 2305.18290; KTO, arXiv 2402.01306)."""
+SFT_WEIGHT = 0.2
+"""Of the cross entropy on chosen and replayed answers beside DPO's own term, which has 1."""
+
+
+class Direct:
+    """DPO with a supervised term: `-log σ(β Δ)` over the pairs, and cross entropy on chosen answers and on `rows`.
+
+    Δ is how much more the model than the base prefers the chosen answer. The rows are examples without a failed answer
+    beside them, replay above all: preferences alone would say nothing about what must not be unlearned.
+    """
+
+    def __init__(self, base: BaseModel, pairs: Sequence[Answers], rows: Sequence[Encoded]) -> None:
+        self._base = base
+        self._pairs = pairs
+        self._rows = rows
+        self._reference = torch.full((len(pairs), 2), torch.nan)
+        self.lengths = [len(pair.chosen.tokens) + len(pair.rejected.tokens) for pair in pairs]
+        self.lengths += [len(row.tokens) for row in rows]
+
+    def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
+        """See `objectives.Objective`."""
+        pairs = {index: self._pairs[index] for index in batch if index < len(self._pairs)}
+        preferring = sum(pair.chosen.weight for pair in pairs.values())
+        answers = [self._imitated(index) for index in batch]
+        tokens = sum(answer.weight * answer.trained for answer in answers)
+        for part in fitting(batch, self.lengths, room):
+            here = [index for index in part if index in pairs]
+            self._look_up(model, here)
+            imitated = [self._imitated(index) for index in part]
+            weighted, plain = losses_of(
+                model, self._base, [*imitated, *(pairs[index].rejected for index in here)], keep_graph=True
+            )
+            share = SFT_WEIGHT * weighted[: len(part)].sum() / tokens
+            if here:
+                places = [place for place, index in enumerate(part) if index in pairs]
+                chosen, rejected = -plain[places], -plain[len(part) :]
+                reference = self._reference[here].to(chosen.device)
+                delta = (chosen - reference[:, 0]) - (rejected - reference[:, 1])
+                weights = torch.tensor([pairs[index].chosen.weight for index in here], device=delta.device)
+                share = share - (weights * nn.functional.logsigmoid(BETA * delta)).sum() / preferring
+            yield share
+
+    def ids(self, batch: Sequence[int]) -> list[str]:
+        """See `objectives.Objective`."""
+        return [self._imitated(index).id for index in batch]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the base says: computed again beside other examples it would differ in the last digits."""
+        return {"reference": self._reference}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """See `objectives.Objective`."""
+        self._reference = tensors["reference"]
+
+    def _imitated(self, index: int) -> Encoded:
+        pairs = len(self._pairs)
+        return self._pairs[index].chosen if index < pairs else self._rows[index - pairs]
+
+    def _look_up(self, model: Any, indices: Sequence[int]) -> None:
+        unknown = [index for index in indices if self._reference[index].isnan().any()]
+        if unknown:
+            pairs = [self._pairs[index] for index in unknown]
+            both = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+            self._reference[unknown] = _of_the_base(model, self._base, both).view(2, -1).T
+
+
+class Unpaired:
+    """KTO: a good answer gains by `1 - σ(β (r - z))`, a bad one by `1 - σ(β (z - r))`.
+
+    r is how much more likely the model makes the answer than the base does, in nats, z the mean of that over answers to
+    other prompts of the step, not below 0. The rarer kind weighs as much in all as the more frequent one.
+    """
+
+    def __init__(
+        self, base: BaseModel, examples: Sequence[Encoded], good: Sequence[bool], limit: int
+    ) -> None:
+        """`limit` is the context: an answer that does not fit behind another prompt is left out of z."""
+        self._base = base
+        self._examples = examples
+        self._good = torch.tensor(good)
+        self._limit = limit
+        self._reference = torch.full((len(examples),), torch.nan)
+        more = max(int(self._good.sum()), len(good) - int(self._good.sum()))
+        self._factors = {
+            True: more / int(self._good.sum()),
+            False: more / (len(good) - int(self._good.sum())),
+        }
+        self.lengths = [len(example.tokens) for example in examples]
+
+    def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
+        """See `objectives.Objective`."""
+        drift = self._drift(model, batch, room)
+        for part in fitting(batch, self.lengths, room):
+            unknown = [index for index in part if self._reference[index].isnan()]
+            if unknown:
+                examples = [self._examples[index] for index in unknown]
+                self._reference[unknown] = _of_the_base(model, self._base, examples)
+            examples = [self._examples[index] for index in part]
+            _, plain = losses_of(model, self._base, examples, keep_graph=True)
+            gain = -plain - self._reference[part].to(plain.device)
+            good = self._good[part].to(plain.device)
+            loss = 1 - torch.sigmoid(BETA * torch.where(good, gain - drift, drift - gain))
+            weights = torch.tensor(
+                [
+                    example.weight * self._factors[bool(kind)]
+                    for example, kind in zip(examples, good, strict=True)
+                ],
+                device=plain.device,
+            )
+            yield (weights * loss).sum() / len(batch)
+
+    def ids(self, batch: Sequence[int]) -> list[str]:
+        """See `objectives.Objective`."""
+        return [self._examples[index].id for index in batch]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Direct`."""
+        return {"reference": self._reference}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """See `objectives.Objective`."""
+        self._reference = tensors["reference"]
+
+    @torch.no_grad()
+    def _drift(self, model: Any, batch: Sequence[int], room: int) -> float:
+        """z: each prompt of the step with the answer to the one before it."""
+        before = [batch[-1], *batch[:-1]]
+        mixed = [
+            crossed(self._examples[here], self._examples[there])
+            for here, there in zip(batch, before, strict=True)
+            if here != there
+        ]
+        mixed = [example for example in mixed if len(example.tokens) <= self._limit]
+        gains: list[float] = []
+        for part in fitting(range(len(mixed)), [len(example.tokens) for example in mixed], room):
+            examples = [mixed[index] for index in part]
+            plain = losses_of(model, self._base, examples)[1]
+            gains += (-plain.cpu() - _of_the_base(model, self._base, examples)).tolist()
+        return max(0.0, sum(gains) / len(gains)) if gains else 0.0
+
+
+def crossed(asked: Encoded, answered: Encoded) -> Encoded:
+    """One example's prompt with another's answer."""
+    prompt = next(place for place, label in enumerate(asked.labels) if label != IGNORED)
+    answer = next(place for place, label in enumerate(answered.labels) if label != IGNORED)
+    return replace(
+        asked,
+        tokens=asked.tokens[:prompt] + answered.tokens[answer:],
+        labels=[IGNORED] * prompt + answered.labels[answer:],
+    )
+
+
+@torch.no_grad()
+def _of_the_base(model: Any, base: BaseModel, examples: Sequence[Encoded]) -> Tensor:
+    """Log likelihood of each example's answer under the base, in nats, on the CPU."""
+    with model.disable_adapter():
+        return -losses_of(model, base, examples)[1].float().cpu()
