@@ -55,8 +55,8 @@ class Example:
     messages: Messages
     answer: str
     source: str
-    """`correction` (a user's), `reviewer`, `sibling` (a better-rated answer to the same or a like prompt), `candidate` (a
-    teacher's or the model's own that was accepted), `replay` (a well-rated answer), `import` or
+    """`correction` (a user's), `reviewer`, `sibling` (a better-rated answer to the same or a like prompt), `teacher`
+    or `best-of-n` (a candidate that was accepted), `replay` (a well-rated answer), `import` or
     `base`."""
     group_key: str
     content_hash: str
