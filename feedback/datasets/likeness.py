@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ _BANDS, _ROWS = 20, 6
 _SIGNATURE = _BANDS * _ROWS
 _BUCKET = 24
 """Most members of a bucket."""
+_SETTLES = 8192
+"""Texts that come before they are sorted in among the rest, at least."""
 _COMPARED = 32
 """Candidates that are compared piece by piece whatever their signatures say."""
 _DOUBT = 0.11
@@ -41,7 +44,13 @@ class LikenessIndex:
         from datasketch import MinHash  # brings SciPy: 55 MB that most processes never need
 
         self._empty: MinHash = MinHash(num_perm=_SIGNATURE, hashfunc=int)
-        self._buckets: list[dict[bytes, list[int]]] = [defaultdict(list) for _ in range(_BANDS)]
+        # The settled members of all buckets, sorted by bucket, and those that came since: a dictionary of them all takes
+        # ten times the memory.
+        self._keys = np.zeros(1, dtype=np.uint64)
+        self._starts = np.zeros(2, dtype=np.uint32)
+        self._members = np.empty(0, dtype=np.uint32)
+        self._fresh: defaultdict[int, list[int]] = defaultdict(list)
+        self._settled = 0
         self._signatures = np.empty((1024, _SIGNATURE), dtype=np.uint32)
         self._pieces: list[Pieces] = []
 
@@ -52,18 +61,44 @@ class LikenessIndex:
             self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
         self._signatures[number] = signature
         self._pieces.append(pieces)
-        for buckets, key in zip(self._buckets, _bands(signature), strict=True):
-            bucket = buckets[key]
+        for key in _buckets(signature).tolist():
+            bucket = self._fresh[key]
             if len(bucket) < _BUCKET:
                 bucket.append(number)
+        if number - self._settled >= max(_SETTLES, self._settled // 4):
+            self._settle()
 
     def candidates(self, signature: NDArray[np.uint32]) -> list[int]:
         """Texts that share a band of the signature, earliest first."""
+        keys = _buckets(signature)
+        places = np.searchsorted(self._keys, keys)
+        places[places == len(self._keys)] = 0
+        starts = self._starts[places]
+        sizes = np.where(self._keys[places] == keys, self._starts[places + 1] - starts, 0)
         found: set[int] = set()
-        for buckets, key in zip(self._buckets, _bands(signature), strict=True):
-            if key in buckets:
-                found.update(buckets[key])
+        for key, start, size in zip(keys.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+            if size:
+                found.update(self._members[start : start + size].tolist())
+            if size < _BUCKET and key in self._fresh:
+                found.update(self._fresh[key][: _BUCKET - size])
         return sorted(found)
+
+    def _settle(self) -> None:
+        """Sort what came since in among the rest."""
+        sizes = [len(bucket) for bucket in self._fresh.values()]
+        keys = np.repeat(np.fromiter(self._fresh, dtype=np.uint64, count=len(sizes)), sizes)
+        members = np.fromiter(chain.from_iterable(self._fresh.values()), dtype=np.uint32, count=len(keys))
+        keys = np.concatenate([np.repeat(self._keys, np.diff(self._starts)), keys])
+        members = np.concatenate([self._members, members])
+        order = np.argsort(keys, kind="stable")  # within a bucket they stay in the order in which they came
+        keys, members = keys[order], members[order]
+        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        counts = np.diff(np.append(first, len(keys)))
+        self._members = members[np.arange(len(keys)) - np.repeat(first, counts) < _BUCKET]
+        self._keys = keys[first]
+        self._starts = np.concatenate([[0], np.cumsum(np.minimum(counts, _BUCKET))]).astype(np.uint32)
+        self._fresh.clear()
+        self._settled = len(self._pieces)
 
     def promising(self, signature: NDArray[np.uint32], threshold: float) -> list[int]:
         """Candidates, earliest first, without those whose signatures rule the threshold out."""
@@ -107,6 +142,11 @@ def pieces_of(text: str) -> Pieces:
     return np.unique(mixed)
 
 
-def _bands(signature: NDArray[np.uint32]) -> list[bytes]:
-    whole, width = signature.tobytes(), _ROWS * signature.itemsize
-    return [whole[start : start + width] for start in range(0, len(whole), width)]
+def _buckets(signature: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """The buckets that a text belongs to, one of each band, as 64-bit hashes."""
+    bands = signature.reshape(_BANDS, _ROWS).astype(np.uint64)
+    mixed = np.arange(1, _BANDS + 1, dtype=np.uint64)
+    for row in range(_ROWS):
+        mixed = (mixed ^ bands[:, row]) * _MIX
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
