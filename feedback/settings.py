@@ -144,6 +144,15 @@ class Dataset(Section, frozen=True):
     """What becomes of personal data in examples: `redact` puts placeholders there, `drop` leaves the example out."""
     imported: Positive = 50_000
     """Most imported answers that a dataset version looks at, for learning and for replay each."""
+    low_reliability: Share = 0.7
+    """Share of the crowd's reliability below which a rater's corrections wait until somebody else agrees."""
+    corroborate: bool = False
+    """A correction counts only with a second rater in its prompt group."""
+    brigade_raters: Annotated[int, Meta(ge=2)] = 5
+    brigade_hours: Seconds = 1.0
+    """So many new raters on one target within these hours are held for review together."""
+    self_generated: Share = 0.3
+    """Most of the targets that models wrote (teacher, best-of-n)."""
 
 
 class Training(Section, frozen=True):
@@ -192,6 +201,33 @@ class Schedule(Section, frozen=True):
     lease_seconds: Seconds = 15.0
 
 
+class Teacher(Section, frozen=True):
+    """A stronger model that proposes corrections, and how the model's own best of several does."""
+
+    url: str = ""
+    """Base of an OpenAI-compatible API, up to `/v1`; empty asks no teacher. Its key is STARLOOP_TEACHER_KEY's value."""
+    model: str = ""
+    accept: Literal["review", "checked"] = "review"
+    """`checked` trains on proposals that pass all checks of the task; `review` waits for a person."""
+    best_of: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Answers that the current model gives to a failed prompt to choose from; 0 switches best-of-n off."""
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.8
+    """Of best-of-n; a teacher is asked greedily."""
+    limit: Count = 200
+    """Most failure cases proposed for at a time."""
+    max_tokens: Positive = 1024
+    """Of one proposal."""
+    budget_tokens: Count = 1_000_000
+    """Most tokens of a calendar month, in and out."""
+    budget_money: Annotated[float, Meta(ge=0.0)] = 10.0
+    """Most that a calendar month may cost, in the currency of the prices."""
+    price_in: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Per million tokens of prompts."""
+    price_out: Annotated[float, Meta(ge=0.0)] = 0.0
+    timeout_seconds: Seconds = 60.0
+    retries: Count = 4
+
+
 class Settings(Section, frozen=True):
     """The whole configuration."""
 
@@ -206,6 +242,7 @@ class Settings(Section, frozen=True):
     evaluation: Evaluation = Evaluation()
     promotion: Promotion = Promotion()
     schedule: Schedule = Schedule()
+    teacher: Teacher = Teacher()
 
     @property
     def directory(self) -> Path:

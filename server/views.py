@@ -140,6 +140,8 @@ class FailureView(Struct, kw_only=True):
     correction: str | None
     resolved_by: str | None
     resolved: datetime | None
+    waits: str | None
+    """Why it taught nothing when a dataset version was last made."""
 
 
 class CaseView(Struct, kw_only=True):
@@ -165,6 +167,30 @@ class DatasetView(Struct, kw_only=True):
     created: datetime
     note: str
     manifest: dict[str, Any]
+
+
+class WhyView(Struct, kw_only=True):
+    """An example of a dataset version with what let it in; `told` has a sentence for each rule and figure of `why`."""
+
+    dataset_id: str
+    model: str
+    position: int
+    id: str
+    split: str
+    source: str
+    new: bool
+    weight: float
+    group: str
+    side: str
+    inference_id: str | None
+    feedback_id: str | None
+    rater: str | None
+    messages: list[dict[str, Any]]
+    answer: str
+    rules: int
+    guards_off: list[str]
+    why: dict[str, Any]
+    told: list[str]
 
 
 class CycleView(Struct, kw_only=True):

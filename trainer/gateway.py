@@ -92,6 +92,26 @@ class Gateway:
             latency_ms=1000 * seconds,
         )
 
+    def sample(
+        self, version: str, messages: Sequence[Mapping[str, Any]], n: int, temperature: float, max_tokens: int
+    ) -> list[tuple[str, str | None]]:
+        """`n` answers of `version` drawn at `temperature`, each with its finish reason; none where the prompt is refused."""
+        body = {
+            "model": version,
+            "messages": list(messages),
+            "n": n,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
+        response, _ = self._call("/v1/chat/completions", body, {"x-starloop-purpose": "evaluation"})
+        if response.status_code in _REFUSED:
+            return []
+        _raise_for(response, f"asking {version}")
+        return [
+            ((choice.get("message") or {}).get("content") or "", choice.get("finish_reason"))
+            for choice in _document(response).get("choices") or []
+        ]
+
     def promote(self, model: str, version: str, reason: str, cycle_id: str) -> None:
         """Move the champion to `version`, warmed up first by the server. Raises `ConflictError` where it may not."""
         body = {"version": version, "reason": reason, "cycle_id": cycle_id}

@@ -21,7 +21,7 @@ ENOUGH = 200
 """Pairs, or good and bad answers each, below which preferences teach little ("a few hundred")."""
 PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
 """`{messages, chosen, rejected, source, group}` and `{messages, answer, good, group}`; a dataset version may have neither."""
-_WRITTEN = {"correction", "reviewer", "candidate"}
+_WRITTEN = {"correction", "reviewer", "teacher", "best-of-n", "import"}
 """Sources whose better answer somebody wrote, or checked, as the right one."""
 
 

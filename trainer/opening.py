@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from feedback.settings import Settings
 from feedback.storage.database import opened
 from trainer.gateway import open_gateway
 from trainer.publication import make_version
+from trainer.teacher import KEY_VARIABLE, Teacher
 from trainer.workshop import Workshop, utc_now
 
 
@@ -23,7 +25,12 @@ def open_workshop(settings: Settings) -> Iterator[Workshop]:
             ensure_models(session, settings, utc_now())
             session.commit()
         gateway = open_gateway(settings, ensure_loop_key(database, settings.directory, utc_now()))
+        key = os.environ.get(KEY_VARIABLE)
+        teacher = Teacher(settings.teacher, key) if settings.teacher.url else None
+        train = partial(make_version, database, settings, utc_now)
         try:
-            yield Workshop(database, settings, gateway, partial(make_version, database, settings, utc_now))
+            yield Workshop(database, settings, gateway, train, teacher=teacher)
         finally:
             gateway.close()
+            if teacher is not None:
+                teacher.close()

@@ -27,6 +27,7 @@ from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
 from trainer.gate import Decision, Evidence, decide
 from trainer.latency import measure
+from trainer.proposals import propose_where_configured
 from trainer.record import CycleCancelledError, CycleRecord
 from trainer.scoring import Answers, Metrics, outcomes, validity
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
@@ -56,6 +57,9 @@ def freeze(workshop: Workshop, record: CycleRecord) -> None:
         record.save(dataset_id=new_id(workshop.clock()))
     dataset_id = record.row.dataset_id
     assert dataset_id is not None
+    proposed = propose_where_configured(
+        workshop, workshop.model(record.row.model), workshop.teacher, record.check
+    )
     try:
         dataset = build_dataset(
             workshop.database,
@@ -69,7 +73,7 @@ def freeze(workshop: Workshop, record: CycleRecord) -> None:
         record.save(dataset_id=None)
         raise
     _suites(workshop, record)  # before hours of training rather than after
-    record.end(f"dataset {dataset.id}: {dataset.note}")
+    record.end("; ".join([f"dataset {dataset.id}: {dataset.note}", *proposed]))
 
 
 def train(workshop: Workshop, record: CycleRecord) -> None:

@@ -67,7 +67,11 @@ def refuse_overlap(session: Session, suites: Suites, dataset_id: str) -> None:
 
     Sides make it impossible (invariant 4); that a judge knows the answers by heart is too bad to rest on one guard.
     """
-    trained = set(session.exec(select(Example.group_key).where(Example.dataset_id == dataset_id)))
+    trained = set(
+        session.exec(
+            select(Example.group_key).where(Example.dataset_id == dataset_id, Example.split != "holdout")
+        )
+    )
     seen = [
         f"{suite} case {case.id}"
         for suite, cases in suites.named().items()

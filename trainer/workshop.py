@@ -16,6 +16,7 @@ from trainer.evaluation import Evaluation
 from trainer.gateway import Gateway
 from trainer.lease import LoopLease
 from trainer.record import CycleRecord
+from trainer.teacher import Teacher
 from trainer.training import Progress
 
 
@@ -39,6 +40,8 @@ class Workshop:
     gateway: Gateway
     make_version: MakeVersion
     clock: Callable[[], datetime] = utc_now
+    teacher: Teacher | None = None
+    """Where `[teacher] url` names one."""
 
     def model(self, name: str) -> Model:
         """The model's section of the configuration. Raises `NotFoundError` where there is none, or none any more."""

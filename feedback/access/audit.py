@@ -31,6 +31,10 @@ Act = Literal[
     "record.erase",
     "record.expire",
     "data.import",
+    "hold.release",
+    "hold.uphold",
+    "candidate.accept",
+    "candidate.reject",
 ]
 ACTS: tuple[Act, ...] = get_args(Act)
 

@@ -25,7 +25,7 @@ from feedback.imports.storing import TOLD, shown_name
 from feedback.settings import Model, Settings
 
 FEW, NOTICEABLE, STRONG = 200, 1000, 5000
-"""Sizes of new distinct examples (`science.md`): below the first a warning; from the second on strong, up to the third."""
+"""Sizes of new distinct examples: below the first a warning; from the second on strong, up to the third."""
 _ONE_SOURCE = 0.8
 _IMBALANCE, _THIN_LABEL = 10, 10
 _MINORITY = 0.05

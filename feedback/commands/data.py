@@ -17,8 +17,10 @@ from feedback.commands.options import emit, json_option, listing, person, settin
 from feedback.commands.text import conversation, part
 from feedback.datasets.cases import confirm_case, draw_cases, list_cases
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.files import SPLITS, check_files, read_rows
+from feedback.datasets.exports import FORMATS, exported
+from feedback.datasets.files import SPLITS, check_files
 from feedback.datasets.freeze import build_dataset
+from feedback.datasets.why import why_example, why_inference
 from feedback.errors import NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import ensure_models
@@ -76,19 +78,57 @@ def show(settings: Settings, dataset_id: str, as_json: bool) -> None:
 
 @data.command(short_help="the rows as JSONL, on standard output")
 @click.argument("dataset_id", metavar="ID")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="chat", show_default=True)
 @click.option("--split", type=click.Choice(SPLITS), help="Only this split.")
 @settings_option
-def export(settings: Settings, dataset_id: str, split: str | None) -> None:
-    """The rows in OpenAI's chat form.
+def export(settings: Settings, dataset_id: str, form: str, split: str | None) -> None:
+    """The rows: OpenAI's chat form, TRL's prompt and completion, preferences (chosen and rejected) or KTO (with labels), all
+    that is known of each (rows), or the failures that are held out.
 
-    Example: starloop data export ID > train.jsonl
+    Example: starloop data export ID --format trl-preference > pairs.jsonl
     """
     with opened(settings, existing=True) as database:
         row = _dataset(database, dataset_id)
-    for name in [split] if split else SPLITS:
-        for line in read_rows(settings.directory, row.id, name):
-            answer = {"role": "assistant", "content": line["answer"]}
-            click.echo(json.dumps({"messages": [*line["messages"], answer]}, ensure_ascii=False))
+    for line in exported(settings.directory, row.id, form, split):
+        click.echo(json.dumps(line, ensure_ascii=False))
+
+
+@data.command(short_help="why an example is in, or what was said of an inference is not")
+@click.argument("dataset_id", metavar="[DATASET_ID", required=False)
+@click.argument("example", metavar="EXAMPLE]", required=False)
+@click.option("--inference", help="An inference instead: where what was said about it went.")
+@click.option("--model", help="The inference's model.")
+@json_option
+@settings_option
+def why(
+    settings: Settings,
+    dataset_id: str | None,
+    example: str | None,
+    inference: str | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Each rule and figure that let an example in, as they were when it was frozen; by its hash or position.
+
+    Example: starloop data why DATASET_ID 0
+
+    Example: starloop data why --inference ID --model assistant
+    """
+    with opened(settings, existing=True) as database, database.reading() as session:
+        if inference is not None:
+            if model is None or dataset_id is not None:
+                raise click.UsageError("--inference goes with --model, and without a dataset")
+            found = why_inference(session, model, inference, settings.dataset.evaluation_share)
+            emit(found, as_json, lambda: f"inference {inference}: {found['told']}")
+            return
+        if dataset_id is None or example is None:
+            raise click.UsageError("give a dataset and one of its examples, or --inference with --model")
+        row = _dataset(database, dataset_id)
+        found = why_example(session, settings.directory, row, example)
+    lines = [f"example {found['position']} of dataset {row.id} ({found['split']}, {found['source']})"]
+    lines += [*conversation(found["messages"]), *part("answer", found["answer"])]
+    lines += [f"  {line}" for line in found["told"]]
+    emit(found, as_json, lambda: "\n".join(lines))
 
 
 @data.command(short_help="curate and freeze a dataset version now")

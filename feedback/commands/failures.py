@@ -5,13 +5,15 @@ from __future__ import annotations
 import getpass
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, get_args
+from importlib.metadata import entry_points
+from typing import Any, cast, get_args
 
 import click
 
-from feedback.access.audit import note
+from feedback.access.audit import Act, note
 from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.commands.text import conversation, harmless, part, shortened
+from feedback.datasets.candidates import candidates_of, decide_candidate, list_candidates
 from feedback.datasets.chat import messages_of
 from feedback.datasets.failing_kinds import FailingKinds, find_failing_kinds
 from feedback.datasets.failures import (
@@ -24,14 +26,29 @@ from feedback.datasets.failures import (
 from feedback.registry.models import get_model
 from feedback.settings import ReasonName, Settings
 from feedback.storage.database import opened
-from feedback.storage.tables import Failure, Feedback
+from feedback.storage.tables import Candidate, Failure, Feedback
 
 _STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed", "operations"])
 _MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
 _REASONS = click.Choice(get_args(ReasonName))
 
 
-@click.group(short_help="failure cases: list, show and resolve; which kinds fail")
+_GROUP = "starloop.failures"
+
+
+class _Failures(click.Group):
+    """Besides its own commands, those of other packages, found by entry point: this one may not import them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *entry_points(group=_GROUP).names])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for entry in entry_points(group=_GROUP, name=cmd_name):
+            return cast(click.Command, entry.load())
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Failures, short_help="failure cases: list, show and resolve; which kinds fail")
 def failures() -> None:
     """Failure cases that triage selected, with their reasons: `list` finds them, `show` tells all of one, `resolve` decides, `kinds` says what they have in common."""
 
@@ -75,7 +92,10 @@ def show(settings: Settings, failure_id: str, as_json: bool) -> None:
     """
     with opened(settings, existing=True) as database, database.reading() as session:
         found = read_failure(session, failure_id)
-    emit(_document(found), as_json, lambda: _story(found))
+        proposed = candidates_of(session, found.failure.inference_id)
+    document = _document(found) | {"candidates": [row.model_dump() for row in proposed]}
+    lines = [_story(found), *(line for row in proposed for line in ("  candidate", *_candidate(row)))]
+    emit(document, as_json, lambda: "\n".join(lines))
 
 
 @failures.command(short_help="which kinds of input fail more often than the rest")
@@ -123,6 +143,56 @@ def resolve(
     emit(row.model_dump(), as_json, lambda: f"Failure case {row.id} is {row.state}.")
 
 
+@failures.command(short_help="corrections that models proposed, newest first")
+@click.option("--model", help="Only this model's.")
+@click.option("--state", type=click.Choice(["checked", "failed", "accepted", "rejected"]))
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cursor", help="next_cursor of the page before.")
+@json_option
+@settings_option
+def candidates(
+    settings: Settings, model: str | None, state: str | None, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """Candidates: what a teacher or the model itself proposed, with what it passed. `decide` accepts or rejects one.
+
+    Example: starloop failures candidates --model assistant --state checked
+    """
+    with opened(settings, existing=True) as database, database.reading() as session:
+        page = list_candidates(session, model, state, limit, cursor)
+    items = [row.model_dump() for row in page.items]
+    lines = [line for row in page.items for line in _candidate(row)]
+    text = "\n".join(lines) or "there are no such candidates"
+    emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: text)
+
+
+@failures.command(short_help="accept or reject a candidate")
+@click.argument("candidate_id", metavar="ID")
+@click.option("--action", type=click.Choice(["accept", "reject"]), required=True)
+@click.option("--by", default=getpass.getuser, show_default="you", help="Who decides.")
+@json_option
+@settings_option
+def decide(settings: Settings, candidate_id: str, action: str, by: str, as_json: bool) -> None:
+    """Accepted, it is trained on from the next dataset version on, where nobody's own correction stands.
+
+    Example: starloop failures decide ID --action accept
+    """
+    with opened(settings, existing=True) as database, database.session() as session:
+        now = datetime.now(UTC)
+        row = decide_candidate(session, candidate_id, action, by, now)  # type: ignore[arg-type]
+        act: Act = "candidate.accept" if action == "accept" else "candidate.reject"
+        note(session, person(), act, row.id, now, model=row.model, by=by)
+        session.commit()
+    emit(row.model_dump(), as_json, lambda: f"Candidate {row.id} is {row.state}.")
+
+
+def _candidate(row: Candidate) -> list[str]:
+    passed = ", ".join(f"{one['check']}{'' if one['passed'] else ' NOT'}" for one in row.checks)
+    return [
+        f"{row.id}  {row.state}  {row.source} ({row.origin}); passed: {passed}",
+        *part("answer", shortened(row.answer)),
+    ]
+
+
 def _lines(rows: Sequence[Failure], asked: Mapping[str, tuple[str | None, str | None]]) -> str:
     """One line a case, prompt and answer below: ids and sentences are too long for the cells of a table."""
     lines = []
@@ -130,6 +200,7 @@ def _lines(rows: Sequence[Failure], asked: Mapping[str, tuple[str | None, str | 
         prompt, answer = asked.get(row.inference_id, (None, None))
         lines.append(f"{row.id}  {row.state}  {row.model}  {' '.join(one['reason'] for one in row.reasons)}")
         lines += [f"    prompt: {shortened(prompt)}", f"    answer: {shortened(answer)}"]
+        lines += [f"    waits: {row.waits}"] if row.waits else []
     return "\n".join(lines) or "there are no such failure cases"
 
 
@@ -188,8 +259,11 @@ def _story(found: FailureContext) -> str:
     lines += ["  said about it:" if found.feedback else "  nothing was said about it"]
     for said in found.feedback:
         lines += _said(said)
+    if row.waits:
+        lines.append(f"  waits: {row.waits}")
     if row.correction is not None:
-        lines += [f"  right answer, by {row.resolved_by}:", *part("answer", row.correction)]
+        what = "proposed" if row.state == "quarantine" else "right answer"
+        lines += [f"  {what}, by {row.resolved_by}:", *part("answer", row.correction)]
     elif row.resolved_by is not None:
         lines.append(f"  {row.state} by {row.resolved_by}")
     return "\n".join(lines)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import Conversation, Messages, last_user_text, messages_of
-from feedback.datasets.curation import BaseExample, Said, Signal
 from feedback.datasets.failures import reviewed
 from feedback.datasets.groups import Group, KnownPrompts, assign_groups, prompt_hash
+from feedback.datasets.said import BaseExample, Said, Signal
 from feedback.datasets.splits import row_side, user_key
 from feedback.settings import Dataset
 from feedback.storage.database import Database
@@ -35,6 +35,7 @@ class Heard(NamedTuple):
     resolution: str | None
     reviewed_answer: str | None
     reviewed_by: str | None
+    version: str
 
 
 def read_heard(session: Session, model: str) -> list[Heard]:
@@ -42,7 +43,7 @@ def read_heard(session: Session, model: str) -> list[Heard]:
     signals = _signals(session, model)
     resolved = reviewed(session, model)
     found = []
-    for identifier, user, conversation, request, output, finish_reason in _inferences(
+    for identifier, user, conversation, request, output, finish_reason, version in _inferences(
         session, signals.keys() | resolved.keys()
     ):
         messages = messages_of(request)
@@ -60,6 +61,7 @@ def read_heard(session: Session, model: str) -> list[Heard]:
                 failure.state if failure else None,
                 failure.correction if failure else None,
                 failure.resolved_by if failure else None,
+                version,
             )
         )
     return found
@@ -101,6 +103,7 @@ def placed(heard: Sequence[Heard], groups: Mapping[str, Group], share: float) ->
                 resolution=one.resolution,
                 reviewed_answer=one.reviewed_answer,
                 reviewed_by=one.reviewed_by,
+                version=one.version,
             )
         )
     return found
@@ -129,21 +132,22 @@ def _signals(session: Session, model: str) -> dict[str, list[Signal]]:
             Feedback.rating,
             Feedback.correction,
             Feedback.choice,
+            Feedback.created,
         )
         .join(Inference, col(Inference.id) == col(Feedback.inference_id))
         .where(Inference.model == model, Inference.purpose == "production", col(Feedback.current))
         .order_by(col(Feedback.id))
     )
-    for inference_id, identifier, rater, source, rating, correction, choice in session.exec(query):
+    for inference_id, identifier, rater, source, rating, correction, choice, created in session.exec(query):
         # The output that is kept is the first choice's, so stars for another say nothing about it.
         stars = rating if choice == 0 else None
-        signals[inference_id].append(Signal(identifier, rater, source, stars, correction))
+        signals[inference_id].append(Signal(identifier, rater, source, stars, correction, created))
     return signals
 
 
 def _inferences(
     session: Session, identifiers: Collection[str]
-) -> Iterator[tuple[str, str | None, str | None, str | None, str | None, str | None]]:
+) -> Iterator[tuple[str, str | None, str | None, str | None, str | None, str | None, str]]:
     ordered = sorted(identifiers)
     for start in range(0, len(ordered), _CHUNK):
         query = (
@@ -154,6 +158,7 @@ def _inferences(
                 Inference.request,
                 Inference.output,
                 Inference.finish_reason,
+                Inference.version,
             )
             .where(
                 col(Inference.id).in_(ordered[start : start + _CHUNK]),

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.follow_ups import SIGNS, Sign
-from feedback.datasets.traffic import Seen, Traffic, Window
+from feedback.datasets.traffic import Heard, Seen, Traffic, Window
 from feedback.datasets.triage import Triager, is_operational, rules_hash
 from feedback.datasets.votes import believed
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
@@ -107,6 +107,8 @@ def _take(session: Session, window: Window, triager: Triager, model: str, now: d
     for seen in window.rows:
         row = known.get(seen.id)
         found = _judge(seen, window, triager, row)
+        if row is not None:
+            found = _as_curated(row, found, window.heard.get(seen.id, ()))
         if row is None and found.reasons:
             session.add(
                 Failure(
@@ -173,6 +175,13 @@ def _judge(seen: Seen, window: Window, triager: Triager, known: Failure | None) 
 
 def _as_sign(inference_id: str, reason: dict[str, Any]) -> Sign:
     return Sign(inference_id, reason["reason"], reason["confidence"], reason["evidence"])
+
+
+def _as_curated(row: Failure, found: Finding, words: Sequence[Heard]) -> Finding:
+    """Curation knows more of whom to believe: what it set stands until somebody says more about the answer."""
+    if row.curated is None or any(word.created > row.curated for word in words):
+        return found
+    return found._replace(state=row.state, correction=row.correction, by=row.resolved_by)
 
 
 class FailureContext(NamedTuple):
@@ -259,7 +268,7 @@ def resolve_failure(
     if row.resolved is not None and (row.state, row.correction) != (state, correction):
         raise ConflictError(f"failure case {row.id} is {row.state} already, by {row.resolved_by}")
     row.state, row.correction = state, correction
-    row.resolved_by, row.resolved = by, now.timestamp()
+    row.resolved_by, row.resolved, row.waits = by, now.timestamp(), None
     session.add(row)
     session.flush()
     return row

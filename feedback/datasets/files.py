@@ -1,6 +1,6 @@
 """The frozen files of a dataset version: JSONL with a manifest, written whole or not at all, known by content hash.
 
-datasets/<id>/train.jsonl, validation.jsonl, manifest.json
+datasets/<id>/train.jsonl, validation.jsonl, pairs.jsonl, holdout.jsonl, manifest.json
 """
 
 from __future__ import annotations
@@ -16,22 +16,27 @@ from typing import Any, NamedTuple
 from feedback.errors import NotFoundError, StorageError
 
 SPLITS = ("train", "validation")
+FILES = (*SPLITS, "pairs", "holdout")
+"""Besides the splits: a better and a worse answer to one prompt, and failures of the evaluation side with the right answer,
+which nothing is trained on."""
 
 
 class Frozen(NamedTuple):
-    """The rows as bytes, by split."""
+    """The rows as bytes, by file."""
 
     contents: dict[str, bytes]
 
     @classmethod
     def of(cls, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Frozen:
-        """Rows, by split, as JSONL."""
-        return cls({split: "".join(map(_jsonl, rows[split])).encode("utf-8", "replace") for split in SPLITS})
+        """Rows, by file, as JSONL."""
+        return cls(
+            {name: "".join(map(_jsonl, rows.get(name, ()))).encode("utf-8", "replace") for name in FILES}
+        )
 
     @property
     def content_hash(self) -> str:
         """SHA-256 (hex) over each file's own hash, so that no row can move from one file to the other unseen."""
-        return _overall([hashlib.sha256(self.contents[split]).digest() for split in SPLITS])
+        return _overall([hashlib.sha256(self.contents[name]).digest() for name in FILES])
 
 
 def freeze_files(directory: Path, dataset_id: str, frozen: Frozen, manifest: Mapping[str, Any]) -> None:
@@ -44,8 +49,8 @@ def freeze_files(directory: Path, dataset_id: str, frozen: Frozen, manifest: Map
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for split in SPLITS:
-            _write_through(partial / f"{split}.jsonl", frozen.contents[split])
+        for name in FILES:
+            _write_through(partial / f"{name}.jsonl", frozen.contents[name])
         _write_through(partial / "manifest.json", manifest_bytes(manifest))
         if folder.exists():
             shutil.rmtree(folder)
@@ -58,7 +63,7 @@ def freeze_files(directory: Path, dataset_id: str, frozen: Frozen, manifest: Map
 
 
 def read_rows(directory: Path, dataset_id: str, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split, streamed from the frozen file. Raises `NotFoundError` when it is not there."""
+    """Rows of one file, streamed as they were frozen. Raises `NotFoundError` when it is not there."""
     file = folder_of(directory, dataset_id) / f"{split}.jsonl"
     try:
         with file.open(encoding="utf-8") as lines:
@@ -87,8 +92,8 @@ def files_hash(directory: Path, dataset_id: str) -> str:
     """The content hash of the files as they stand now. Raises `OSError` when one is not there."""
     folder = folder_of(directory, dataset_id)
     digests = []
-    for split in SPLITS:
-        with (folder / f"{split}.jsonl").open("rb") as file:
+    for name in FILES:
+        with (folder / f"{name}.jsonl").open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").digest())
     return _overall(digests)
 
@@ -100,8 +105,8 @@ def drop_rows(directory: Path, dataset_id: str, identifiers: Collection[str]) ->
     """
     folder = folder_of(directory, dataset_id)
     try:
-        for split in SPLITS:
-            path = folder / f"{split}.jsonl"
+        for name in FILES:
+            path = folder / f"{name}.jsonl"
             draft = path.with_suffix(".draft")
             with path.open("rb") as lines, draft.open("wb") as kept:
                 kept.writelines(line for line in lines if _id_of(line) not in identifiers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,17 +15,19 @@ import msgspec
 from sqlalchemy import insert
 from sqlmodel import Session, col, select
 
-from feedback.datasets.chat import base_examples, last_user_text
+from feedback.datasets.candidates import accepted_candidates
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.curation import Corrections, Example, choose_corrections
-from feedback.datasets.evidence import place_prompts, placed, placed_base, read_heard
+from feedback.datasets.curation import choose_corrections, refuse_too_few
 from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, read_rows
-from feedback.datasets.imported import choose_imported, placed_imported, read_imported
+from feedback.datasets.imported import choose_imported, with_imported
+from feedback.datasets.ladder import Targets, climb
+from feedback.datasets.manifest import RULES, Row, counts, line_of, rater_facts, told
 from feedback.datasets.replay import choose_replay
+from feedback.datasets.said import Example, Pair
 from feedback.datasets.splits import validates
-from feedback.errors import ConflictError, DataRefusedError, NotFoundError, StorageError
-from feedback.imports.storing import list_imports
-from feedback.privacy.screening import screened
+from feedback.datasets.standing import write_standing
+from feedback.datasets.weighing import Gathered, gather
+from feedback.errors import ConflictError, NotFoundError, StorageError
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
@@ -34,9 +37,7 @@ from feedback.storage.tables import Example as ExampleRow
 
 __all__ = ["SPLITS", "build_dataset", "check_files", "read_rows"]
 
-RULES = 1
-"""Raised whenever curation would choose otherwise from the same record."""
-_NAMED = 6
+_REPLAYED = ("replay", "base")
 
 
 def build_dataset(
@@ -49,20 +50,19 @@ def build_dataset(
 ) -> DatasetVersion:
     """Curate and freeze the model's next dataset version under `dataset_id`; asked again, the same one is returned.
 
-    Raises `DataRefusedError` when there is too little to train on, `ConflictError` when the split share changed,
-    `NotFoundError` for an unknown model, `StorageError` when its files cannot be written or are not what was frozen.
+    What waits, and why, is written to the failure cases also where there is too little for a version. Raises
+    `DataRefusedError` then, `ConflictError` when the split share changed, `NotFoundError` for an unknown model,
+    `StorageError` when its files cannot be written or are not what was frozen.
     """
     configured = settings.model_named(model)
     if configured is None:
         raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
-    rules, share = settings.dataset, settings.dataset.evaluation_share
+    rules = settings.dataset
     with database.reading() as session:
         existing = session.get(DatasetVersion, dataset_id)
         if existing is None:
             _check_share(session, model, rules)
             parent, learned = _champion_dataset(session, model)
-            heard = read_heard(session, model)
-            imports = list_imports(session, model)
     if existing is not None:
         if not check_files(settings.directory, existing.id, existing.content_hash):
             raise StorageError(
@@ -71,54 +71,71 @@ def build_dataset(
             )
         return existing
     contract = TaskContract.from_settings(configured)
-    examples = base_examples(configured)
-    learn, old = (
-        read_imported(settings.directory, imports, use, rules.imported) for use in ("learn", "replay")
-    )
-    prompts = [last_user_text(one.messages) for one in heard] + [row.prompt for row in examples]
-    prompts += [one.conversation.prompt for one in (*learn, *old)]
-    groups = place_prompts(database, prompts, rules)
+    gathered = gather(database, settings, configured, contract, now, guards_off)
     with database.reading() as session:
         judging = set(
             session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))
         )
-    base = placed_base(examples, groups, share) + placed_imported(old, groups, share)
-    learnable = placed_imported(learn, groups, share)
-    said, base, learnable, personal = screened(placed(heard, groups, share), base, learnable, rules.pii)
-    left_out: Counter[str] = Counter()
-    taught = choose_imported(learnable, judging, learned, contract, left_out)
-    try:
-        corrections = choose_corrections(said, judging, learned, contract, rules, guards_off, taught)
-    except DataRefusedError as error:
-        told = ", ".join(f"{count} {why}" for why, count in left_out.items())
-        raise DataRefusedError(f"{error} Rows left out: {told}." if told else str(error)) from None
-    replay = choose_replay(said, base, corrections.examples, judging, contract, rules, guards_off)
-    rows = _rows(corrections.examples, replay, rules)
-    frozen = Frozen.of(
-        {split: [_line(example) for side, example in rows if side == split] for split in SPLITS}
+        accepted = accepted_candidates(session, model, settings.teacher.accept == "checked")
+    corrections = choose_corrections(
+        gathered.said, judging, learned.keys(), contract, rules, guards_off, gathered.trust, accepted
     )
+    apart = _held_out(gathered, judging, contract)
+    waits = apart.waits | corrections.waits
+    with database.session() as session:
+        targets = [*corrections.examples, *apart.examples]
+        if write_standing(session, model, gathered.said, targets, waits, now):
+            session.commit()
+    left_out: Counter[str] = Counter()
+    taught = choose_imported(gathered.imported, judging, learned, contract, left_out)
+    corrections = with_imported(corrections, taught, left_out)
+    refuse_too_few(corrections, rules, guards_off)
+    replay = choose_replay(
+        gathered.said,
+        gathered.base,
+        corrections.examples,
+        judging,
+        contract,
+        rules,
+        guards_off,
+        gathered.trust,
+    )
+    rows = _rows(corrections.examples, replay, rules)
+    pairs = sorted(corrections.pairs, key=_order)
+    holdout = sorted(apart.examples, key=_order)
+    frozen = Frozen.of(
+        {split: [line_of(example) for side, example in rows if side == split] for split in SPLITS}
+        | {
+            "pairs": [_pair_line(pair) for pair in pairs],
+            "holdout": [line_of(example) for example in holdout],
+        }
+    )
+    gone = {key for key, source in learned.items() if source not in _REPLAYED}
+    gone -= {example.content_hash for example in corrections.examples}
     manifest = {
         "id": dataset_id,
         "model": model,
         "parent_id": parent,
         "created": now.isoformat(),
         "content_hash": frozen.content_hash,
-        "note": _note(corrections, len(replay), contract),
+        "note": told(corrections, len(replay), contract, gone),
         "rules": RULES,
         "guards_off": sorted(guards_off),
         "settings": msgspec.to_builtins(rules),
-        "counts": _counts(rows, contract),
-        "left_out": corrections.dropped | left_out,
-        "pii": personal,
+        "counts": counts(rows, contract, len(pairs), len(holdout)),
+        "left_out": corrections.dropped,
+        "pii": gathered.personal,
         "imports": [
             {"id": entry.id, "name": entry.name, "content_hash": entry.content_hash, "use": entry.use}
-            for entry in imports
+            for entry in gathered.imports
         ],
         "rater_cap": {
             "cap": corrections.held.cap,
             "raters": corrections.held.raters,
             "corrections": corrections.held.corrections,
         },
+        "raters": rater_facts(corrections, gathered.trust),
+        "took_out": len(gone),
     }
     freeze_files(settings.directory, dataset_id, frozen, manifest)
     version = DatasetVersion(
@@ -133,58 +150,43 @@ def build_dataset(
     with database.session() as session:
         session.add(version)
         session.flush()
-        session.connection().execute(insert(ExampleRow), _lineage(dataset_id, rows))
+        beside: list[tuple[str, Example | Pair]] = [("pairs", pair) for pair in pairs]
+        beside += [("holdout", example) for example in holdout]
+        session.connection().execute(insert(ExampleRow), _lineage(dataset_id, [*rows, *beside]))
         session.commit()
     return version
 
 
-Row = tuple[str, Example]
-"""Split and example."""
+def _held_out(gathered: Gathered, judging: Collection[str], contract: TaskContract) -> Targets:
+    """Failures of the evaluation side with a target that would be believed: never trained on, kept to be looked at."""
+    said = [replace(one, side="train") for one in gathered.said if one.side == "evaluation"]
+    return climb(said, judging, (), contract, gathered.trust)
 
 
 def _rows(corrections: Sequence[Example], replay: Sequence[Example], rules: Dataset) -> list[Row]:
     """In the order of their hashes: the same examples always give the same files."""
-    examples = sorted([*corrections, *replay], key=lambda example: example.content_hash)
     return [
         ("validation" if validates(example.group_key, rules.validation_share) else "train", example)
-        for example in examples
+        for example in sorted([*corrections, *replay], key=_order)
     ]
 
 
-def _line(example: Example) -> dict[str, Any]:
+def _order(example: Example | Pair) -> str:
+    return example.content_hash
+
+
+def _pair_line(pair: Pair) -> dict[str, Any]:
     return {
-        "id": example.content_hash,
-        "messages": example.messages,
-        "answer": example.answer,
-        "weight": 1.0,
-        "new": example.new,
-        "source": example.source,
-        "group": example.group_key,
+        "id": pair.content_hash,
+        "messages": pair.messages,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "source": pair.source,
+        "group": pair.group_key,
     }
 
 
-def _note(corrections: Corrections, replayed: int, contract: TaskContract) -> str:
-    """What changed since the parent, in one sentence."""
-    new = corrections.new
-    kinds = Counter(kind for example in new if (kind := contract.slice_of(example.answer)) is not None)
-    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_NAMED))
-    more = f" and {len(kinds) - _NAMED} kinds more" if len(kinds) > _NAMED else ""
-    told = f"added {len(new)} example{'' if len(new) == 1 else 's'}" + (f": {named}{more}" if named else "")
-    carried = len(corrections.examples) - len(new)
-    return f"{told}; {f'kept {carried} and ' if carried else ''}replayed {replayed}"
-
-
-def _counts(rows: Sequence[Row], contract: TaskContract) -> dict[str, Any]:
-    return {
-        "rows": len(rows),
-        "new": sum(example.new for _, example in rows),
-        "splits": dict(Counter(split for split, _ in rows)),
-        "sources": dict(Counter(example.source for _, example in rows)),
-        "slices": dict(Counter(contract.slice_of(example.answer) or "all" for _, example in rows)),
-    }
-
-
-def _lineage(dataset_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _lineage(dataset_id: str, rows: Sequence[tuple[str, Example | Pair]]) -> list[dict[str, Any]]:
     return [
         {
             "dataset_id": dataset_id,
@@ -203,17 +205,20 @@ def _lineage(dataset_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _champion_dataset(session: Session, model: str) -> tuple[str | None, set[str]]:
-    """What the present champion was trained on: the parent, and the content hashes in it."""
+def _champion_dataset(session: Session, model: str) -> tuple[str | None, dict[str, str]]:
+    """What the present champion was trained on: the parent, and the content hashes in it with their sources."""
     champion = get_model(session, model).champion
     parent = get_version(session, model, champion).dataset_id if champion else None
     if parent is None:
-        return None, set()
+        return None, {}
     known = session.get(DatasetVersion, parent)
     if known is not None and known.manifest.get("erasures"):
         # The champion knows what was erased since. Its successor learns the rest afresh, all of it new.
-        return parent, set()
-    return parent, set(session.exec(select(ExampleRow.content_hash).where(ExampleRow.dataset_id == parent)))
+        return parent, {}
+    query = select(ExampleRow.content_hash, ExampleRow.source).where(
+        ExampleRow.dataset_id == parent, col(ExampleRow.split).in_(SPLITS)
+    )
+    return parent, dict(session.exec(query).all())
 
 
 def split_share(session: Session, model: str) -> float | None:

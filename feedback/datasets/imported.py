@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import msgspec
 
 from feedback.datasets.chat import Conversation, content_hash
 from feedback.datasets.contract import TaskContract, answer_key
-from feedback.datasets.curation import BaseExample, Example
+from feedback.datasets.curation import Corrections
 from feedback.datasets.groups import Group, prompt_hash
+from feedback.datasets.said import BaseExample, Example
 from feedback.datasets.splits import row_side
 from feedback.errors import StorageError
 from feedback.imports.rows import Row
@@ -90,9 +92,22 @@ def choose_imported(
                     content_hash=identity,
                     new=identity not in learned,
                     import_id=import_id,
+                    why={"rung": "import"},
                 )
             )
     return found
+
+
+def with_imported(
+    corrections: Corrections, taught: Sequence[Example], left_out: Mapping[str, int]
+) -> Corrections:
+    """The corrections, and beside them the imported answers of groups that have none."""
+    corrected = {example.group_key for example in corrections.examples}
+    fitting = [example for example in taught if example.group_key not in corrected]
+    dropped = corrections.dropped | dict(left_out)
+    if len(fitting) < len(taught):
+        dropped["imported, where a correction stands"] = len(taught) - len(fitting)
+    return replace(corrections, examples=[*corrections.examples, *fitting], dropped=dropped)
 
 
 def intact(directory: Path, entry: DataImport) -> bool:

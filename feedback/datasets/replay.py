@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from feedback.datasets.chat import content_hash
 from feedback.datasets.contract import TaskContract, same_answer
-from feedback.datasets.curation import BaseExample, Example, Said
+from feedback.datasets.ladder import weight_of
+from feedback.datasets.raters import EVERYBODY, Trust, facts_of
+from feedback.datasets.said import BaseExample, Example, Said, Signal
 from feedback.errors import DataRefusedError
 from feedback.settings import Dataset
 
@@ -29,6 +32,7 @@ def choose_replay(
     contract: TaskContract,
     settings: Dataset,
     guards_off: Collection[str],
+    trust: Trust = EVERYBODY,
 ) -> list[Example]:
     """`[dataset] replay` examples per correction, in equal parts from `base` and from well-rated answers as they last.
 
@@ -45,7 +49,7 @@ def choose_replay(
     apart = {*corrected, *judging}
     sources = (
         sorted(_from_base(base, apart, contract), key=_order),
-        sorted(_well_rated(said, apart, contract), key=_order),
+        sorted(_well_rated(said, apart, contract, trust), key=_order),
     )
     in_turns = [one for pair in zip_longest(*sources) for one in pair if one is not None]
     unique = list({example.content_hash: example for example in in_turns}.values())
@@ -73,19 +77,25 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
             group_key=group_key,
             content_hash=conversation.content_hash,
             import_id=import_id,
+            why={"rung": "import" if import_id else "base"},
         )
         for conversation, group_key, side, import_id in base
         if side == "train" and group_key not in apart and contract.valid(conversation.answer)
     ]
 
 
-def _well_rated(said: Sequence[Said], apart: Collection[str], contract: TaskContract) -> list[Example]:
-    """Answers that a rater gave 4 or 5 or a reviewer accepted, where nobody, on either side, doubted one like it."""
-    doubted = {one.group_key for one in said if _doubted(one)}
+def _well_rated(
+    said: Sequence[Said], apart: Collection[str], contract: TaskContract, trust: Trust
+) -> list[Example]:
+    """Answers that a believed rater gave 4 or 5 or a reviewer accepted, where nobody who is believed, on either side,
+    doubted one like it."""
+    doubted = {one.group_key for one in said if _doubted(one, trust)}
     found = []
     for one in said:
         praise = [
-            signal for signal in one.signals if signal.rating is not None and signal.rating >= WELL_RATED
+            signal
+            for signal in one.signals
+            if signal.rating is not None and signal.rating >= WELL_RATED and _counts(signal, trust)
         ]
         if not praise and one.resolution != "accepted":
             continue
@@ -103,16 +113,30 @@ def _well_rated(said: Sequence[Said], apart: Collection[str], contract: TaskCont
                 inference_id=one.inference_id,
                 feedback_id=praise[0].feedback_id if praise else None,
                 rater=praise[0].rater if praise else one.reviewed_by,
+                weight=weight_of({signal.rater for signal in praise}, trust) if praise else 1.0,
+                why=_why(praise, trust),
             )
         )
     return found
 
 
-def _doubted(one: Said) -> bool:
+def _why(praise: Sequence[Signal], trust: Trust) -> dict[str, Any]:
+    if not praise:
+        return {"rung": "replay", "accepted_by": "a reviewer"}
+    rater = {"rater": facts_of(trust, praise[0].rater)} if trust.guarded else {}
+    return {"rung": "replay", "stars": [signal.rating for signal in praise], **rater}
+
+
+def _counts(signal: Signal, trust: Trust) -> bool:
+    return not trust.low(signal.rater) and signal.feedback_id not in trust.held
+
+
+def _doubted(one: Said, trust: Trust) -> bool:
     if one.resolution == "accepted":  # a reviewer looked at the complaint and found the answer right
         return False
     return one.resolution is not None or any(
         (signal.correction and not same_answer(signal.correction, one.output))
         or (signal.rating is not None and signal.rating < WELL_RATED)
         for signal in one.signals
+        if _counts(signal, trust)
     )

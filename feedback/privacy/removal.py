@@ -16,6 +16,7 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import last_user_text, messages_of
 from feedback.datasets.groups import prompt_hash
+from feedback.privacy.proposed import blank_candidates, let_go
 from feedback.privacy.tombstones import Mason, TombstoneKind
 from feedback.storage.conversations import conversation_key
 from feedback.storage.removal_tables import Tombstone
@@ -71,6 +72,8 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
         counts["evaluations"] = _execute(
             session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
         )
+    counts["candidates"] = blank_candidates(session, gone)
+    counts["holds"] = let_go(session, [row[0] for row in said])
     counts["prompts"] = _blank_prompts(session, {key for key in prompts if not removal.keeps_prompt(key)})
     counts["feedback"] = _bury(session, Feedback, "feedback", said, removal)
     counts["inferences"] = _bury(session, Inference, "inference", [(row[0], row[1]) for row in rows], removal)
@@ -95,6 +98,7 @@ def remove_feedback(session: Session, identifiers: Sequence[str], removal: Remov
         counts["failures"] += _unsay(session, inference_id, rater, words)
         if correction:
             counts["cases"] += _unanswer(session, inference_id, words)
+    counts["holds"] = let_go(session, [row[0] for row in rows])
     counts["feedback"] = _bury(session, Feedback, "feedback", [(row[0], row[1]) for row in rows], removal)
     return counts
 

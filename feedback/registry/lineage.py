@@ -88,7 +88,9 @@ def versions_from_inference(session: Session, inference_id: str) -> list[ModelVe
             select(ModelVersion)
             .where(
                 col(ModelVersion.dataset_id).in_(
-                    select(Example.dataset_id).where(col(Example.inference_id) == inference_id)
+                    select(Example.dataset_id).where(
+                        col(Example.inference_id) == inference_id, Example.split != "holdout"
+                    )
                 )
             )
             .order_by(col(ModelVersion.id))
@@ -192,7 +194,7 @@ def _examples(session: Session, dataset_id: str) -> list[dict[str, Any]]:
     """
     said, asked = aliased(Tombstone), aliased(Tombstone)
     rows = session.exec(
-        select(  # type: ignore[call-overload]
+        select(
             Example,
             func.coalesce(Feedback.content_hash, said.content_hash),
             func.coalesce(Inference.content_hash, asked.content_hash),

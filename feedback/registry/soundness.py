@@ -15,7 +15,7 @@ import msgspec
 from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import content_hash
-from feedback.datasets.files import SPLITS, check_files, folder_of, manifest_bytes, read_rows
+from feedback.datasets.files import FILES, check_files, folder_of, manifest_bytes, read_rows
 from feedback.datasets.imported import intact
 from feedback.errors import StarloopError
 from feedback.privacy.examples import links
@@ -112,7 +112,7 @@ def _changed_dataset(
 
 def _changed_rows(dataset_id: str, examples: Any, directory: Path) -> Iterator[str]:
     """Lines and lineage, side by side."""
-    for split in SPLITS:
+    for split in FILES:
         wanted = (one for one in examples if one.split == split and one.erased is None)
         for example, line in zip_longest(wanted, read_rows(directory, dataset_id, split)):
             if example is None or line is None or not _is(line, example.content_hash):

@@ -12,10 +12,12 @@ from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from feedback.storage.import_table import DataImport as DataImport
+from feedback.storage.review_tables import Candidate as Candidate
+from feedback.storage.review_tables import RaterHold as RaterHold
 from feedback.storage.training_tables import TrainingStep as TrainingStep
 
 # Conversations of known users are found by their users.
-_NAMELESS = dict.fromkeys(
+_NAMELESS: dict[str, Any] = dict.fromkeys(
     ("sqlite_where", "postgresql_where"), text('"user" IS NULL AND conversation IS NOT NULL')
 )
 
@@ -139,6 +141,10 @@ class Failure(SQLModel, table=True):
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None
     resolved: float | None = None
+    waits: str | None = Field(default=None, sa_type=Text)
+    """Why it taught nothing when a dataset version was last made, in words; null where it did, or was not looked at."""
+    curated: float | None = None
+    """When that was. Until somebody says more, triage leaves the state as curation set it."""
 
 
 class Case(SQLModel, table=True):

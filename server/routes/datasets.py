@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from litestar import get
@@ -10,15 +10,17 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 from sqlmodel import Session, select
 
-from feedback.datasets.freeze import read_rows
+from feedback.datasets.exports import Format, check_export, exported
+from feedback.datasets.why import why_example
 from feedback.errors import NotFoundError
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import DatasetVersion
 from server.access import Caller
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
-from server.views import DatasetView, Listed, listed, view
+from server.views import DatasetView, Listed, WhyView, listed, view
 
 _READ = {SCOPES: ("review", "train")}
+_REVIEW = {SCOPES: ("review",)}
 
 
 @get("/v1/datasets", opt=_READ, sync_to_thread=True)
@@ -47,23 +49,28 @@ def export(
     dataset_id: FromPath[str],
     request: GatewayRequest,
     gateway: Parts,
-    format: FromQuery[Literal["chat", "rows"]] = "chat",  # the contract's word
+    format: FromQuery[Format] = "chat",  # the contract's word
     split: FromQuery[Literal["train", "validation"] | None] = None,
 ) -> Stream:
-    """The rows as JSONL: `chat` is OpenAI's fine-tuning form, `rows` all that is known of each."""
+    """The rows as JSONL: `chat` is OpenAI's fine-tuning form, `trl-completion`, `trl-preference` and `kto` are TRL's, `rows`
+    is all that is known of each, `holdout` the failures that are kept apart."""
     with gateway.database.reading() as session:
         row = _row(session, dataset_id, request.user)
-    splits = [split] if split else ["train", "validation"]
-    for name in splits:
-        next(
-            read_rows(gateway.settings.directory, row.id, name), None
-        )  # a missing file is told before a byte is sent
-    lines = (
-        msgspec.json.encode(_chat(one) if format == "chat" else one) + b"\n"
-        for name in splits
-        for one in read_rows(gateway.settings.directory, row.id, name)
-    )
+    directory = gateway.settings.directory
+    check_export(directory, row.id, format)
+    rows = exported(directory, row.id, format, split)
+    lines = (msgspec.json.encode(one) + b"\n" for one in rows)
     return Stream(lines, media_type="application/jsonl", headers=_attached(row, format))
+
+
+@get("/v1/datasets/{dataset_id:str}/examples/{example_id:str}/why", opt=_REVIEW, sync_to_thread=True)
+def why(
+    dataset_id: FromPath[str], example_id: FromPath[str], request: GatewayRequest, gateway: Parts
+) -> WhyView:
+    """Each rule and figure that let an example in, by its hash or position, as they were when it was frozen."""
+    with gateway.database.reading() as session:
+        row = _row(session, dataset_id, request.user)
+        return WhyView(**why_example(session, gateway.settings.directory, row, example_id))
 
 
 def _page(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[DatasetVersion]:
@@ -80,13 +87,8 @@ def _row(session: Session, dataset_id: str, caller: Caller) -> DatasetVersion:
     return row
 
 
-def _chat(row: dict[str, Any]) -> dict[str, Any]:
-    answer = {"role": "assistant", "content": row["answer"]}
-    return {"messages": [*row["messages"], answer]}
-
-
 def _attached(row: DatasetVersion, form: str) -> dict[str, str]:
     return {"content-disposition": f'attachment; filename="{row.model}-{row.id}-{form}.jsonl"'}
 
 
-ROUTES = [datasets, dataset, export]
+ROUTES = [datasets, dataset, export, why]

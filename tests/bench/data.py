@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import subprocess
@@ -32,6 +33,7 @@ from feedback.starter.grammar import DRIFT, KNOWN, draw
 from feedback.storage.database import opened
 from tests.bench import data_kinds
 from tests.bench.report import machine
+from tests.bench.usage import machine_busy, own_work
 
 BANKING = Path(__file__).parents[3] / "shared" / "data" / "banking77"
 _COLUMNS = Reading(columns={"prompt": "text", "answer": "category"})
@@ -90,8 +92,8 @@ def leakage(_: int) -> list[str]:
         f"`starloop data check test.csv --against train.csv` finds **{report.leaking} of {report.rows:,}** test rows near a "
         f"training row in {seconds:.1f} s (the whole check); comparing every pair exactly finds {exact} (Jaccard ≥ 0.8 over "
         f"4-character pieces, lower case). MinHash with LSH at 0.8 whose candidates are not verified (`datasketch`) names "
-        f"{_unverified(train, test, 64)} with 64 permutations and {_unverified(train, test, 128)} with 128, as `science.md`'s "
-        "215 does: pairs below 0.8 are among them, and some above are not.",
+        f"{_unverified(train, test, 64)} with 64 permutations and {_unverified(train, test, 128)} with 128; a figure of 215 "
+        "is such a count: pairs below 0.8 are in it.",
         "",
     ]
 
@@ -115,18 +117,22 @@ def main() -> None:
     if options.folder is not None:
         print(json.dumps(_import(options.folder)))
         return
-    lines = [
-        "# Data",
-        "",
-        f"`make bench-data`, {datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}.",
-        "",
-    ]
+    lines: list[str] = []
+    started, busy, own = time.monotonic(), machine_busy(), own_work()
     for name in options.only or SECTIONS:
         section = SECTIONS[name](round(_SIZES.get(name, 0) * options.scale))
         print("\n".join(section), flush=True)
         lines += section
+    others = machine_busy() - busy - (own_work() - own)
+    share = others / (time.monotonic() - started) / (os.cpu_count() or 1)
+    head = [
+        "# Data",
+        "",
+        f"`make bench-data`, {datetime.now(UTC):%Y-%m-%d}. Machine: {machine()}. Other programs took {share:.0%} of it meanwhile.",
+        "",
+    ]
     if options.output:
-        options.output.write_text("\n".join(lines), encoding="utf-8")
+        options.output.write_text("\n".join([*head, *lines]), encoding="utf-8")
 
 
 def _import(folder: Path) -> dict[str, float]:

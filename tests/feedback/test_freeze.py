@@ -219,7 +219,8 @@ def test_lineage_leads_from_a_version_to_what_was_said_and_back(world: World) ->
     number = promote(world, dataset, "c1")
     with world.database.reading() as session:
         document = lineage(session, "assistant", number)
-        (example,) = document["examples"]
+        example, pair = document["examples"]
+        assert (pair["split"], pair["inference_id"]) == ("pairs", inference_id)
         feedback = session.get_one(Feedback, example["feedback_id"])
         inference = session.get_one(Inference, example["inference_id"])
         assert (feedback.correction, inference.id) == (RIGHT, inference_id)
@@ -250,6 +251,11 @@ def test_every_row_has_its_lineage(quick: World) -> None:
     with quick.database.reading() as session:
         kept = {row.content_hash: row for row in session.exec(select(Example))}
         rows = rows_of(quick, dataset)
+        rows += [
+            row
+            for name in ("pairs", "holdout")
+            for row in read_rows(quick.settings.directory, dataset.id, name)
+        ]
         assert {row["id"] for row in rows} == set(kept)
         assert all(kept[row["id"]].group_key == row["group"] for row in rows)
 
@@ -318,9 +324,7 @@ def test_a_turn_with_drift_trains_then_a_flood_of_lies_does_not_until_the_guard_
         message = draw(rng, KNOWN, "live")
         world.praise(message.text, f"user-{n}", message.answer)
     world.write()
-    with pytest.raises(
-        DataRefusedError, match=r"held back from \d raters? above the cap of 5 each\); at least 50"
-    ) as caught:
+    with pytest.raises(DataRefusedError, match=r"\d+ of raters whose reliability is low") as caught:
         build(world, guards_off=())
     assert "so nothing was trained" in str(caught.value)
     poisoned = build(world, guards_off=("raters",))
@@ -333,4 +337,4 @@ def test_the_manifest_beside_the_rows_is_the_one_in_the_record(quick: World) -> 
     dataset = build(quick.write())
     file = quick.settings.directory / "datasets" / dataset.id / "manifest.json"
     assert json.loads(file.read_text(encoding="utf-8")) == dataset.manifest
-    assert dataset.manifest["settings"]["minimum_new"] == 1 and dataset.manifest["rules"] == 1
+    assert dataset.manifest["settings"]["minimum_new"] == 1 and dataset.manifest["rules"] == 2

@@ -116,7 +116,7 @@ def test_an_erased_dataset_is_proved_by_its_tombstones_and_its_signed_manifest(w
     erase_user(world.database, world.settings, "ann", Actor("tester"), lambda: LATER, 1.0)
     assert prove(world.database, world.settings.directory).sound
     with world.database.session() as session:
-        stone = session.exec(select(Tombstone).where(Tombstone.kind == "example")).one()
+        stone = session.exec(select(Tombstone).where(Tombstone.kind == "example")).first()
         session.delete(stone)
         session.commit()
     assert _corrupt(world) == 1
@@ -126,7 +126,7 @@ def test_who_rewrites_a_dataset_and_its_hashes_cannot_sign_for_it(world: World) 
     erase_user(world.database, world.settings, "ann", Actor("tester"), lambda: LATER, 1.0)
     with world.database.session() as session:
         version = session.exec(select(DatasetVersion)).one()
-        entry = version.manifest["erasures"][0] | {"rows": 2}
+        entry = version.manifest["erasures"][0] | {"rows": 1}
         version.manifest = version.manifest | {"erasures": [entry]}
         session.add(version)
         session.commit()
@@ -168,7 +168,7 @@ def test_lineage_holds_after_an_erasure_with_the_hashes_of_the_tombstones(world:
         assert [[one[name] for name in hashes] for one in after] == [
             [one[name] for name in hashes] for one in before
         ]
-        assert sum(one["erased"] for one in after) == 1
+        assert [one["erased"] for one in after if one["split"] != "pairs"].count(True) == 1
         back = lineage_of_inference(session, asked.id)
         assert back["inference"]["content_hash"] == asked.content_hash
         assert back["inference"]["erased"] is not None

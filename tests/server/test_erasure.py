@@ -37,6 +37,7 @@ from feedback.storage.records import encode
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
     Audit,
+    Candidate,
     Case,
     Cycle,
     DatasetVersion,
@@ -45,6 +46,7 @@ from feedback.storage.tables import (
     Feedback,
     Inference,
     PromptGroup,
+    RaterHold,
 )
 from feedback.storage.undrained import await_drainers
 from feedback.storage.verify import verify
@@ -144,7 +146,7 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
         tags=[SEED],
     )
     _say(gateway, mine, "vera", comment=f"quoting {SEED}")
-    for number in range(40):  # enough for pages of their own
+    for number in range(12):  # enough for pages of their own
         _ask(gateway, f"{SEED} {number} " + "long text " * 200, USER, stream=number % 2 == 0)
     theirs = _ask(gateway, "my login fails since monday", "vera")
     _say(gateway, theirs, "vera", rating=1, correction=RIGHT)
@@ -189,6 +191,33 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
                 created=0.0,
             )
         )
+        session.add(
+            Candidate(
+                id=new_id(_now()),
+                inference_id=mine,
+                model="assistant",
+                source="teacher",
+                origin="a teacher",
+                request_hash="1" * 64,
+                answer=f"{SEED} proposed",
+                checks=[{"check": "contract", "passed": False, "told": f"{SEED} is not right"}],
+                state="failed",
+                tokens=7,
+                created=_now().timestamp(),
+            )
+        )
+        about = select(Feedback.id).where(Feedback.inference_id == other)
+        session.add(
+            RaterHold(
+                id=new_id(_now()),
+                model="assistant",
+                created=_now().timestamp(),
+                kind="correction",
+                target=_answer(f"{SEED} in an answer to vera"),
+                feedback=[*session.exec(about), "another"],
+                reason=f"one and the same correction ({SEED})",
+            )
+        )
         version = reserve_version(session, "assistant", None, dataset.id, "starter", "r", "h", "", {}, _now())
         mark_version(session, "assistant", version.number, "registered")
         move_champion(session, "assistant", version.number, "promotion", "won", "gate", None, _now())
@@ -202,16 +231,20 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
 def test_nothing_of_the_user_is_left_anywhere_and_everything_of_others_stands(scene: Scene) -> None:
     before = scene.places()
     tables = {"inference", "feedback", "failure", "evaluation_case", "evaluation_result", "prompt_group"}
-    assert tables < set(before) and any("train.jsonl" in place for place in before)
+    tables |= {"candidate", "rater_hold"}
+    assert tables < set(before)
+    assert all(any(name in place for place in before) for name in ("train.jsonl", "pairs.jsonl"))
     assert any(".refused" in place for place in before) and any(".damaged" in place for place in before)
 
     done = scene.erase()
 
     assert scene.places() == []
-    assert done.counts["inferences"] == 42 and done.counts["feedback"] == 4
-    assert done.counts["examples"] == 3 and done.counts["cases"] == 1 and done.counts["journal_files"] == 2
+    assert (done.counts["candidates"], done.counts["holds"]) == (1, 1)
+    assert done.counts["inferences"] == 14 and done.counts["feedback"] == 4
+    # Three rows, and each beside the failed answer as a pair.
+    assert done.counts["examples"] == 6 and done.counts["cases"] == 1 and done.counts["journal_files"] == 2
     found = verify(scene.database, scene.settings.directory)
-    assert found.sound and found.erased == 46
+    assert found.sound and found.erased == 18
     with scene.database.reading() as session:
         left = session.exec(select(Inference)).all()
         assert {row.user for row in left} == {"vera"} and len(left) == 3
@@ -229,12 +262,13 @@ def test_dataset_versions_are_marked_and_those_trained_on_them_named_with_a_retr
     directory = scene.settings.directory
     with scene.database.reading() as session:
         version = session.get_one(DatasetVersion, scene.dataset)
-        assert version.manifest["erased_rows"] == 3
+        assert version.manifest["erased_rows"] == 6
         assert check_files(directory, version.id, version.content_hash)
         rows = [row for split in ("train", "validation") for row in read_rows(directory, version.id, split)]
         assert [row["answer"] for row in rows] == [RIGHT]
         examples = session.exec(select(Example)).all()
-        assert [row.inference_id for row in examples if row.erased is None] == [scene.theirs]
+        stays = [(row.inference_id, row.split) for row in examples if row.erased is None]
+        assert stays == [(scene.theirs, "train"), (scene.theirs, "pairs")]
         (cycle,) = session.exec(select(Cycle)).all()
         assert (cycle.state, [cycle.id]) == ("queued", done.cycles)
         (audited,) = session.exec(select(Audit).where(Audit.act == "record.erase")).all()
@@ -243,6 +277,7 @@ def test_dataset_versions_are_marked_and_those_trained_on_them_named_with_a_retr
     assert again.manifest["counts"]["rows"] == 1
 
 
+@pytest.mark.parametrize("scene", ["sqlite"], indirect=True)
 def test_erasing_again_finds_nothing_and_a_user_who_comes_back_is_kept(scene: Scene) -> None:
     scene.erase()
     again = scene.erase()
@@ -254,6 +289,7 @@ def test_erasing_again_finds_nothing_and_a_user_who_comes_back_is_kept(scene: Sc
     assert verify(scene.database, scene.settings.directory).sound
 
 
+@pytest.mark.parametrize("scene", ["sqlite"], indirect=True)
 def test_the_running_gateway_goes_on_capturing(scene: Scene) -> None:
     scene.erase()
     ids = [_ask(scene.gateway, f"afterwards {number}", "vera") for number in range(5)]

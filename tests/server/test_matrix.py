@@ -5,6 +5,7 @@ A route that is missing in the table fails the test, and so does one that is no 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +16,7 @@ from litestar.routes import HTTPRoute
 
 from feedback.access.keys import SCOPES, create_key, revoke_key
 from feedback.ids import new_id
-from feedback.storage.tables import Case, Cycle, DatasetVersion, Failure
+from feedback.storage.tables import Case, Cycle, DatasetVersion, Example, Failure
 from server.request import OPEN
 from tests.server.inside import HELLO, Inside, inside, settings_for
 from tests.server.test_access import bearing
@@ -51,6 +52,7 @@ POST /v1/cases/{case_id}/drop          401  403   403      in     403   in    40
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}/export   401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
+GET /v1/datasets/{dataset_id}/examples/{example_id}/why 401 403 403 in 403   in    404   401 401  in   in   in    401   401  401    401
 GET /v1/cycles                         401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cycles                        401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cycles/{cycle_id}              401  403   403      403    in    in    403   401 401  in   in   in    401   401  401    401
@@ -71,6 +73,7 @@ GET /schema                            401  in    in       in     in    in    in
 GET /schema/openapi.json               401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /schema/{path}                     401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
 """
+MANIFEST = {"rules": 2, "guards_off": [], "settings": {"evaluation_share": 0.1}}
 ALONE = ("local", "proxy", "host", "origin", "far")
 HEADERS = {
     "proxy": {"x-forwarded-for": "127.0.0.1"},
@@ -98,16 +101,28 @@ class House:
         folder.mkdir(parents=True)
         for split in ("train", "validation"):
             (folder / f"{split}.jsonl").touch()
+        line = {
+            "id": "e",
+            "messages": [],
+            "answer": "x",
+            "weight": 1.0,
+            "source": "base",
+            "group": "g",
+            "new": False,
+        }
+        (folder / "train.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
         plain: dict[str, Any] = {"model": name, "created": 0.0}
         messages = [{"role": "user", "content": "Hello?"}]
         case = {"suite": "golden", "prompt_hash": "0", "group_key": "0", "messages": messages}
         rows: dict[str, Any] = {
             "failure": Failure(id=new_id(now), inference_id=asked, reasons=[], **plain),
             "case": Case(id=new_id(now), **plain, **case),
-            "dataset": DatasetVersion(id=dataset, content_hash="0", note="", manifest={}, **plain),
+            "dataset": DatasetVersion(id=dataset, content_hash="0", note="", manifest=MANIFEST, **plain),
             "cycle": Cycle(id=new_id(now), mode="report", requested_by="ann", updated=0.0, **plain),
         }
-        self.ids = {"inference": asked, **{kind: row.id for kind, row in rows.items()}}
+        self.ids = {"inference": asked, "example": "0", **{kind: row.id for kind, row in rows.items()}}
+        example = {"content_hash": "e", "split": "train", "source": "base", "new": False, "group_key": "g"}
+        rows["example"] = Example(dataset_id=dataset, position=0, **example)
         with self.gateway.gateway.database.session() as session:
             session.add_all(rows.values())
             session.commit()

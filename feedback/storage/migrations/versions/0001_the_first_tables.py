@@ -50,6 +50,27 @@ def upgrade() -> None:
     op.create_index("ix_audit_act", "audit", ["act"], unique=False)
     _append_only("audit")
     op.create_table(
+        "candidate",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("inference_id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("origin", sa.String(), nullable=False),
+        sa.Column("request_hash", sa.String(64), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=False),
+        sa.Column("checks", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("tokens", sa.Integer(), nullable=False),
+        sa.Column("cost", sa.Float(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("decided_by", sa.String(), nullable=True),
+        sa.Column("decided", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("inference_id", "source"),
+    )
+    op.create_index("ix_candidate_model", "candidate", ["model"], unique=False)
+    op.create_index("ix_candidate_request_hash", "candidate", ["request_hash"], unique=False)
+    op.create_table(
         "champion_move",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
@@ -206,6 +227,8 @@ def upgrade() -> None:
         sa.Column("correction", sa.Text(), nullable=True),
         sa.Column("resolved_by", sa.String(), nullable=True),
         sa.Column("resolved", sa.Float(), nullable=True),
+        sa.Column("waits", sa.Text(), nullable=True),
+        sa.Column("curated", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("inference_id"),
     )
@@ -323,6 +346,21 @@ def upgrade() -> None:
     )
     op.create_index("ix_prompt_group_group_key", "prompt_group", ["group_key"], unique=False)
     op.create_index("ix_prompt_group_position", "prompt_group", ["position"], unique=False)
+    op.create_table(
+        "rater_hold",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("feedback", sa.JSON(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("decided_by", sa.String(), nullable=True),
+        sa.Column("decided", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_rater_hold_model", "rater_hold", ["model"], unique=False)
     op.create_table(
         "record_count",
         sa.Column("shard", sa.Integer(), nullable=False),

@@ -1,0 +1,70 @@
+"""Dataset versions in the forms that trainers read: OpenAI's chat, and TRL's three. Pure, but for the rows' reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from feedback.datasets.files import SPLITS, read_rows
+from feedback.errors import BadFieldError
+
+Format = Literal["chat", "rows", "trl-completion", "trl-preference", "kto", "holdout"]
+FORMATS: tuple[str, ...] = get_args(Format)
+_FILES = {"trl-preference": ("pairs",), "holdout": ("holdout",), "kto": (*SPLITS, "pairs")}
+
+
+def check_export(directory: Path, dataset_id: str, form: str) -> None:
+    """Raise `NotFoundError` where a file that the export reads is not there: better told before a byte is sent."""
+    for name in _FILES.get(form, SPLITS):
+        next(read_rows(directory, dataset_id, name), None)
+
+
+def exported(directory: Path, dataset_id: str, form: str, split: str | None) -> Iterator[dict[str, Any]]:
+    """The rows, streamed.
+
+    `chat`: `{messages}`, OpenAI's fine-tuning form. `trl-completion`: `{prompt, completion}` of messages.
+    `trl-preference`: `{prompt, chosen, rejected}`, each target with an answer that failed. `kto`: `{prompt, completion,
+    label}`, targets as true and failed answers as false. `rows`: all that is known. `holdout`: failures of the evaluation
+    side. Raises `BadFieldError` for a split that the format does not have, `NotFoundError` for files that are not there.
+    """
+    if split is not None and form in ("trl-preference", "holdout"):
+        raise BadFieldError("split", f"{form} has no splits; leave it out")
+    names = [split] if split else list(SPLITS)
+    if form == "trl-preference":
+        return (_preference(row) for row in read_rows(directory, dataset_id, "pairs"))
+    if form == "holdout":
+        return read_rows(directory, dataset_id, "holdout")
+    rows = (row for name in names for row in read_rows(directory, dataset_id, name))
+    if form == "kto":
+        return _kto(directory, dataset_id, rows, split)
+    if form == "rows":
+        return rows
+    return map(_chat if form == "chat" else _completion, rows)
+
+
+def _turn(answer: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": answer}]
+
+
+def _chat(row: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [*row["messages"], *_turn(row["answer"])]}
+
+
+def _completion(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["messages"], "completion": _turn(row["answer"])}
+
+
+def _preference(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["messages"], "chosen": _turn(row["chosen"]), "rejected": _turn(row["rejected"])}
+
+
+def _kto(
+    directory: Path, dataset_id: str, rows: Iterator[dict[str, Any]], split: str | None
+) -> Iterator[dict[str, Any]]:
+    """Good answers, then the bad ones beside which they stand; pairs belong to the training split."""
+    for row in rows:
+        yield _completion(row) | {"label": True}
+    if split != "validation":
+        for row in read_rows(directory, dataset_id, "pairs"):
+            yield {"prompt": row["messages"], "completion": _turn(row["rejected"]), "label": False}

@@ -1,0 +1,95 @@
+"""What curation works on: answers with all that was said about them, and the training rows that come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from feedback.datasets.chat import Conversation, Messages, content_hash
+from feedback.datasets.splits import Side
+
+
+class Signal(NamedTuple):
+    """One rater's current word on an inference."""
+
+    feedback_id: str
+    rater: str
+    source: str
+    rating: int | None
+    correction: str | None
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """A production answer with all that was said about it."""
+
+    inference_id: str
+    messages: Messages
+    output: str
+    group_key: str
+    side: Side | None
+    """What group and user agree on; None where they do not, and the row is used for nothing."""
+    signals: tuple[Signal, ...]
+    finish_reason: str | None = "stop"
+    resolution: str | None = None
+    """What a person did with its failure case: `corrected`, `accepted` (it was right) or `dismissed`."""
+    reviewed_answer: str | None = None
+    reviewed_by: str | None = None
+    version: str = ""
+
+
+class BaseExample(NamedTuple):
+    """A conversation that came with the model, with its group and side."""
+
+    conversation: Conversation
+    group_key: str
+    side: Side | None
+    import_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row and where it comes from."""
+
+    messages: Messages
+    answer: str
+    source: str
+    """`correction` (a user's), `reviewer`, `sibling` (a better-rated answer to the same or a like prompt), `teacher`
+    or `best-of-n` (a candidate that was accepted), `replay` (a well-rated answer), `import` or
+    `base`."""
+    group_key: str
+    content_hash: str
+    """Identity of the row: prompt and answer."""
+    new: bool = False
+    inference_id: str | None = None
+    """The answer that failed, or that was praised."""
+    feedback_id: str | None = None
+    rater: str | None = None
+    import_id: str | None = None
+    weight: float = 1.0
+    """Factor of its loss, 0..1: how far those who stand for it are believed."""
+    why: dict[str, Any] = field(default_factory=dict)
+    """The figures that let it in, as they were then. Names nobody: other raters' names are not this row's to keep."""
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt, of which one is better: for training on preferences."""
+
+    messages: Messages
+    chosen: str
+    rejected: str
+    source: str
+    group_key: str
+    inference_id: str
+    """Whose answer was rejected."""
+    feedback_id: str | None = None
+    rater: str | None = None
+    """Who wrote or praised the better one."""
+    import_id: str | None = None
+    new: bool = False
+
+    @property
+    def content_hash(self) -> str:
+        """Identity of the pair: prompt and both answers."""
+        return content_hash([*self.messages, {"role": "assistant", "content": self.rejected}], self.chosen)

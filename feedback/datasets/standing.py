@@ -1,0 +1,54 @@
+"""Writes what curation made of each failure case back into the record: what waits, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlmodel import Session, col, select
+
+from feedback.datasets.contract import same_answer
+from feedback.datasets.said import Example, Said
+from feedback.storage.tables import Failure
+
+
+def write_standing(
+    session: Session,
+    model: str,
+    said: Sequence[Said],
+    targets: Sequence[Example],
+    waits: Mapping[str, str],
+    now: datetime,
+) -> int:
+    """Bring the model's failure cases up to date; returns how many changed. The caller commits.
+
+    A case whose correction is not believed goes back to quarantine with the reason; one whose own answer got a target is
+    corrected. What a person resolved stays as it was resolved.
+    """
+    mine = {target.inference_id: target for target in targets}
+    in_group = {target.group_key: target for target in targets}
+    by_id = {one.inference_id: one for one in said}
+    changed = 0
+    for row in session.exec(select(Failure).where(Failure.model == model, col(Failure.resolved).is_(None))):
+        one, why = by_id.get(row.inference_id), waits.get(row.inference_id)
+        if one is None or (row.state == "dismissed" and why is None):
+            continue
+        written = [signal for signal in one.signals if signal.correction]
+        target = mine.get(row.inference_id)
+        if target is None and (found := in_group.get(one.group_key)) is not None:
+            agrees = any(same_answer(signal.correction or "", found.answer) for signal in written)
+            target = found if agrees else None
+        state, correction, by = row.state, row.correction, row.resolved_by
+        if why is not None:
+            state = "quarantine"
+            correction = written[-1].correction if written else None
+            by = written[-1].rater if written else None
+        elif target is not None:
+            state, correction, by = "corrected", target.answer, target.rater or target.source
+        if (row.state, row.correction, row.resolved_by, row.waits) != (state, correction, by, why):
+            row.state, row.correction, row.resolved_by, row.waits = state, correction, by, why
+            changed += 1
+            row.curated = now.timestamp()
+            session.add(row)
+    session.flush()
+    return changed

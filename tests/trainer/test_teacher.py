@@ -1,0 +1,123 @@
+"""How a teacher is asked: what it is sent, how long it is waited for, and where its key goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from feedback.errors import NotAllowedError, SettingsError, StarloopError, UnavailableError
+from feedback.settings import Teacher as Settings
+from trainer.teacher import Teacher, clock_month
+
+KEY = "sk-very-secret"
+PROMPT = [{"role": "user", "content": "colour?"}]
+REPLY = {
+    "choices": [{"message": {"content": " blue "}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1000, "completion_tokens": 500},
+}
+
+
+class Away:
+    """Answers with these, one after the other, and remembers how long was waited."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.seen: list[httpx.Request] = []
+        self.waited: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.seen.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def pause(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return False
+
+
+def teacher(respond: Callable[[httpx.Request], httpx.Response], **settings: object) -> Teacher:
+    plain = {"url": "http://teacher/v1/", "model": "big", "price_in": 2.0, "price_out": 10.0, "retries": 2}
+    pause = respond.pause if isinstance(respond, Away) else lambda _: False
+    return Teacher(
+        Settings(**(plain | settings)),  # type: ignore[arg-type]
+        KEY,
+        transport=httpx.MockTransport(respond),
+        pause=pause,
+    )
+
+
+def ok() -> httpx.Response:
+    return httpx.Response(200, json=REPLY)
+
+
+def test_it_is_asked_greedily_with_its_key_in_one_header() -> None:
+    away = Away(ok())
+    one = teacher(away)
+    reply = one.ask(PROMPT)
+    assert (reply.text, reply.tokens_in, reply.tokens_out) == ("blue", 1000, 500)
+    assert one.cost(reply) == pytest.approx(0.007)
+    (request,) = away.seen
+    assert str(request.url) == "http://teacher/v1/chat/completions"
+    assert request.headers["authorization"] == f"Bearer {KEY}" and KEY.encode() not in request.content
+    assert json.loads(request.content)["temperature"] == 0
+
+
+def test_a_busy_teacher_is_asked_again_when_it_says() -> None:
+    away = Away(httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(503), ok())
+    assert teacher(away).ask(PROMPT).text == "blue"
+    assert away.waited == [7.0, 2.0]
+
+
+def test_a_teacher_that_never_answers_is_away() -> None:
+    away = Away(*[httpx.ReadTimeout("slow") for _ in range(3)])
+    with pytest.raises(UnavailableError, match="no answer within 60 s"):
+        teacher(away).ask(PROMPT)
+    assert len(away.seen) == 3
+
+
+def test_a_refused_key_names_the_variable_and_is_not_asked_again() -> None:
+    away = Away(httpx.Response(401, json={"error": {"message": f"bad key {KEY}"}}))
+    with pytest.raises(NotAllowedError, match="STARLOOP_TEACHER_KEY") as caught:
+        teacher(away).ask(PROMPT)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(400, json={"error": {"message": f"no model for {KEY}"}}),
+        httpx.Response(200, text=f"<html>{KEY}</html>"),
+        httpx.Response(500, text=KEY),
+        httpx.ConnectError(f"no route with {KEY}"),
+    ],
+)
+def test_the_key_stands_in_no_error_and_no_log(
+    answer: httpx.Response | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(StarloopError) as caught:
+        teacher(Away(answer), retries=0).ask(PROMPT)
+    assert KEY not in str(caught.value) and KEY not in caplog.text
+    assert KEY not in repr(caught.value.__cause__)
+
+
+def test_a_teacher_without_usage_is_estimated() -> None:
+    away = Away(httpx.Response(200, json={"choices": REPLY["choices"]}))
+    reply = teacher(away).ask(PROMPT)
+    assert reply.tokens_in > 0 and reply.tokens_out > 0
+
+
+def test_a_teacher_without_a_model_is_wrong_configuration() -> None:
+    with pytest.raises(SettingsError, match=r"teacher\.model"):
+        Teacher(Settings(url="http://teacher/v1"), None)
+
+
+def test_a_budget_is_a_calendar_months() -> None:
+    now = datetime(2026, 3, 17, 13, 5, 9, 250_000, tzinfo=UTC).timestamp()
+    assert clock_month(now) == datetime(2026, 3, 1, tzinfo=UTC).timestamp()

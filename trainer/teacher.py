@@ -1,0 +1,171 @@
+"""Asks a teacher, a stronger model behind any OpenAI-compatible API, for the right answer to a prompt.
+
+What is away or busy is asked again a few times, as late as it says; what it refuses is said at once. The key comes from the
+environment, goes into one header, and into no message, log or record.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+from msgspec import Struct
+
+from feedback.errors import NotAllowedError, SettingsError, StarloopError, UnavailableError
+from feedback.settings import Teacher as TeacherSettings
+
+KEY_VARIABLE = "STARLOOP_TEACHER_KEY"
+_AWAY = {408, 409, 429, 500, 502, 503, 504}
+_LONGEST_WAIT = 60.0
+_CHARACTERS = 3
+"""Per token, for an estimate that is rather too high."""
+
+
+class Reply(Struct, frozen=True):
+    """One answer of a teacher, and what it took."""
+
+    text: str
+    finish_reason: str | None
+    tokens_in: int
+    tokens_out: int
+
+
+class Teacher:
+    """A client of one teacher."""
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        key: str | None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        pause: Callable[[float], bool] | None = None,
+    ) -> None:
+        """Raises `SettingsError` where `[teacher]` names no model. `pause` waits, and says whether to give up."""
+        if not settings.model:
+            raise SettingsError(
+                ["teacher.model: is empty; name the model that [teacher] url is to be asked for"]
+            )
+        self._settings = settings
+        self._key = key or ""
+        self._halted = threading.Event()
+        self._pause = pause or self._halted.wait
+        self._client = httpx.Client(
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(settings.timeout_seconds, connect=min(10.0, settings.timeout_seconds)),
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        """End a waiting call and give the connection back."""
+        self._halted.set()
+        self._client.close()
+
+    def ask(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
+        """The teacher's greedy answer.
+
+        Raises `NotAllowedError` for a key that it refuses, `UnavailableError` where it stays away, `StarloopError` for
+        what it says no to otherwise.
+        """
+        body = {
+            "model": self._settings.model,
+            "messages": list(messages),
+            "temperature": 0,
+            "max_tokens": self._settings.max_tokens,
+        }
+        response = self._call(f"{self._settings.url.rstrip('/')}/chat/completions", body)
+        if response.status_code in (401, 403):
+            raise NotAllowedError(
+                f"the teacher at {self._settings.url} refused the key ({response.status_code}); set {KEY_VARIABLE}"
+            )
+        if not response.is_success:
+            raise StarloopError(
+                f"the teacher at {self._settings.url} answered {response.status_code}: {self._told(response)}"
+            )
+        return self._reply(response, messages)
+
+    def cost(self, reply: Reply) -> float:
+        """What an answer cost, in the currency of the prices."""
+        return (reply.tokens_in * self._settings.price_in + reply.tokens_out * self._settings.price_out) / 1e6
+
+    def most(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
+        """Most tokens and money that the answer to a prompt may take: what has to be left before it is asked."""
+        longest = Reply("", None, estimated(messages), self._settings.max_tokens)
+        return longest.tokens_in + longest.tokens_out, self.cost(longest)
+
+    def _call(self, url: str, body: Mapping[str, Any]) -> httpx.Response:
+        delay = 1.0
+        for attempt in range(self._settings.retries + 1):
+            wait = delay
+            try:
+                response = self._client.post(url, json=body)
+            except httpx.TimeoutException:
+                problem = f"no answer within {self._settings.timeout_seconds:g} s"
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                problem = self._without_key(f"{type(error).__name__}: {error}")
+            else:
+                if response.status_code not in _AWAY:
+                    return response
+                problem, wait = (
+                    f"status {response.status_code}: {self._told(response)}",
+                    _wait(response, delay),
+                )
+            if attempt < self._settings.retries and self._pause(wait):
+                break
+            delay = min(2 * delay, _LONGEST_WAIT)
+        raise UnavailableError(f"the teacher at {self._settings.url} did not answer: {problem}", 60)
+
+    def _reply(self, response: httpx.Response, messages: Sequence[Mapping[str, Any]]) -> Reply:
+        try:
+            document = response.json()
+            choice = document["choices"][0]
+            text = choice["message"].get("content") or ""
+            usage = document.get("usage") or {}
+            return Reply(
+                str(text).strip(),
+                choice.get("finish_reason"),
+                int(usage.get("prompt_tokens") or estimated(messages)),
+                int(usage.get("completion_tokens") or len(text) // _CHARACTERS + 1),
+            )
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise StarloopError(
+                f"the teacher at {self._settings.url} sent no chat completion: {self._without_key(response.text[:200])!r}"
+            ) from None
+
+    def _told(self, response: httpx.Response) -> str:
+        try:
+            text = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            text = response.text
+        return self._without_key(text[:300])
+
+    def _without_key(self, text: str) -> str:
+        """Some services repeat a key that they refuse."""
+        return text.replace(self._key, "…") if self._key else text
+
+
+def estimated(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Tokens of a prompt, rather too many."""
+    return sum(len(str(message.get("content") or "")) // _CHARACTERS + 8 for message in messages)
+
+
+def clock_month(now: float) -> float:
+    """When the calendar month (UTC) of a time began."""
+    moment = time.gmtime(now)
+    return (
+        now
+        - (((moment.tm_mday - 1) * 24 + moment.tm_hour) * 60 + moment.tm_min) * 60
+        - moment.tm_sec
+        - now % 1
+    )
+
+
+def _wait(response: httpx.Response, default: float) -> float:
+    """Seconds that it asks for."""
+    try:
+        return max(0.0, min(float(response.headers["retry-after"]), _LONGEST_WAIT))
+    except (KeyError, ValueError):
+        return default
