@@ -104,7 +104,8 @@ def build_dataset(
     rows = _rows(corrections.examples, replay, rules)
     pairs = sorted(corrections.pairs, key=_order)
     holdout = sorted(apart.examples, key=_order)
-    used = {one.inference_id for one in (*corrections.examples, *replay, *pairs)}
+    used = {example.inference_id for example in (*corrections.examples, *replay)}
+    used |= {pair.inference_id for pair in pairs}
     rated = choose_rated(gathered.said, judging, used, gathered.trust)
     frozen = Frozen.of(
         {split: [line_of(example) for side, example in rows if side == split] for split in SPLITS}
