@@ -67,11 +67,19 @@ def read_rated(
     """
     examples, good = list(train.examples), [True] * len(train.examples)
     left_out: Counter[str] = Counter()
-    rated = [(row, row["answer"], bool(row["good"])) for row in _outside_validation(dataset, RATED, left_out)]
-    rated += [(row, row["rejected"], False) for row in _outside_validation(dataset, PAIRS, left_out)]
+    rated = [(row, row["rejected"], False) for row in _outside_validation(dataset, PAIRS, left_out)]
+    rated += [
+        (row, row["answer"], bool(row["good"])) for row in _outside_validation(dataset, RATED, left_out)
+    ]
+    seen = {_key(row, row["answer"]) for row in read(dataset / "train.jsonl")}
     for number, (row, answer, kind) in enumerate(rated, 1):
+        if (
+            key := _key(row, answer)
+        ) in seen:  # a well-rated answer that is replayed, a bad one that is in a pair
+            continue
+        seen.add(key)
         try:
-            examples.append(encoder.encode({"id": f"rated-{number}", **row, "answer": answer}))
+            examples.append(encoder.encode({**row, "id": f"rated-{number}", "answer": answer}))
         except UnusableRowError as error:
             left_out[error.reason] += 1
         else:

@@ -11,7 +11,7 @@ from feedback.errors import BadFieldError
 
 Format = Literal["chat", "rows", "trl-completion", "trl-preference", "kto", "holdout"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_FILES = {"trl-preference": ("pairs",), "holdout": ("holdout",), "kto": (*SPLITS, "pairs")}
+_FILES = {"trl-preference": ("pairs",), "holdout": ("holdout",), "kto": (*SPLITS, "pairs", "rated")}
 
 
 def check_export(directory: Path, dataset_id: str, form: str) -> None:
@@ -62,9 +62,12 @@ def _preference(row: dict[str, Any]) -> dict[str, Any]:
 def _kto(
     directory: Path, dataset_id: str, rows: Iterator[dict[str, Any]], split: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Good answers, then the bad ones beside which they stand; pairs belong to the training split."""
+    """Good answers, then the bad ones beside which they stand, then those that were only rated; all but the first are of the
+    training split."""
     for row in rows:
         yield _completion(row) | {"label": True}
     if split != "validation":
         for row in read_rows(directory, dataset_id, "pairs"):
             yield {"prompt": row["messages"], "completion": _turn(row["rejected"]), "label": False}
+        for row in read_rows(directory, dataset_id, "rated"):
+            yield _completion(row) | {"label": row["good"]}

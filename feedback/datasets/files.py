@@ -1,6 +1,6 @@
 """The frozen files of a dataset version: JSONL with a manifest, written whole or not at all, known by content hash.
 
-datasets/<id>/train.jsonl, validation.jsonl, pairs.jsonl, holdout.jsonl, manifest.json
+datasets/<id>/train.jsonl, validation.jsonl, pairs.jsonl, holdout.jsonl, rated.jsonl, manifest.json
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from feedback.errors import NotFoundError, StorageError
 
 SPLITS = ("train", "validation")
-FILES = (*SPLITS, "pairs", "holdout")
-"""Besides the splits: a better and a worse answer to one prompt, and failures of the evaluation side with the right answer,
+FILES = (*SPLITS, "pairs", "holdout", "rated")
+"""Besides the splits: a better and a worse answer to one prompt, answers that were only rated, and failures of the evaluation side with the right answer,
 which nothing is trained on."""
 
 

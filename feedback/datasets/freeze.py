@@ -22,6 +22,7 @@ from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, r
 from feedback.datasets.imported import choose_imported, with_imported
 from feedback.datasets.ladder import Targets, climb
 from feedback.datasets.manifest import RULES, Row, counts, line_of, rater_facts, told
+from feedback.datasets.rated import choose_rated
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import Example, Pair
 from feedback.datasets.splits import validates
@@ -103,11 +104,15 @@ def build_dataset(
     rows = _rows(corrections.examples, replay, rules)
     pairs = sorted(corrections.pairs, key=_order)
     holdout = sorted(apart.examples, key=_order)
+    used = {example.inference_id for example in (*corrections.examples, *replay)}
+    used |= {pair.inference_id for pair in pairs}
+    rated = choose_rated(gathered.said, judging, used, gathered.trust)
     frozen = Frozen.of(
         {split: [line_of(example) for side, example in rows if side == split] for split in SPLITS}
         | {
             "pairs": [_pair_line(pair) for pair in pairs],
             "holdout": [line_of(example) for example in holdout],
+            "rated": [{**line_of(example), "good": example.source == "rated+"} for example in rated],
         }
     )
     gone = {key for key, source in learned.items() if source not in _REPLAYED}
@@ -122,7 +127,7 @@ def build_dataset(
         "rules": RULES,
         "guards_off": sorted(guards_off),
         "settings": msgspec.to_builtins(rules),
-        "counts": counts(rows, contract, len(pairs), len(holdout)),
+        "counts": counts(rows, contract, len(pairs), len(holdout), len(rated)),
         "left_out": corrections.dropped,
         "pii": gathered.personal,
         "imports": [
@@ -152,6 +157,7 @@ def build_dataset(
         session.flush()
         beside: list[tuple[str, Example | Pair]] = [("pairs", pair) for pair in pairs]
         beside += [("holdout", example) for example in holdout]
+        beside += [("rated", example) for example in rated]
         session.connection().execute(insert(ExampleRow), _lineage(dataset_id, [*rows, *beside]))
         session.commit()
     return version

@@ -47,7 +47,9 @@ def told(corrections: Corrections, replayed: int, contract: TaskContract, gone: 
     return f"{said}; " + (" and ".join([", ".join(rest[:-1]), rest[-1]]) if len(rest) > 1 else rest[0])
 
 
-def counts(rows: Sequence[Row], contract: TaskContract, pairs: int, holdout: int) -> dict[str, Any]:
+def counts(
+    rows: Sequence[Row], contract: TaskContract, pairs: int, holdout: int, rated: int
+) -> dict[str, Any]:
     """How many rows of which kind."""
     return {
         "rows": len(rows),
@@ -60,6 +62,7 @@ def counts(rows: Sequence[Row], contract: TaskContract, pairs: int, holdout: int
         ),
         "pairs": pairs,
         "holdout": holdout,
+        "rated": rated,
     }
 
 

@@ -35,7 +35,9 @@ def why_example(session: Session, directory: Path, dataset: DatasetVersion, whic
 
     Raises `NotFoundError` where there is none, or its frozen file is not there.
     """
-    query = select(Example).where(Example.dataset_id == dataset.id, Example.split != "pairs")
+    query = select(Example).where(
+        Example.dataset_id == dataset.id, col(Example.split).not_in(("pairs", "rated"))
+    )
     if which.isdecimal() and len(which) < 10:
         query = query.where(Example.position == int(which))
     else:

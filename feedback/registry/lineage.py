@@ -82,20 +82,22 @@ def lineage(session: Session, model: str, number: str) -> dict[str, Any]:
 
 
 def versions_from_inference(session: Session, inference_id: str) -> list[ModelVersion]:
-    """The versions that were trained on an example of this inference, oldest first."""
-    return list(
-        session.exec(
-            select(ModelVersion)
-            .where(
-                col(ModelVersion.dataset_id).in_(
-                    select(Example.dataset_id).where(
-                        col(Example.inference_id) == inference_id, Example.split != "holdout"
-                    )
-                )
-            )
-            .order_by(col(ModelVersion.id))
-        )
+    """The versions that were trained on an example of this inference, oldest first.
+
+    Answers that were only rated stand in many dataset versions, and only KTO trains on them.
+    """
+    query = (
+        select(ModelVersion, Example.split)
+        .join(Example, col(Example.dataset_id) == col(ModelVersion.dataset_id))
+        .where(Example.inference_id == inference_id, Example.split != "holdout")
+        .order_by(col(ModelVersion.id))
     )
+    trained = {
+        version.id: version
+        for version, split in session.exec(query)
+        if split != "rated" or version.facts.get("method") == "kto"
+    }
+    return list(trained.values())
 
 
 def lineage_of_inference(session: Session, identifier: str) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def test_every_row_has_its_lineage(quick: World) -> None:
         rows = rows_of(quick, dataset)
         rows += [
             row
-            for name in ("pairs", "holdout")
+            for name in ("pairs", "holdout", "rated")
             for row in read_rows(quick.settings.directory, dataset.id, name)
         ]
         assert {row["id"] for row in rows} == set(kept)

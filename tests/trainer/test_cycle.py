@@ -237,6 +237,33 @@ def test_a_cycle_is_cancelled_during_training(world: World) -> None:
     assert world.trainings == 0
 
 
+def test_a_cancelled_training_leaves_no_checkpoints_and_a_stopped_one_keeps_them(world: World) -> None:
+    cycle_id = world.request()
+    kept = world.directory / "runs" / cycle_id / "checkpoints"
+    kept.mkdir(parents=True)
+    real = world.make_version
+
+    def stop(cycle: Cycle, on_progress: Any) -> Any:
+        world.stopping.set()
+        return real(cycle, on_progress)
+
+    world.make_version = stop  # type: ignore[method-assign]
+    with pytest.raises(LoopStoppedError):
+        run(world, cycle_id)
+    assert kept.exists()
+    world.stopping.clear()
+
+    def cancel(cycle: Cycle, on_progress: Any) -> Any:
+        with world.database.session() as session:
+            cancel_cycle(session, cycle_id, world.clock())
+            session.commit()
+        return real(cycle, on_progress)
+
+    world.make_version = cancel  # type: ignore[method-assign]
+    assert run(world, cycle_id).state == "cancelled"
+    assert not kept.exists()
+
+
 def test_a_stopping_loop_leaves_the_cycle_to_be_gone_on_with(world: World) -> None:
     cycle_id = world.request()
     record = world.record(cycle_id)
