@@ -295,7 +295,7 @@ def test_a_real_training_is_published_as_it_was_checked_and_passes_the_check_aga
 
 
 def test_another_method_makes_a_new_major_number(desk: Desk, training: FakeTraining) -> None:
-    first = desk.make(desk.cycle())
+    first = desk.train()
     row = {"messages": [], "chosen": "a", "rejected": "b", "source": "sibling", "group": "1"}
     folder = desk.settings.directory / "datasets" / "data-2"
     folder.mkdir(parents=True)
