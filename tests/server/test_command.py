@@ -67,6 +67,8 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 
 
 def test_what_a_message_quotes_does_not_steer_the_terminal(
+    failing: Callable[[BaseException], None],
+) -> None:
     failing(StorageError("a\x1b[2Jb\u202ec"))
     assert CliRunner().invoke(main, ["fail"]).output == "Error: a [2Jb c\n"
 
