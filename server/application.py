@@ -8,6 +8,7 @@ still goes through Litestar.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol
 
 from litestar import Litestar
@@ -15,6 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import Receive, Scope, Send
 
+from feedback.errors import StarloopError
 from server.request import GatewayRequest, admit
 
 DIRECT = "direct"
@@ -44,7 +46,9 @@ class Application(Litestar):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         handler = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if handler is None:
-            await super().__call__(scope, receive, send)
+            await super().__call__(
+                scope, receive, _in_a_sentence(send) if scope["type"] == "lifespan" else send
+            )
         else:
             await self._answer(handler, scope, receive, send)
 
@@ -64,3 +68,20 @@ class Application(Litestar):
                 raise  # nothing can be told any more: the server closes the connection
             response = self.exception_handlers[Exception](request, error)
             await response.to_asgi_response(app=None, request=request)(scope, receive, send)
+
+
+def _in_a_sentence(send: Any) -> Any:
+    """Have a life that cannot begin ended in the words of our own error, where Litestar tells a traceback."""
+
+    async def told(message: Any) -> None:
+        if message["type"] == "lifespan.startup.failed" and (error := _ours(sys.exception())) is not None:
+            message = {**message, "message": str(error)}
+        await send(message)
+
+    return told
+
+
+def _ours(error: BaseException | None) -> StarloopError | None:
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_ours, error.exceptions)), None)
+    return error if isinstance(error, StarloopError) else None

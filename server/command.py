@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import click
 
+from feedback.commands.text import harmless
 from feedback.errors import SettingsError, StarloopError
 
 _GROUP = "starloop.commands"
@@ -37,7 +38,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except StarloopError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {harmless(str(error))}", err=True)
             ctx.exit(2 if isinstance(error, SettingsError) else 1)
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)

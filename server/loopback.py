@@ -7,6 +7,7 @@ as from elsewhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -22,6 +23,7 @@ _FORWARDING = frozenset(
         b"x-cluster-client-ip",
     )
 )
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")
 _FORWARDING_PREFIXES = (b"x-forwarded-", b"x-original-", b"cf-", b"x-envoy-")
 
 
@@ -59,5 +61,5 @@ def _is_loopback(address: str) -> bool:
 @lru_cache(1024)
 def _names_loopback(host: str) -> bool:
     """Whether a `Host` header (`localhost:8000`, `127.0.0.1`, `[::1]:8000`) names this machine."""
-    name = host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-    return name == "localhost" or _is_loopback(name)
+    found = _HOST.fullmatch(host)
+    return found is not None and (found[1] == "localhost" or _is_loopback(found[1]))

@@ -1,7 +1,9 @@
 """HTTP/1.1 on one connection: uvicorn's, with what it leaves open closed.
 
 uvicorn bounds neither the size of a request's head nor the time that a client may take for it, and tells a malformed
-request in plain text. The exact size of a head that came whole is looked at in `server.head`.
+request in plain text. It loses the body of a request that offers HTTP/2, as Java's client does with each, and forgets the
+answer under way when another request was sent behind it. The exact size of a head that came whole is looked at in
+`server.head`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import error_object
 from server.head import HEAD_BYTES
@@ -29,6 +32,9 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
+        self._body_is_left = False
+        self._skips_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -36,13 +42,15 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._end_running()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
         begun = self._in_head
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if not self._in_head:
             return
         if begun:  # what began in this piece may have come behind a body
@@ -53,13 +61,33 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
+        if not self._skips_head:
+            self._in_head = True
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._skips_head:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._skips_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_bytes = False, 0
-        self._stop_timer()
+        if self._skips_head:
+            return
         super().on_headers_complete()
+        self._in_head, self._head_bytes = False, 0
+        self._body_is_left = self.parser.should_upgrade() and bool(self._framing())
+        self._stop_timer()
+
+    def on_message_complete(self) -> None:
+        if not self._body_is_left:
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Tell what is wrong with a request that is none, or whose body breaks off into something else."""
@@ -71,11 +99,9 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing():
             return
-        self._refused, cycle = True, self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # nobody hears its answer: it ends as when the client goes away
-            cycle.message_event.set()
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        self._refused, running = True, self._running
+        self._end_running()
+        if running is None or running.response_complete or not running.response_started:
             content = error_object(message, "invalid_request_error")
             fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + fields % len(content) + content)
@@ -87,5 +113,42 @@ class Protocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Nothing: who offers HTTP/2 beside HTTP/1.1 is served in HTTP/1.1, and there is nothing to warn of."""
+    def _end_running(self) -> None:
+        """Nobody hears the answer under way: it ends as when the client goes away."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self._decline()
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
+            else:
+                return
+
+    def _decline(self) -> None:
+        """Stay with HTTP/1.1 where a client offers another: the parser takes the offer for the end of all requests.
+
+        So a new one goes on behind the head, and is told of it only how long the body is.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        if self._body_is_left:
+            lines = b"".join(b"%s: %s\r\n" % field for field in self._framing())
+            self._body_is_left, self._skips_head = False, True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + lines + b"\r\n")
+            self._skips_head = False
+
+    def _framing(self) -> list[tuple[bytes, bytes]]:
+        """The headers that say how long the body is."""
+        return [
+            (name, value)
+            for name, value in self.headers
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+        ]

@@ -90,7 +90,7 @@ def identifier(text: str, what: str) -> str:
 async def admit(request: Request[Any, Any, Any]) -> None:
     """Let in who may use the route, and note who it is; runs before the body is read.
 
-    Raises `HeadTooLargeError`, `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
+    Raises `BadInputError`, `NoKeyError` or `NotAllowedError`. A hook and not one of Litestar's guards, for each of which it copies the
     handler: that cost 20 µs a request.
     """
     check_head(request.scope["headers"])

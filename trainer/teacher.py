@@ -20,6 +20,7 @@ from feedback.settings import Teacher as TeacherSettings
 KEY_VARIABLE = "STARLOOP_TEACHER_KEY"
 _AWAY = {408, 409, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 60.0
+_LARGEST = 16 << 20
 _CHARACTERS = 3
 """Per token, for an estimate that is rather too high."""
 
@@ -101,10 +102,10 @@ class Teacher:
         for attempt in range(self._settings.retries + 1):
             wait = delay
             try:
-                response = self._client.post(url, json=body)
+                response = self._answer(url, body)
             except httpx.TimeoutException:
                 problem = f"no answer within {self._settings.timeout_seconds:g} s"
-            except (httpx.TransportError, httpx.InvalidURL) as error:
+            except (httpx.RequestError, httpx.InvalidURL) as error:
                 problem = self._without_key(f"{type(error).__name__}: {error}")
             else:
                 if response.status_code not in _AWAY:
@@ -118,19 +119,36 @@ class Teacher:
             delay = min(2 * delay, _LONGEST_WAIT)
         raise UnavailableError(f"the teacher at {self._settings.url} did not answer: {problem}", 60)
 
+    def _answer(self, url: str, body: Mapping[str, Any]) -> httpx.Response:
+        """Its answer, of bounded size and time: httpx bounds the wait for each piece only."""
+        until = time.monotonic() + self._settings.timeout_seconds
+        content = bytearray()
+        with self._client.stream("POST", url, json=body) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > _LARGEST:
+                    raise StarloopError(
+                        f"the teacher at {self._settings.url} sent more than {_LARGEST >> 20} MB, which is no chat completion"
+                    )
+                if time.monotonic() > until:
+                    raise httpx.ReadTimeout("the answer goes on for too long")
+        kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
+        return httpx.Response(response.status_code, headers=kept, content=bytes(content))
+
     def _reply(self, response: httpx.Response, messages: Sequence[Mapping[str, Any]]) -> Reply:
         try:
             document = response.json()
             choice = document["choices"][0]
-            text = choice["message"].get("content") or ""
-            usage = document.get("usage") or {}
+            text = (choice["message"].get("content") or "").strip()
+            text.encode()  # what holds half a character can be stored nowhere
+            reason, usage = choice.get("finish_reason"), document.get("usage") or {}
             return Reply(
-                str(text).strip(),
-                choice.get("finish_reason"),
-                int(usage.get("prompt_tokens") or estimated(messages)),
-                int(usage.get("completion_tokens") or len(text) // _CHARACTERS + 1),
+                text,
+                reason if isinstance(reason, str) else None,
+                _tokens(usage.get("prompt_tokens"), estimated(messages)),
+                _tokens(usage.get("completion_tokens"), len(text) // _CHARACTERS + 1),
             )
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise StarloopError(
                 f"the teacher at {self._settings.url} sent no chat completion: {self._without_key(response.text[:200])!r}"
             ) from None
@@ -138,7 +156,7 @@ class Teacher:
     def _told(self, response: httpx.Response) -> str:
         try:
             text = str(response.json()["error"]["message"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             text = response.text
         return self._without_key(text[:300])
 
@@ -163,9 +181,15 @@ def clock_month(now: float) -> float:
     )
 
 
+def _tokens(told: Any, otherwise: int) -> int:
+    """A count that it tells; one that cannot be one would lift the budget."""
+    return told if type(told) is int and 0 < told < 1 << 31 else otherwise
+
+
 def _wait(response: httpx.Response, default: float) -> float:
     """Seconds that it asks for."""
     try:
-        return max(0.0, min(float(response.headers["retry-after"]), _LONGEST_WAIT))
+        wait = float(response.headers["retry-after"])
     except (KeyError, ValueError):
         return default
+    return min(wait, _LONGEST_WAIT) if wait >= 0.0 else default

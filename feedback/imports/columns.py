@@ -80,7 +80,8 @@ def read_parquet(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        # The last three: a text that is not UTF-8, a time that Python has no form for, a time zone that nobody knows.
         raise BadInputError(
             f"{name}: row {number + 1}: cannot be read as Parquet: {str(error)[:200]}; write the file again"
         ) from None

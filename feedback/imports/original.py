@@ -42,8 +42,8 @@ def copy_original(source: Path, target: Path, name: str) -> Original:
             os.fsync(kept.fileno())
             after = os.fstat(given.fileno())
             replaced = source.stat().st_ino != before.st_ino
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        if error.filename == str(target):
+    except OSError as error:
+        if error.filename != str(source) and not isinstance(error, IsADirectoryError):
             raise
         raise BadInputError(f"{name}: cannot be read ({error.strerror})") from None
     if (

@@ -63,7 +63,8 @@ class Reader:
         found_any = False
         for line, record in self._records():
             found_any = True
-            yield record if isinstance(record, BadRow) else self._row(line, record)
+            row = record if isinstance(record, BadRow) else self._row(line, record)
+            yield row.tellable() if isinstance(row, BadRow) else row
         if not found_any:
             raise BadInputError(f"{self._name}: is empty; there is no row in it")
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import msgspec
 from msgspec import Struct
 
 from feedback.datasets.chat import Conversation, Messages, content_hash, last_user_text
@@ -19,6 +20,7 @@ _FIRST = ("system", "developer")
 _RETURNED = ("tool", "function")
 _KEPT = ("name", "tool_calls", "tool_call_id", "function_call")
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+_FIELD_LENGTH, _PROBLEM_LENGTH = 100, 500
 EMPTY_ANSWER = "is empty; write the right answer, or leave the row out"
 
 
@@ -29,6 +31,10 @@ class BadRow(NamedTuple):
     """Line of the file, from 1; of Parquet the row, from 1."""
     field: str
     problem: str
+
+    def tellable(self) -> BadRow:
+        """The same, with what it quotes of the file made short, and text that can be stored and shown."""
+        return BadRow(self.line, _quoted(self.field, _FIELD_LENGTH), _quoted(self.problem, _PROBLEM_LENGTH))
 
 
 class Row(Struct, omit_defaults=True):
@@ -107,7 +113,7 @@ def checked_tools(value: Any) -> list[Any] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise BadFieldError("tools", f"must be a list of objects, not {_told(value)}")
-    return value
+    return cast("list[Any]", _writable(value, "tools"))
 
 
 def storable(text: str, field: str) -> str:
@@ -123,6 +129,19 @@ def storable(text: str, field: str) -> str:
     raise BadFieldError(field, f"holds {what} at {found.start()}, which no database takes; remove it")
 
 
+def _writable(value: Any, field: str) -> Any:
+    """A value of any form, if it can be written as JSON. Raises `BadFieldError`."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise BadFieldError(
+            field, f"holds half a surrogate pair (\\u{ord(error.object[error.start]):04x}); remove it"
+        ) from None
+    except (RecursionError, OverflowError, TypeError, ValueError) as error:
+        raise BadFieldError(field, f"cannot be written as JSON ({error}); remove it") from None
+    return value
+
+
 def _message(value: Any, field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadFieldError(field, f"must be an object with role and content, not {_told(value)}")
@@ -132,7 +151,7 @@ def _message(value: Any, field: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": role, "content": _content(value, f"{field}.content")}
     for name in _KEPT:
         if value.get(name):
-            message[name] = value[name]
+            message[name] = _writable(value[name], f"{field}.{name}")
     if (weight := value.get("weight")) is not None:
         if role != "assistant" or isinstance(weight, bool) or weight not in (0, 1):
             raise BadFieldError(
@@ -183,6 +202,11 @@ def _check_order(messages: Sequence[Mapping[str, Any]], field: str) -> None:
 
 def _calls(messages: Sequence[Mapping[str, Any]], place: int) -> bool:
     return place >= 0 and bool(messages[place].get("tool_calls") or messages[place].get("function_call"))
+
+
+def _quoted(text: str, length: int) -> str:
+    text = text if len(text) <= length else f"{text[:length]} …"
+    return text.encode("utf-8", "replace").decode()
 
 
 def _told(value: Any) -> str:

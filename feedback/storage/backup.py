@@ -40,6 +40,7 @@ MANIFEST = "manifest.json"
 _TREES = ("imports", "datasets", "adapters")
 _SQLITE, _DUMP = "database.sqlite", "database.dump"
 _PIECE = 1 << 20
+_FORM = 1
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +50,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     database: Literal["sqlite", "postgresql"]
     files: dict[str, str]
     """SHA-256 of each, by its name in the archive."""
-    form: int = 1
+    form: int = _FORM
 
 
 def back_up(database: Database, settings: Settings, target: Path, now: datetime) -> Manifest:
@@ -246,6 +247,12 @@ def _unpacked(source: Path, work: Path) -> Manifest:
             name for name in {*found, *manifest.files} if found.get(name) != manifest.files.get(name)
         )
         raise BadInputError(f"{source}: {', '.join(wrong[:5])} is not what was backed up; use another backup")
+    if manifest.form != _FORM:
+        raise BadInputError(
+            f"{source}: is of form {manifest.form}, and this Starloop reads {_FORM}; use a newer one"
+        )
+    if (_SQLITE if manifest.database == "sqlite" else _DUMP) not in found:
+        raise BadInputError(f"{source}: is not a whole backup: the database is missing")
     return manifest
 
 

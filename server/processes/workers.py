@@ -102,7 +102,11 @@ class Workers:
     def _start(self, post: _Post, now: float) -> None:
         others = [other.listener for other in self._posts if other is not post]
         post.process = _fork.Process(target=partial(_begin, os.getpid(), self._work, post.listener, others))
-        post.process.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # or one that comes now would be taken for ours
+        try:
+            post.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         post.started = now
 
     def _ended(self, post: _Post, status: int, now: float) -> None:
@@ -143,6 +147,7 @@ def _begin(parent: int, work: Work, listener: socket.socket, others: list[socket
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     tie_to(parent)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     for other in others:
         other.close()
     work(listener)

@@ -191,6 +191,25 @@ def test_an_archive_of_somebody_elses_making_writes_nowhere(name: str, tmp_path:
     assert not list(tmp_path.rglob("evil"))
 
 
+@pytest.mark.parametrize(
+    ("changed", "problem"), [({}, "the database is missing"), ({"form": 2}, "use a newer one")]
+)
+def test_what_is_no_whole_backup_of_this_form_puts_nothing_in_place(
+    changed: dict[str, int], problem: str, tmp_path: Path
+) -> None:
+    archive = tmp_path / "backup.tar.gz"
+    manifest = {"created": NOW.isoformat(), "database": "sqlite", "files": {}, **changed}
+    content = json.dumps(manifest).encode()
+    with tarfile.open(archive, "w:gz") as packed:
+        entry = tarfile.TarInfo("manifest.json")
+        entry.size = len(content)
+        packed.addfile(entry, io.BytesIO(content))
+    there = _elsewhere(tmp_path)
+    with pytest.raises(BadInputError, match=problem):
+        restore(there, archive)
+    assert list(there.directory.iterdir()) == []
+
+
 def test_nothing_is_backed_up_while_something_is_erased(world: World, tmp_path: Path) -> None:
     with alone(world.settings.directory), pytest.raises(ConflictError, match="under way"):
         back_up(world.database, world.settings, tmp_path / "backup.tar.gz", LATER)

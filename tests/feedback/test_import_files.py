@@ -153,10 +153,12 @@ def test_a_file_that_cannot_be_read_as_a_whole_is_told(
 
 def test_nothing_but_a_file_is_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
     for name, problem in (
         ("pipe", "is no file"),
         ("", "is no file|cannot be read"),
         ("none", "No such file"),
+        ("loop", "cannot be read"),
     ):
         with pytest.raises(BadInputError, match=problem):
             copy_original(tmp_path / name, tmp_path / "copy", "x")
@@ -231,3 +233,28 @@ def test_a_file_of_no_known_format_says_what_it_has(tmp_path: Path) -> None:
         "has the fields of no known format" in bad.problem
         and "text, tag; name them with --map" in bad.problem
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", json.dumps({"k" * 1_000_000: 1}).encode()),
+        ("rows.jsonl", b'{"\\ud800": 1}'),
+        ("rows.jsonl", b'{"\\ud800": 1, "\\ud800": 2}'),
+        ("rows.csv", b"\xffprompt,completion\na,b\n"),
+    ],
+    ids=["long", "half a character", "half a character twice", "no UTF-8"],
+)
+def test_what_a_bad_row_quotes_of_its_file_is_short_and_can_be_shown(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    bad = only_bad(read(wrote(tmp_path / name, content)))
+    assert len(f"{bad.field}{bad.problem}".encode()) < 2000
+
+
+def test_a_time_in_parquet_that_python_has_no_form_for_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    times = pa.array([1_577_836_800_000_000_001], pa.timestamp("ns"))
+    pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"], "source": times}), file)
+    with pytest.raises(BadInputError, match="row 1: cannot be read as Parquet"):
+        read(file)

@@ -107,6 +107,9 @@ def test_a_mapping_names_columns_and_a_rejected_one_makes_it_a_preference() -> N
         ({"messages": [ASK | {"weight": 1}, ANSWER]}, "messages.0.weight", "only with the assistant's"),
         ({"messages": [ASK, ANSWER | {"weight": 0}]}, "messages", "give one weight 1"),
         ({"messages": [ASK, ANSWER], "tools": "x"}, "tools", "must be a list of objects"),
+        ({"messages": [ASK, ANSWER], "tools": [{"a": "\ud800"}]}, "tools", "surrogate pair (\\ud800)"),
+        ({"messages": [ASK, ANSWER], "tools": [{"\ud800": 1}]}, "tools", "surrogate pair (\\ud800)"),
+        ({"messages": [ASK | {"name": "\udfff"}, ANSWER]}, "messages.0.name", "surrogate pair (\\udfff)"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]},
             "messages.0.content.0",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from litestar import Litestar
 
+from feedback.settings import Settings, Storage
+from server.app import create_app
 from server.application import Application
 from tests.server.inside import HELLO, Answer, Inside
 from tests.server.upstream import FakeEngine
@@ -68,3 +72,23 @@ def test_a_failure_nobody_foresaw_is_told_and_nothing_of_it(
 
     assert answer.status == 500
     assert b"secret" not in answer.body
+
+
+def test_a_life_that_cannot_begin_ends_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("in the way")
+    application = create_app(Settings(storage=Storage(directory=str(tmp_path))))
+    told: list[Any] = []
+
+    async def live() -> None:
+        async def receive() -> Any:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Any) -> None:
+            told.append(message)
+
+        with pytest.raises(BaseException):  # noqa: B017 - Litestar's own, whatever it is packed in
+            await application({"type": "lifespan"}, receive, send)  # type: ignore[arg-type,typeddict-item]
+
+    asyncio.run(live())
+    assert told[0]["type"] == "lifespan.startup.failed"
+    assert "no journal can be written there" in told[0]["message"] and "\n" not in told[0]["message"]

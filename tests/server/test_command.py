@@ -66,6 +66,13 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     return install
 
 
+def test_what_a_message_quotes_does_not_steer_the_terminal(
+    failing: Callable[[BaseException], None],
+) -> None:
+    failing(StorageError("a\x1b[2Jb\u202ec"))
+    assert CliRunner().invoke(main, ["fail"]).output == "Error: a [2Jb c\n"
+
+
 def test_an_error_of_ours_is_one_message_on_stderr_and_status_1(
     failing: Callable[[BaseException], None],
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feedback.errors import HeadTooLargeError
+from feedback.errors import BadInputError, HeadTooLargeError
 from server.head import HEAD_BYTES, check_head
 from tests.server.inside import Inside
 
@@ -20,3 +20,10 @@ def test_open_routes_are_bounded_too_and_the_answer_says_how_much_is_taken(gatew
     assert answer.status == 431
     assert str(HEAD_BYTES) in answer.json["error"]["message"]
     assert gateway.call("GET", "/health/live").status == 200
+
+
+@pytest.mark.parametrize("name", [b"host", b"origin"])
+def test_a_request_says_once_where_it_goes_and_where_it_is_from(name: bytes) -> None:
+    check_head([(name, b"evil.example"), (b"accept", b"a"), (b"accept", b"b")])
+    with pytest.raises(BadInputError, match=f"{name.decode()} stands twice"):
+        check_head([(name, b"evil.example"), (b"accept", b"a"), (name, b"127.0.0.1")])

@@ -39,6 +39,10 @@ def test_a_loopback_host_is_local(host: str) -> None:
         "10.0.0.1",
         "[::2]:8000",
         "evil@127.0.0.1",
+        "localhost:80@evil.example",
+        "[::1]evil.example",
+        "[::1].evil.example:80",
+        "[localhost]",
     ],
 )
 def test_a_foreign_host_is_a_page_that_rebound_its_name(host: str) -> None:

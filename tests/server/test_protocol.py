@@ -32,9 +32,8 @@ async def echo(scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, 
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
-    # The application's type is uvicorn's own, which knows more of each message.
-    server = Server(Config(echo, port=0, http=Protocol, ws="none", lifespan="off", log_config=None))  # type: ignore[arg-type]
+async def serving(application: Any = echo) -> AsyncIterator[int]:
+    server = Server(Config(application, port=0, http=Protocol, ws="none", lifespan="off", log_config=None))
     running = asyncio.create_task(server._serve())
     while not server.started:
         await asyncio.sleep(0.01)
@@ -133,3 +132,88 @@ def test_requests_in_one_piece_are_answered_one_after_the_other_and_nonsense_beh
 
     got = asyncio.run(send())
     assert got.index(b"\r\n\r\n1") < got.index(b"\r\n\r\n2") < got.index(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "framing,body",
+    [
+        (b"content-length: 4", b"abcd"),
+        (b"transfer-encoding: chunked", b"2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n"),
+        (b"content-length: 0", b""),
+        (b"x: y", b""),
+    ],
+    ids=["of a length", "in chunks", "empty", "without"],
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["in one piece", "body apart"])
+def test_who_offers_http_2_is_served_in_http_1_1_body_and_next_request_too(
+    framing: bytes, body: bytes, cut: bool
+) -> None:
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAQAAP__\r\n"
+    head = b"POST / HTTP/1.1\r\nhost: x\r\n" + offer + framing + b"\r\n\r\n"
+    after = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nnew"
+
+    async def send() -> list[bytes]:
+        async with connected() as (reader, writer):
+            writer.write(head if cut else head + body + after)
+            if cut:
+                await asyncio.sleep(0.1)
+                writer.write(body + after)
+            got = []
+            for _ in range(2):
+                told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                assert told.startswith(b"HTTP/1.1 200")
+                got.append(await reader.readexactly(int(told.partition(b"content-length: ")[2].split()[0])))
+            return got
+
+    assert asyncio.run(send()) == [b"abcd" if body else b"", b"new"]
+
+
+class Endless:
+    """Streams until its client has gone."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = asyncio.Event()
+
+    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
+        self.begun += 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await receive()  # the request's own, without a body
+        gone = asyncio.ensure_future(receive())
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b".", "more_body": True})
+            await asyncio.sleep(0.02)
+        self.ended.set()
+
+
+def test_an_answer_under_way_is_cut_off_also_when_another_request_waits_behind_it() -> None:
+    async def leave() -> int:
+        streaming = Endless()
+        async with serving(streaming) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2)
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+            await asyncio.wait_for(streaming.ended.wait(), 5)
+        return streaming.begun
+
+    assert asyncio.run(leave()) == 1
+
+
+def test_nonsense_behind_an_answer_under_way_ends_it_and_is_not_written_into_it() -> None:
+    async def send() -> tuple[bytes, int]:
+        streaming = Endless()
+        async with serving(streaming) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await reader.readuntil(b"begun\r\n")
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n")
+            rest = await asyncio.wait_for(reader.read(), 5)
+            await asyncio.wait_for(streaming.ended.wait(), 5)
+            writer.close()
+        return rest, streaming.begun
+
+    rest, begun = asyncio.run(send())
+    assert b"HTTP/1.1" not in rest
+    assert begun == 1

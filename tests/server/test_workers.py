@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _MAIN = """\
 import os, signal, sys, time
+{first}
 from server.processes.workers import CANNOT_START, Workers, listen
 
 def work(listener):
@@ -55,8 +56,10 @@ class Running:
 
 
 @contextmanager
-def running(before: str = "pass", after: str = "pass", grace: float = 10.0) -> Iterator[Running]:
-    program = _MAIN.format(before=before, after=after, grace=grace)
+def running(
+    before: str = "pass", after: str = "pass", grace: float = 10.0, first: str = "pass"
+) -> Iterator[Running]:
+    program = _MAIN.format(first=first, before=before, after=after, grace=grace)
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -91,6 +94,15 @@ def test_sigterm_lets_workers_end_by_themselves() -> None:
         gateway.process.terminate()
         assert gateway.process.wait(10) == 0
         assert gone(worker, 0.1)
+
+
+def test_a_worker_that_has_hardly_begun_hears_sigterm_too() -> None:
+    slow = "os.register_at_fork(after_in_child=lambda: time.sleep(0.5))"
+    with running(first=slow, grace=20.0) as gateway:
+        while not gateway.children():
+            time.sleep(0.01)
+        gateway.process.terminate()
+        assert gateway.process.wait(5) == 0
 
 
 def test_a_worker_that_does_not_end_in_its_grace_is_killed() -> None:

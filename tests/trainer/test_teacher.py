@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import httpx
@@ -111,6 +112,57 @@ def test_a_teacher_without_usage_is_estimated() -> None:
     away = Away(httpx.Response(200, json={"choices": REPLY["choices"]}))
     reply = teacher(away).ask(PROMPT)
     assert reply.tokens_in > 0 and reply.tokens_out > 0
+
+
+@pytest.mark.parametrize("count", [-5, 0, 1e300, 10**40, True, "9", None])
+def test_a_count_that_cannot_be_is_estimated_instead(count: object) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count}
+    reply = teacher(lambda _: httpx.Response(200, json=REPLY | {"usage": usage})).ask(PROMPT)
+    assert (reply.tokens_in, reply.tokens_out) == (10, 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"null",
+        b"[" * 200_000,
+        b'{"choices": [{"message": {"content": ["blue"]}}]}',
+        b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+    ],
+    ids=["nothing", "deep", "no text", "half a character"],
+)
+def test_what_is_no_answer_is_told(content: bytes) -> None:
+    with pytest.raises(StarloopError, match="sent no chat completion"):
+        teacher(lambda _: httpx.Response(200, content=content)).ask(PROMPT)
+
+
+class Endless(httpx.SyncByteStream):
+    def __init__(self, piece: bytes, pause: float) -> None:
+        self.piece, self.pause = piece, pause
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            time.sleep(self.pause)
+            yield self.piece
+
+
+def test_an_answer_that_does_not_end_is_left_in_time_and_before_it_fills_the_memory() -> None:
+    dripping = teacher(
+        lambda _: httpx.Response(200, stream=Endless(b" ", 0.05)), timeout_seconds=0.2, retries=0
+    )
+    with pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
+        dripping.ask(PROMPT)
+    with pytest.raises(StarloopError, match="more than 16 MB"):
+        teacher(lambda _: httpx.Response(200, stream=Endless(bytes(1 << 20), 0))).ask(PROMPT)
+
+
+def test_a_broken_encoding_and_a_wait_that_is_none_are_asked_again() -> None:
+    broken = httpx.Response(
+        200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip at all")
+    )
+    away = Away(broken, httpx.Response(429, headers={"retry-after": "nan"}), ok())
+    assert teacher(away).ask(PROMPT).text == "blue"
+    assert away.waited == [1.0, 2.0]
 
 
 def test_a_teacher_without_a_model_is_wrong_configuration() -> None:
