@@ -19,6 +19,8 @@ from server.head import HEAD_BYTES
 
 HEAD_SECONDS = 30.0
 """How long a request's head may take; also the time in which a new connection has to begin one."""
+BODY_SECONDS = 60.0
+"""How long a body may pause before it is complete."""
 _STILL_SECONDS = 2.0
 """How long what a refused client still sends is read, so that it sees the refusal instead of a reset."""
 
@@ -32,6 +34,8 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._body_heard = 0.0
         self._running: RequestResponseCycle | None = None
         self._body_is_left = False
         self._skips_head = False
@@ -42,6 +46,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._body_timer is not None:
+            self._body_timer.cancel()
         self._end_running()
         super().connection_lost(exc)
 
@@ -52,6 +58,7 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._feed(data)
         if not self._in_head:
+            self._await_body()
             return
         if begun:  # what began in this piece may have come behind a body
             self._head_bytes += len(data)
@@ -84,6 +91,27 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._body_is_left:
             super().on_message_complete()
+            if self._body_timer is not None:
+                self._body_timer.cancel()
+                self._body_timer = None
+
+    def _await_body(self) -> None:
+        """See to it that what is missing of a body comes."""
+        if self.cycle is None or not self.cycle.more_body or self.cycle.response_complete:
+            return
+        self._body_heard = self.loop.time()
+        if self._body_timer is None:
+            self._body_timer = self.loop.call_later(BODY_SECONDS, self._miss_body)
+
+    def _miss_body(self) -> None:
+        left = self._body_heard + BODY_SECONDS - self.loop.time()
+        if self.flow.read_paused:
+            left = BODY_SECONDS  # it is we who do not read
+        if left > 0:
+            self._body_timer = self.loop.call_later(left, self._miss_body)
+            return
+        self._body_timer = None
+        self._refuse(408, f"nothing more of the body has come for {BODY_SECONDS:g} s")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

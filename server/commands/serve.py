@@ -22,12 +22,11 @@ from feedback.settings import Settings
 from server.commands.apart import check_files, do_apart
 from server.commands.place import Place, place_options, port_option
 from server.processes.ports import Listener, check_free, raise_file_limit, url_of
-from server.processes.workers import Workers, listen
+from server.processes.workers import BACKLOG, Workers, listen
 from server.telemetry.logs import configure
 from server.telemetry.traces import check_traces, with_endpoint
 
 _KILL_SLACK_SECONDS = 5
-_BACKLOG = 2048
 _GARBAGE_AFTER = 20_000
 """Objects made and not freed before the collector looks for cycles among them."""
 _KEEP_ALIVE_SECONDS = 75
@@ -62,7 +61,7 @@ def serve(place: Place) -> None:
         setproctitle(_title(place))
     raise_file_limit()
     workers = Workers(
-        listen(server.host, server.port, server.workers, _BACKLOG),
+        listen(server.host, server.port, server.workers),
         partial(_work, place.settings, metrics),
         math.ceil(server.drain_seconds) + _KILL_SLACK_SECONDS,
     )
@@ -114,7 +113,7 @@ def _work(settings: Settings, metrics: Path, listener: socket.socket) -> None:
             # Whose request it is decides who may do what: that is read off the connection, never off a header.
             proxy_headers=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(settings.server.drain_seconds),
         )

@@ -18,6 +18,7 @@ from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any
 
 from server.processes.child import wait_before
 from server.processes.leash import tie_to
@@ -25,6 +26,8 @@ from server.processes.leash import tie_to
 Work = Callable[[socket.socket], None]
 """Serves on a socket until SIGTERM."""
 
+BACKLOG = 2048
+"""Connections that may wait at a socket."""
 CANNOT_START = 3
 """Exit status of a worker that could not begin to serve."""
 _log = logging.getLogger(__name__)
@@ -34,21 +37,22 @@ _TICK_SECONDS = 0.5
 _fork = multiprocessing.get_context("fork")
 
 
-def listen(host: str, port: int, count: int, backlog: int) -> list[socket.socket]:
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
     """As many listening sockets on one address. Whether the address is free is asked before (`ports.check_free`)."""
     family, _, _, _, address = socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listeners = []
-    for _ in range(count):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if count > 1:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-        listener.listen(backlog)
-        listeners.append(listener)
-    return listeners
+    return [_listener(family, address, count > 1) for _ in range(count)]
+
+
+def _listener(family: int, address: Any, shared: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    return listener
 
 
 @dataclass
@@ -56,6 +60,8 @@ class _Post:
     """One worker's place."""
 
     listener: socket.socket
+    """Closed while nobody is about to serve on it: who comes then is refused, or goes to another worker."""
+    address: Any
     process: BaseProcess | None = None
     started: float = 0.0
     due: float = 0.0
@@ -67,7 +73,7 @@ class Workers:
 
     def __init__(self, listeners: list[socket.socket], work: Work, grace: float) -> None:
         """`grace` is in seconds, from SIGTERM to SIGKILL."""
-        self._posts = [_Post(listener) for listener in listeners]
+        self._posts = [_Post(listener, listener.getsockname()) for listener in listeners]
         self._work, self._grace = work, grace
         self._signals = 0
         self._woken, self._waker = os.pipe()
@@ -100,6 +106,13 @@ class Workers:
         return True
 
     def _start(self, post: _Post, now: float) -> None:
+        if post.listener.fileno() < 0:
+            try:
+                post.listener = _listener(post.listener.family, post.address, len(self._posts) > 1)
+            except OSError as error:
+                _log.error("%s cannot be listened on: %s", post.address, error.strerror)
+                self._put_off(post, now)
+                return
         others = [other.listener for other in self._posts if other is not post]
         post.process = _fork.Process(target=partial(_begin, os.getpid(), self._work, post.listener, others))
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # or one that comes now would be taken for ours
@@ -112,11 +125,19 @@ class Workers:
     def _ended(self, post: _Post, status: int, now: float) -> None:
         if now - post.started > _SETTLED_SECONDS:
             post.failures = 0
-        pause = wait_before(post.failures) if post.failures else 0.0
-        post.failures += 1
-        post.process, post.due = None, now + pause
+        post.process = None
+        pause = self._put_off(post, now)
         ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         _log.error("a worker %s; another takes its place%s", ended, f" in {pause:.0f} s" if pause else "")
+
+    def _put_off(self, post: _Post, now: float) -> float:
+        """Seconds until the next start; with any, nobody is to wait at the post's socket for so long."""
+        pause = wait_before(post.failures) if post.failures else 0.0
+        post.failures += 1
+        post.due = now + pause
+        if pause:
+            post.listener.close()
+        return pause
 
     def _stop(self) -> None:
         """SIGTERM to all, then SIGKILL to those that take longer than the grace, or at a second signal."""

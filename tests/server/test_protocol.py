@@ -106,6 +106,23 @@ def test_a_body_has_its_own_time_and_the_next_request_its_own_again() -> None:
     asyncio.run(talk())
 
 
+def test_a_body_that_stops_coming_is_told_so_and_one_that_drips_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server.protocol, "BODY_SECONDS", 0.3)
+
+    async def talk(pieces: int) -> bytes:
+        async with connected() as (reader, writer):
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n")
+            for _ in range(pieces):
+                writer.write(b"a")
+                await asyncio.sleep(0.15)
+            return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+
+    assert asyncio.run(talk(2)).startswith(b"HTTP/1.1 408 ")
+    assert asyncio.run(talk(6)).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("piece", [1_000, 50_000])
 def test_a_head_that_never_ends_is_refused_before_it_fills_the_memory(piece: int) -> None:
     async def flood() -> bytes:

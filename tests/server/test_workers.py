@@ -36,7 +36,7 @@ def work(listener):
     listener.close()
     {after}
 
-listeners = listen("127.0.0.1", 0, 1, 16)
+listeners = listen("127.0.0.1", 0, 1)
 print(listeners[0].getsockname()[1], flush=True)
 sys.exit(0 if Workers(listeners, work, {grace}).run() else 7)
 """
@@ -132,6 +132,22 @@ def test_a_worker_that_keeps_dying_is_started_less_and_less_often(tmp_path: Path
     with running(before=f"open({str(starts)!r}, 'a').write('x'); os._exit(1)"):
         time.sleep(2.5)
     assert 2 <= len(starts.read_text()) <= 4
+
+
+def test_nobody_waits_at_a_worker_that_is_not_to_be_started_soon(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    before = f"open({str(starts)!r}, 'a').write('x'); os._exit(1) if len(open({str(starts)!r}).read()) < 4 else None"
+    with running(before=before) as gateway:
+        refused = 0
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            try:
+                gateway.pid()
+                break
+            except (ConnectionError, ValueError):  # refused; or reset, by one that died
+                refused += 1
+                time.sleep(0.05)
+        assert refused > 5 and len(starts.read_text()) == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
