@@ -146,7 +146,12 @@ def _http_message(error: HTTPException) -> tuple[str, str | None]:
     return error.detail, None
 
 
+_ASKED_AS = {"case_state": "state"}
+"""Handlers' names of query parameters, where Litestar keeps the asked one for itself, and what clients call them."""
+
+
 def _problem(extra: dict[str, Any]) -> tuple[str, str | None]:
     """One of the framework's findings about a parameter, as `field: problem`."""
-    field, problem = explain(str(extra.get("message", "")), str(extra.get("key", "")))
+    key = str(extra.get("key", ""))
+    field, problem = explain(str(extra.get("message", "")), _ASKED_AS.get(key, key))
     return f"{field}: {problem}", field

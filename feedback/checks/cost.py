@@ -72,7 +72,11 @@ class TokenCount:
         self._flush()
         if not self._lengths:
             return None
-        hundredths = quantiles(self._lengths, n=100) if len(self._lengths) > 1 else self._lengths * 99
+        hundredths = (
+            quantiles(self._lengths, n=100, method="inclusive")
+            if len(self._lengths) > 1
+            else self._lengths * 99
+        )
         return Tokens(self._total, round(hundredths[49]), round(hundredths[94]), self._longest, self._over)
 
     def _flush(self) -> None:

@@ -170,7 +170,11 @@ def draw(settings: Settings, model: str, count: int, as_json: bool) -> None:
         rows = draw_cases(session, model, count, settings, seed, now)
         note(session, person(), "case.draw", model, now, asked=count, drawn=len(rows), seed=seed)
         session.commit()
-    emit({"items": [row.model_dump() for row in rows], "next_cursor": None}, as_json, lambda: _cases(rows))
+    emit(
+        {"items": [row.model_dump() for row in rows], "next_cursor": None},
+        as_json,
+        lambda: _drawn(rows, count),
+    )
 
 
 @golden.command("list", short_help="cases, newest first")
@@ -221,6 +225,13 @@ def _dataset(database: Database, dataset_id: str) -> DatasetVersion:
     if row is None:
         raise NotFoundError(f"there is no dataset {dataset_id[:60]!r}; `starloop data list` shows them")
     return row
+
+
+def _drawn(rows: list[Case], count: int) -> str:
+    told = f"{len(rows)} of {count} cases drawn"
+    if len(rows) < count:
+        told += "; no other live prompt on the evaluation side is left ([dataset] evaluation_share): draw again later"
+    return "\n".join([*([_cases(rows)] if rows else []), told])
 
 
 def _cases(rows: list[Case]) -> str:

@@ -40,6 +40,10 @@ def erase(settings: Settings, user: str, yes: bool, as_json: bool) -> None:
         lines += [
             f"  {count} {name.replace('_', ' ')}" for name, count in sorted(found.counts.items()) if count
         ]
+        if not any(found.counts.values()):
+            lines.append(
+                "  nothing was found; the name has to be written as the application sends it in `user`"
+            )
         lines += [f"  dataset {one}: marked" for one in found.datasets]
         for one in found.versions:
             serving = ", serving now" if one.champion else ""

@@ -31,6 +31,7 @@ from feedback.storage.tables import Candidate, Failure, Feedback
 _STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed", "operations"])
 _MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
 _REASONS = click.Choice(get_args(ReasonName))
+_FOUND_BY = "a cycle's triage finds them (`starloop cycle run`)"
 
 
 _GROUP = "starloop.failures"
@@ -201,7 +202,7 @@ def _lines(rows: Sequence[Failure], asked: Mapping[str, tuple[str | None, str | 
         lines.append(f"{row.id}  {row.state}  {row.model}  {' '.join(one['reason'] for one in row.reasons)}")
         lines += [f"    prompt: {shortened(prompt)}", f"    answer: {shortened(answer)}"]
         lines += [f"    waits: {row.waits}"] if row.waits else []
-    return "\n".join(lines) or "there are no such failure cases"
+    return "\n".join(lines) or f"there are no such failure cases; {_FOUND_BY}"
 
 
 def _seconds(moment: datetime | None) -> float | None:
@@ -213,6 +214,10 @@ def _kinds(found: FailingKinds) -> str:
     lines = [
         f"{found.failures:,} of {part_of}{found.prompts:,} prompts failed; {found.tested:,} properties were tested"
     ]
+    if not found.failures:
+        return (
+            f"{lines[0]}\n\nNo failure case stands for them, so nothing can be said about kinds; {_FOUND_BY}."
+        )
     lines += [
         "",
         "Fail more often than the rest:"

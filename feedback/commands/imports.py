@@ -125,8 +125,16 @@ def imports(settings: Settings, model: str | None, as_json: bool) -> None:
 
 def bad_lines(name: str, bad: list[BadRow], count: int) -> list[str]:
     """Bad rows in words, the first of them each."""
-    lines = [harmless(f"{name}: line {row.line}: {row.field}: {row.problem}") for row in bad[:_SHOWN]]
+    lines = [harmless(_bad_line(name, row)) for row in bad[:_SHOWN]]
     return [*lines, f"… and {count - _SHOWN} bad rows more"] if count > _SHOWN else lines
+
+
+def _bad_line(name: str, row: BadRow) -> str:
+    """Line 0 is the file as a whole, whose problem names it and its line already; a field "line" is the whole row."""
+    if row.line == 0:
+        return row.problem
+    field = "" if row.field == "line" else f"{row.field}: "
+    return f"{name}: line {row.line}: {field}{row.problem}"
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from feedback.commands.data import data
 from feedback.datasets.cases import (
     confirm_case,
     draw_cases,
@@ -251,3 +253,15 @@ def test_no_row_changes_side_and_no_group_or_user_is_on_two(
         for key in (f"group {groups[prompt_hash(prompt)].group_key}", f"user {user}" if user else None):
             if side is not None and key is not None:
                 assert seen.setdefault(key, side) == side
+
+
+def test_the_command_says_when_there_is_less_to_draw_than_was_asked_for(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, settings_for(tmp_path))
+    world.ask("Where is my parcel?")
+    shown = CliRunner(env={"STARLOOP_STORAGE__DIRECTORY": str(tmp_path)}).invoke(
+        data, ["golden", "draw", "--model", "assistant", "--count", "5"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert " of 5 cases drawn; no other live prompt" in shown.stdout

@@ -130,6 +130,12 @@ def test_personal_data_is_counted_by_kind(tmp_path: Path) -> None:
     assert any(warning.startswith("personal data: 2 email") for warning in report.warnings)
 
 
+def test_of_few_rows_no_share_is_longer_than_the_longest(tmp_path: Path) -> None:
+    report = checked(tmp_path, [row("word " * words) for words in (10, 20, 40)], Model(name="assistant"))
+    assert report.tokens is not None
+    assert report.tokens.median < report.tokens.p95 <= report.tokens.longest
+
+
 def test_tokens_are_those_of_the_bases_own_tokenizer_and_time_follows_from_them(tmp_path: Path) -> None:
     content = [row(prompt) for prompt in PROMPTS[:60]] + [row("long " * 3000)]
     report = checked(tmp_path, content, Model(name="assistant"))

@@ -310,3 +310,13 @@ def test_how_a_file_is_read_can_be_said(world: World, tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", rows)
     assert take(world, file, reading=Reading("preference")).entry is not None
     assert take(world, file, reading=Reading("chat")).bad[0].field == "messages"
+
+
+def test_a_bad_line_and_a_broken_file_are_named_once(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "one"\n')
+    done = run(config, "import", str(file), "--model", "assistant")
+    assert "rows.jsonl: line 1: is not JSON" in done.stdout
+    file.write_text("")
+    done = run(config, "check", str(file))
+    assert "rows.jsonl: is empty; there is no row in it" in done.stdout and "line 0" not in done.stdout

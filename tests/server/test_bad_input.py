@@ -137,6 +137,11 @@ def test_a_wrong_field_is_named(gateway: Inside, path: str, body: dict[str, Any]
     assert answer.json["error"]["param"] == param
 
 
+@pytest.mark.parametrize("path", ["/v1/failures?state=lost", "/v1/cases?state=lost"])
+def test_a_wrong_query_parameter_is_named_as_it_was_asked(gateway: Inside, path: str) -> None:
+    assert gateway.call("GET", path).json["error"]["param"] == "state"
+
+
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
