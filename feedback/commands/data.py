@@ -18,6 +18,7 @@ from feedback.commands.text import conversation, part
 from feedback.datasets.cases import confirm_case, draw_cases, list_cases
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.exports import FORMATS, exported
+from feedback.datasets.failures import triage_in_steps
 from feedback.datasets.files import SPLITS, check_files
 from feedback.datasets.freeze import build_dataset
 from feedback.datasets.why import why_example, why_inference
@@ -137,7 +138,7 @@ def why(
 @json_option
 @settings_option
 def build(settings: Settings, model: str, guards_off: tuple[str, ...], as_json: bool) -> None:
-    """Freeze what a cycle would train on, without training.
+    """Find failure cases and freeze what a cycle would train on, without training.
 
     Example: starloop data build --model assistant
     """
@@ -146,6 +147,7 @@ def build(settings: Settings, model: str, guards_off: tuple[str, ...], as_json: 
         with database.session() as session:
             ensure_models(session, settings, now)
             session.commit()
+        triage_in_steps(database, model, settings, now)
         row = build_dataset(database, settings, model, new_id(now), guards_off, now)
     emit(row.manifest, as_json, lambda: f"Dataset {row.id}: {row.note}.")
 

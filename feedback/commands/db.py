@@ -49,8 +49,10 @@ def verify(settings: Settings, as_json: bool) -> None:
     """
     with opened(settings, existing=True) as database:
         found = prove(database, settings.directory)
-    names = found.__struct_fields__
+    names = [name for name in found.__struct_fields__ if name != "problems"]
     emit(found, as_json, lambda: listing("record", names, [[getattr(found, name) for name in names]]))
+    if found.problems and not as_json:
+        click.echo("\n".join(found.problems), err=True)
     sys.exit(0 if found.sound else 1)
 
 

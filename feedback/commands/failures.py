@@ -22,6 +22,7 @@ from feedback.datasets.failures import (
     list_failures,
     read_failure,
     resolve_failure,
+    triage_in_steps,
 )
 from feedback.registry.models import get_model
 from feedback.settings import ReasonName, Settings
@@ -31,7 +32,7 @@ from feedback.storage.tables import Candidate, Failure, Feedback
 _STATES = click.Choice(["quarantine", "corrected", "accepted", "dismissed", "operations"])
 _MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
 _REASONS = click.Choice(get_args(ReasonName))
-_FOUND_BY = "a cycle's triage finds them (`starloop cycle run`)"
+_FOUND_BY = "`starloop failures triage` finds them, as every cycle does"
 
 
 _GROUP = "starloop.failures"
@@ -97,6 +98,22 @@ def show(settings: Settings, failure_id: str, as_json: bool) -> None:
     document = _document(found) | {"candidates": [row.model_dump() for row in proposed]}
     lines = [_story(found), *(line for row in proposed for line in ("  candidate", *_candidate(row)))]
     emit(document, as_json, lambda: "\n".join(lines))
+
+
+@failures.command(short_help="look for failure cases now, as a cycle does")
+@click.option("--model", required=True)
+@json_option
+@settings_option
+def triage(settings: Settings, model: str, as_json: bool) -> None:
+    """Look at what came since the last time, and at earlier answers that something was said about since.
+
+    Example: starloop failures triage --model assistant
+    """
+    with opened(settings, existing=True) as database:
+        with database.reading() as session:
+            get_model(session, model)
+        changed = triage_in_steps(database, model, settings, datetime.now(UTC))
+    emit({"changed": changed}, as_json, lambda: f"{changed} failure cases are new or have changed.")
 
 
 @failures.command(short_help="which kinds of input fail more often than the rest")

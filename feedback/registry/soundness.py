@@ -24,7 +24,7 @@ from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.storage.database import Database
 from feedback.storage.removal_tables import Tombstone
 from feedback.storage.tables import DataImport, DatasetVersion, Example, ModelVersion
-from feedback.storage.verify import Verification, verify
+from feedback.storage.verify import NAMED, Verification, verify
 
 _SERVING = ("registered", "promoted", "rejected")
 _READ = 1000
@@ -34,16 +34,17 @@ def prove(database: Database, directory: Path, patience: float = 5.0) -> Verific
     """All of it, as one count; what is wrong with files counts as `corrupt`. Raises as `storage.verify.verify` does."""
     found = verify(database, directory, patience)
     try:
-        changed = sum(
-            1
-            for problems in (changed_datasets, changed_adapters, changed_imports)
-            for _ in problems(database, directory)
-        )
+        changed = [
+            problem
+            for look in (changed_datasets, changed_adapters, changed_imports)
+            for problem in look(database, directory)
+        ]
     except StarloopError:
         if not found.corrupt:  # else the database is too damaged to be read on, which was counted
             raise
-        changed = 0
-    return msgspec.structs.replace(found, corrupt=found.corrupt + changed)
+        changed = []
+    problems = [*found.problems, *changed][:NAMED]
+    return msgspec.structs.replace(found, corrupt=found.corrupt + len(changed), problems=problems)
 
 
 def changed_datasets(database: Database, directory: Path) -> Iterator[str]:

@@ -27,6 +27,8 @@ from feedback.storage.undrained import await_drainers
 from feedback.storage.upsert import RECORD_TABLES
 
 _BATCH = 1000
+NAMED = 100
+"""Most problems that are told one by one."""
 
 
 class Verification(Struct, frozen=True):
@@ -43,6 +45,8 @@ class Verification(Struct, frozen=True):
     """Rows, in the database or a journal, that are not what was written."""
     erased: int = 0
     """Inferences and feedbacks that went on purpose, each with its signed tombstone."""
+    problems: list[str] = []
+    """Which rows and files are not what was written, in a sentence each, the first hundred."""
 
     @property
     def sound(self) -> bool:
@@ -69,13 +73,18 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
     with database.reading() as session, _lenient_text(session):
         counts = [0, 0]
         duplicated = 0
+        problems: list[str] = []
         try:
             corrupt += _integrity_problems(session)
             for place, (table, _) in enumerate(RECORD_TABLES):
                 ids = select(func.count(), func.count(table.c.id.distinct())).select_from(table)
                 counts[place], different = session.connection().execute(ids).one()
                 duplicated += counts[place] - different
-                corrupt += _changed_rows(session, table)
+                changed = _changed_rows(session, table)
+                corrupt += len(changed)
+                problems += [
+                    f"{table.name} {one}: its hash is not that of its content" for one in changed[:NAMED]
+                ]
             twice, stale = _current_feedback(session)
             gone, untrue = _tombstones(session, find_mason(directory))
             duplicated += _undead(session)
@@ -83,19 +92,25 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
         except DatabaseError as error:
             if "malformed" not in str(error.orig):
                 raise
-            return Verification(counts[0], counts[1], missing, duplicated, max(corrupt, 1))
+            return Verification(counts[0], counts[1], missing, duplicated, max(corrupt, 1), 0, problems)
     missing += sum(max(0, ever - now - went) for ever, now, went in zip(stored, counts, gone, strict=True))
     return Verification(
-        counts[0], counts[1], missing, duplicated + twice, corrupt + stale + untrue, sum(gone)
+        counts[0],
+        counts[1],
+        missing,
+        duplicated + twice,
+        corrupt + stale + untrue,
+        sum(gone),
+        problems[:NAMED],
     )
 
 
-def _changed_rows(session: Session, table: Table) -> int:
-    """Rows whose hash is not that of their content."""
+def _changed_rows(session: Session, table: Table) -> list[str]:
+    """Ids of rows whose hash is not that of their content."""
     columns = [cast(c, Text).label(c.name) if isinstance(c.type, JSON) else c for c in table.c]
     # One scan without an order: pages by id would depend on ids that may be damaged themselves.
     rows = session.connection().execute(select(*columns), execution_options={"yield_per": _BATCH}).mappings()
-    return sum(not _is_as_written(table, dict(row)) for row in rows)
+    return [str(row["id"]) for row in rows if not _is_as_written(table, dict(row))]
 
 
 def _is_as_written(table: Table, row: dict[str, Any]) -> bool:

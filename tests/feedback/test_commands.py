@@ -210,6 +210,7 @@ def test_a_sound_record_verifies_with_status_0(config: Path) -> None:
         "duplicated": 0,
         "corrupt": 0,
         "erased": 0,
+        "problems": [],
     }
 
 

@@ -178,6 +178,6 @@ def test_the_command_tells_it_to_people_and_to_programs(sqlite_database: Databas
     assert told["next_cursor"] is None and told["items"][0]["failures"] > 5
     none = runner.invoke(failures, ["kinds", "--model", "assistant", "--until", "2020-01-01"])
     assert "0 of 0 prompts failed" in none.stdout and "No kind of input" not in none.stdout
-    assert "starloop cycle run" in none.stdout  # failures may be there, and not looked for yet
+    assert "starloop failures triage" in none.stdout  # failures may be there, and not looked for yet
     assert runner.invoke(failures, ["kinds", "--model", "other"]).exit_code == 1
     assert runner.invoke(failures, ["kinds", "--model", "assistant", "--since", "soon"]).exit_code == 2
