@@ -214,6 +214,28 @@ def run(seeds: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     return lines
 
 
+def section(seeds: int) -> list[str]:
+    """Lines of `make bench-data`."""
+    title = ["## Raters who lie", ""]
+    if not SNIPS.is_file():
+        return [*title, f"Not run: {SNIPS} is not there.", ""]
+    lines = [
+        *title,
+        f"SNIPS, {USERS:,} users of whom {LIARS:.0%} lie; medians of {seeds} seeds. *Wrong* is the share of all rows of the dataset "
+        "version, honest mistakes and replay included; *lies* how many of the liars' wrong rows got through, as a share of those "
+        "without the guards.",
+        "",
+        "| liars | a prompt is asked | wrong without guards | with | ratio | worst | lies that got through |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in run(max(seeds, 1), lambda text: print(text, flush=True)):
+        lines.append(
+            f"| {line['way']} | {line['repeats']:g} times | {line['without']:.1%} | {line['with']:.1%} | {line['ratio']:.2f} | "
+            f"{line['worst']:.2f} | {line['lies_ratio']:.2f} |"
+        )
+    return [*lines, ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.data_liars", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
