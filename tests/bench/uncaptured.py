@@ -7,6 +7,7 @@ journal is written and the drainer has nothing to do.
 from __future__ import annotations
 
 import server.gateway
+from feedback.settings import Capture as CaptureSettings
 from feedback.storage.journal import Journal
 from feedback.storage.records import FeedbackRecord, InferenceRecord
 from server.capture import Recent
@@ -18,8 +19,9 @@ class NoCapture:
     """Stands in the place of `server.capture.Capture`."""
 
     problem = None
+    keeps_content = True
 
-    def __init__(self, _journal: Journal, _metrics: Metrics) -> None:
+    def __init__(self, _journal: Journal, _metrics: Metrics, _settings: CaptureSettings) -> None:
         pass
 
     async def inference(self, record: InferenceRecord) -> None:
