@@ -49,6 +49,7 @@ class _Event(NamedTuple):
     rater: str
     feedback_id: str
     new: bool
+    version: str
 
 
 def find_brigades(
@@ -80,6 +81,7 @@ def find_brigades(
             signal.rater,
             signal.feedback_id,
             signal.created - first_seen[signal.rater] <= window,
+            one.version,
         )
         everything.append(event)
         if signal.feedback_id in released:
@@ -103,6 +105,10 @@ def find_brigades(
         start, end = inside[0].created, inside[0].created + window
         mine = {event.feedback_id for event in inside}
         around = everything[bisect_left(times, start) : bisect_right(times, end)]
+        if (
+            kind == "version"
+        ):  # elsewhere is on other versions: on its own, all that are not content speak here
+            mine |= {event.feedback_id for event in everything if event.version == target}
         others: dict[Hashable, bool] = {e.rater: e.new for e in around if e.feedback_id not in mine}
         here = {event.rater: event.new for event in inside}
         new, of = sum(here.values()), len(here)
@@ -112,7 +118,11 @@ def find_brigades(
             past = everything[bisect_left(times, start - _PAST) : bisect_right(times, end)]
             others = _by_hour(past, mine, window)
         usual = (sum(others.values()) + 1) / (len(others) + 2)
-        if new < least or len(others) < _YARDSTICK or _at_least(new, of, usual) > CHANCE / len(wide):
+        if (
+            new < least
+            or len(others) < _YARDSTICK
+            or _at_least(new, of, sum(others.values()), len(others)) > CHANCE / len(wide)
+        ):
             continue
         feedback = tuple(event.feedback_id for event in inside if event.new)
         found.append(Brigade(kind, target, feedback, new, of, round(usual, 3), start, inside[-1].created))
@@ -149,15 +159,19 @@ def _by_hour(events: Sequence[_Event], mine: Collection[str], window: float) -> 
     }
 
 
-def _at_least(count: int, of: int, share: float) -> float:
-    """Probability of `count` or more in `of` draws that each hit with `share` (binomial)."""
+def _at_least(new: int, of: int, new_elsewhere: int, elsewhere: int) -> float:
+    """Fisher's exact test, one-sided: how probable so many new raters here are, if here is like elsewhere.
+
+    What is usual is known no better than from those who speak elsewhere, few or many.
+    """
+    everybody, all_new = of + elsewhere, new + new_elsewhere
+    total = _log_choose(everybody, of)
     return math.fsum(
-        math.exp(
-            math.lgamma(of + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(of - k + 1)
-            + k * math.log(share)
-            + (of - k) * math.log1p(-share)
-        )
-        for k in range(count, of + 1)
+        math.exp(_log_choose(all_new, count) + _log_choose(everybody - all_new, of - count) - total)
+        for count in range(new, min(of, all_new) + 1)
+        if of - count <= everybody - all_new
     )
+
+
+def _log_choose(of: int, count: int) -> float:
+    return math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)

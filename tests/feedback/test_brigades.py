@@ -120,3 +120,9 @@ def test_a_hold_stands_until_a_reviewer_lets_go_and_is_not_found_again(sqlite_da
             decide_hold(session, hold, "uphold", "sue", NOW)
         with pytest.raises(NotFoundError):
             decide_hold(session, "nothing", "uphold", "sue", NOW)
+
+
+def test_an_hour_in_which_all_are_new_everywhere_is_no_brigade_however_many_are_here() -> None:
+    before = [spoke(f"early {n}", n * 10.0, rating=5, version="base") for n in range(30)]
+    after = [spoke(f"late {n}", 600 + n * 2.0, OTHER if n % 2 else RIGHT) for n in range(375)]
+    assert found(*before, *after) == []
