@@ -46,8 +46,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        if self._body_timer is not None:
-            self._body_timer.cancel()
+        self._stop_body_timer()
         self._end_running()
         super().connection_lost(exc)
 
@@ -57,6 +56,8 @@ class Protocol(HttpToolsProtocol):
         begun = self._in_head
         self._unset_keepalive_if_required()
         self._feed(data)
+        if self._refused:
+            return
         if not self._in_head:
             self._await_body()
             return
@@ -91,9 +92,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._body_is_left:
             super().on_message_complete()
-            if self._body_timer is not None:
-                self._body_timer.cancel()
-                self._body_timer = None
+            self._stop_body_timer()
 
     def _await_body(self) -> None:
         """See to it that what is missing of a body comes."""
@@ -134,12 +133,18 @@ class Protocol(HttpToolsProtocol):
             fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + fields % len(content) + content)
         self._stop_timer()
+        self._stop_body_timer()  # or what stands refused would be refused once more
         self._head_timer = self.loop.call_later(_STILL_SECONDS, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def _end_running(self) -> None:
         """Nobody hears the answer under way: it ends as when the client goes away."""

@@ -123,6 +123,21 @@ def test_a_body_that_stops_coming_is_told_so_and_one_that_drips_is_waited_for(
     assert asyncio.run(talk(6)).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_body_that_breaks_off_into_nonsense_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.protocol, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(server.protocol, "_STILL_SECONDS", 0.5)
+
+    async def talk() -> bytes:
+        async with connected() as (reader, writer):
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab")
+            await asyncio.sleep(0.1)
+            writer.write(b"cde\r\nno length\r\n")
+            return await asyncio.wait_for(reader.read(), 5)
+
+    answer = asyncio.run(talk())
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1
+
+
 @pytest.mark.parametrize("piece", [1_000, 50_000])
 def test_a_head_that_never_ends_is_refused_before_it_fills_the_memory(piece: int) -> None:
     async def flood() -> bytes:
