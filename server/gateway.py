@@ -62,7 +62,7 @@ class Gateway:
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()
-        self.retirements = Retirements(self)
+        self.retirements = Retirements(settings, self.adapters, self.engines, self.live, self.under_way, now)
         self._shared_metrics = shared_metrics
         self._prepared = False
         self._drains_apart = drains_apart
@@ -92,7 +92,7 @@ class Gateway:
         self.gauges = Gauges(self.metrics, self.engines, self.live, self.journal, self.drainer)
         self.gauges.start()
         self.adapter_watch.start()
-        self.retirements.start()
+        self.retirements.start(self.database)
 
     async def close(self) -> None:
         """Stop all parts; what the drainer could not bring away stays in the journal for the next start."""

@@ -1,7 +1,8 @@
 """HTTP/1.1 on one connection: uvicorn's, with what it leaves open closed.
 
 uvicorn bounds neither the size of a request's head nor the time that a client may take for it, and tells a malformed
-request in plain text. It loses the body of a request that offers HTTP/2, as Java's client does with each, and forgets the
+request in plain text. It answers HTTP/1.0 in chunks, which such a client cannot read, and a request for an absolute address
+under the name in its `Host` header. It loses the body of a request that offers HTTP/2, as Java's client does with each, and forgets the
 answer under way when another request was sent behind it. The exact size of a head that came whole is looked at in
 `server.head`.
 """
@@ -9,6 +10,7 @@ answer under way when another request was sent behind it. The exact size of a he
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httptools
@@ -16,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.errors import error_object
 from server.head import HEAD_BYTES
+
+_Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 HEAD_SECONDS = 30.0
 """How long a request's head may take; also the time in which a new connection has to begin one."""
@@ -84,10 +88,21 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._skips_head:
             return
+        self._take_host()
         super().on_headers_complete()
         self._in_head, self._head_bytes = False, 0
         self._body_is_left = self.parser.should_upgrade() and bool(self._framing())
         self._stop_timer()
+
+    def _take_host(self) -> None:
+        """Of `GET http://name/path` the name counts, whatever the `Host` header says (RFC 9112, 3.2.2)."""
+        if self.url.startswith((b"/", b"*")):
+            return
+        address = httptools.parse_url(self.url)
+        if address.host is None:
+            return
+        host = address.host if address.port is None else b"%b:%d" % (address.host, address.port)
+        self.headers[:] = [(b"host", host), *(field for field in self.headers if field[0] != b"host")]
 
     def on_message_complete(self) -> None:
         if not self._body_is_left:
@@ -114,6 +129,8 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = _ended_by_closing(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
@@ -185,3 +202,24 @@ class Protocol(HttpToolsProtocol):
             for name, value in self.headers
             if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
         ]
+
+
+def _ended_by_closing(app: _Application, cycle: RequestResponseCycle) -> _Application:
+    """An answer of unknown length to a client that does not know chunks: the end of the connection is its end."""
+
+    async def run(scope: Any, receive: Any, send: Any) -> None:
+        unframed = False
+
+        async def pass_on(message: Any) -> None:
+            nonlocal unframed
+            if message["type"] == "http.response.start":
+                unframed = all(name.lower() != b"content-length" for name, _ in message["headers"])
+                if unframed:
+                    cycle.chunked_encoding = False
+            elif unframed:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, pass_on)
+
+    return run

@@ -13,15 +13,15 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from feedback.access.audit import Actor
 from feedback.errors import StarloopError, UnavailableError
 from feedback.ids import new_id
-from feedback.registry.adapters import adapter_name
+from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.retirements import (
     Progress,
     begin_retirement,
@@ -35,13 +35,12 @@ from feedback.registry.retirements import (
     waits_for,
 )
 from feedback.registry.snapshot import Retiring
-from feedback.settings import Engine
+from feedback.settings import Engine, Settings
+from feedback.storage.database import Database
 from feedback.storage.tables import GatewayWorker, Retirement
 from server.connections import BrokenAnswerError
-from server.replicas import Replica
-
-if TYPE_CHECKING:
-    from server.gateway import Gateway
+from server.replicas import Engines, Replica
+from server.snapshot import LiveSnapshot
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.4
@@ -84,34 +83,34 @@ class Retired(NamedTuple):
     """Why they are not, in words."""
 
 
-async def retire(gateway: Gateway, model: str, version: str, reason: str, actor: Actor) -> Retired:
-    """Retire a version, and wait a while for its files to go; they go later where something holds that up.
-
-    Raises `NotFoundError` and `ConflictError`, see `begin_retirement`.
-    """
-    row = await asyncio.to_thread(_begin, gateway, model, version, reason, actor)
-    await asyncio.to_thread(gateway.live.refresh)
-    deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
-    while True:
-        finished, waiting = await asyncio.to_thread(_state, gateway, row.id)
-        if finished or asyncio.get_running_loop().time() > deadline:
-            return Retired(model, version, finished, None if finished else waiting)
-        await asyncio.sleep(_TICK_SECONDS / 2)
-
-
 class Retirements:
     """One worker's part in all retirements; `start` lets it run beside the requests."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._id = new_id(gateway.now())
+    def __init__(
+        self,
+        settings: Settings,
+        adapters: AdapterStore,
+        engines: Engines,
+        live: LiveSnapshot,
+        under_way: UnderWay,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._adapters = adapters
+        self._engines = engines
+        self._live = live
+        self._under_way = under_way
+        self._now = now
+        self._id = new_id(now())
         self._place = f"{socket.gethostname()}:{os.getpid()}"
         self._said = 0.0
         self._stopping = asyncio.Event()
+        self._database: Database
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, database: Database) -> None:
         """Take part from now on."""
+        self._database = database
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -123,6 +122,20 @@ class Retirements:
             await asyncio.to_thread(self._leave)
         except StarloopError as error:
             _log.warning("the others are not told that this worker ends: %s", error)
+
+    async def retire(self, model: str, version: str, reason: str, actor: Actor) -> Retired:
+        """Retire a version, and wait a while for its files to go; they go later where something holds that up.
+
+        Raises `NotFoundError` and `ConflictError`, see `begin_retirement`.
+        """
+        row = await asyncio.to_thread(self._begin, model, version, reason, actor)
+        await asyncio.to_thread(self._live.refresh)
+        deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
+        while True:
+            finished, waiting = await asyncio.to_thread(self._state, row.id)
+            if finished or asyncio.get_running_loop().time() > deadline:
+                return Retired(model, version, finished, None if finished else waiting)
+            await asyncio.sleep(_TICK_SECONDS / 2)
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
@@ -139,8 +152,8 @@ class Retirements:
                     await self._stopping.wait()
 
     async def _tick(self) -> None:
-        gateway, now = self._gateway, asyncio.get_running_loop().time()
-        retiring = gateway.live.current.retiring
+        now = asyncio.get_running_loop().time()
+        retiring = self._live.current.retiring
         if not retiring and self._said and now < self._said + _SIGN_OF_LIFE_SECONDS:
             return
         others = await asyncio.to_thread(self._others) if retiring else []
@@ -151,12 +164,12 @@ class Retirements:
             if workers[0].id == self._id and all(_unloaded(worker, one) for worker in workers):
                 await self._remove(one, progress)
         if not retiring:
-            for engine in gateway.settings.engine:
-                await asyncio.to_thread(_make_room, gateway, engine)
+            for engine in self._settings.engine:
+                await asyncio.to_thread(self._make_room, engine)
 
     async def _advance(self, one: Retiring, others: list[GatewayWorker]) -> Progress:
         """The next step of this worker: it is not routed to any more, as the snapshot in use says so."""
-        count = self._gateway.under_way.count(one.adapter)
+        count = self._under_way.count(one.adapter)
         if count:
             return Progress("busy", f"{count} requests are under way on it")
         steps = [progress_of(worker, one.id) for worker in others]
@@ -169,12 +182,12 @@ class Retirements:
         return Progress("unloaded")
 
     async def _unload(self, one: Retiring) -> None:
-        for replica in self._gateway.engines.of(one.base):
+        for replica in self._engines.of(one.base):
             await unload(replica, one.adapter)
 
     async def _remove(self, one: Retiring, progress: dict[str, Progress]) -> None:
         """Move the folder away, so that nothing can load it any more; look at the engines again; then delete it."""
-        adapters, name = self._gateway.adapters, one.adapter
+        adapters, name = self._adapters, one.adapter
         try:
             await asyncio.to_thread(adapters.move_away, name)
             try:
@@ -189,32 +202,63 @@ class Retirements:
             await asyncio.to_thread(self._report, progress | {one.id: Progress("left", str(error))})
             return
         _log.info("%s is retired and its files are removed", name)
-        await asyncio.to_thread(self._gateway.live.refresh)
+        await asyncio.to_thread(self._live.refresh)
 
     # -- in threads, with the database
 
     def _others(self) -> list[GatewayWorker]:
-        with self._gateway.database.reading() as session:
-            workers = live_workers(session, self._gateway.now())
+        with self._database.reading() as session:
+            workers = live_workers(session, self._now())
         return [worker for worker in workers if worker.id != self._id]
 
     def _report(self, progress: dict[str, Progress]) -> list[GatewayWorker]:
-        with self._gateway.database.session() as session:
-            report_worker(session, self._id, self._place, progress, self._gateway.now())
+        with self._database.session() as session:
+            report_worker(session, self._id, self._place, progress, self._now())
             session.flush()
-            workers = live_workers(session, self._gateway.now())
+            workers = live_workers(session, self._now())
             session.commit()
         return workers
 
     def _finish(self, one: Retiring) -> None:
-        with self._gateway.database.session() as session:
-            finish_retirement(session, one.id, self._gateway.now())
+        with self._database.session() as session:
+            finish_retirement(session, one.id, self._now())
             session.commit()
 
     def _leave(self) -> None:
-        with self._gateway.database.session() as session:
+        with self._database.session() as session:
             forget_worker(session, self._id)
             session.commit()
+
+    def _begin(self, model: str, version: str, reason: str, actor: Actor) -> Retirement:
+        with self._database.session() as session:
+            row = begin_retirement(session, model, version, reason, actor, self._now())
+            session.commit()
+        return row
+
+    def _state(self, identifier: str) -> tuple[bool, str]:
+        now: datetime = self._now()
+        with self._database.reading() as session:
+            row = session.get(Retirement, identifier)
+            assert row is not None
+            return row.finished is not None, "" if row.finished else waits_for(session, row, now)
+
+    def _make_room(self, engine: Engine) -> None:
+        """Retire the oldest rejected version where an engine's memory for adapters is full: the next one needs a place."""
+        with self._database.reading() as session:
+            if routable(session, engine.base) < engine.adapter_limit:
+                return
+        with self._database.session() as session:
+            if routable(session, engine.base) < engine.adapter_limit:
+                return  # another worker was quicker
+            version = oldest_rejected(session, engine.base)
+            if version is None:
+                return
+            reason = (
+                f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest rejected version"
+            )
+            begin_retirement(session, version.model, version.number, reason, Actor("gateway"), self._now())
+            session.commit()
+        _log.info("%s is retired: %s", adapter_name(version.model, version.number), reason)
 
 
 async def unload(replica: Replica, adapter: str) -> None:
@@ -237,37 +281,3 @@ async def unload(replica: Replica, adapter: str) -> None:
 def _unloaded(worker: GatewayWorker, one: Retiring) -> bool:
     progress = progress_of(worker, one.id)
     return progress is not None and progress.step == "unloaded"
-
-
-def _begin(gateway: Gateway, model: str, version: str, reason: str, actor: Actor) -> Retirement:
-    with gateway.database.session() as session:
-        row = begin_retirement(session, model, version, reason, actor, gateway.now())
-        session.commit()
-    return row
-
-
-def _state(gateway: Gateway, identifier: str) -> tuple[bool, str]:
-    now: datetime = gateway.now()
-    with gateway.database.reading() as session:
-        row = session.get(Retirement, identifier)
-        assert row is not None
-        return row.finished is not None, "" if row.finished else waits_for(session, row, now)
-
-
-def _make_room(gateway: Gateway, engine: Engine) -> None:
-    """Retire the oldest rejected version where an engine's memory for adapters is full: the next one needs a place."""
-    with gateway.database.reading() as session:
-        if routable(session, engine.base) < engine.adapter_limit:
-            return
-    with gateway.database.session() as session:
-        if routable(session, engine.base) < engine.adapter_limit:
-            return  # another worker was quicker
-        version = oldest_rejected(session, engine.base)
-        if version is None:
-            return
-        reason = (
-            f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest rejected version"
-        )
-        begin_retirement(session, version.model, version.number, reason, Actor("gateway"), gateway.now())
-        session.commit()
-    _log.info("%s is retired: %s", adapter_name(version.model, version.number), reason)

@@ -14,7 +14,6 @@ from feedback.storage.tables import ModelVersion, RegisteredModel
 from server.access import Caller
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
-from server.retirement import retire
 from server.routing import BASE, UnknownModelError
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Retire, Rollback
@@ -77,7 +76,7 @@ async def retire_version(
     request.user.need_model(name)
     number = data.version.removeprefix(f"{name}@")
     actor = Actor(request.user.owner, request.user.key_id)
-    done = await retire(gateway, name, number, data.reason, actor)
+    done = await gateway.retirements.retire(name, number, data.reason, actor)
     shown = RetiredView(
         model=name, version=number, state="retired", removed=done.removed, waits_for=done.waits_for
     )

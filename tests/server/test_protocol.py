@@ -249,3 +249,63 @@ def test_nonsense_behind_an_answer_under_way_ends_it_and_is_not_written_into_it(
     rest, begun = asyncio.run(send())
     assert b"HTTP/1.1" not in rest
     assert begun == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"abcd"], ids=["without a body", "with one"])
+def test_a_client_of_http_1_0_gets_a_stream_without_chunks_and_its_end_by_the_connections(
+    body: bytes,
+) -> None:
+    async def stream(_scope: Any, receive: Any, send: Any) -> None:
+        asked = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"begun ", asked):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def send() -> bytes:
+        async with serving(stream) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.0\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            got = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return got
+
+    head, _, got = asyncio.run(send()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head and b"connection: close" in head
+    assert got == b"begun " + body
+
+
+def test_a_client_of_http_1_0_gets_an_answer_of_known_length_as_it_is() -> None:
+    async def send() -> bytes:
+        async with connected() as (reader, writer):
+            writer.write(b"POST / HTTP/1.0\r\ncontent-length: 2\r\n\r\nab")
+            return await asyncio.wait_for(reader.read(), 5)
+
+    head, _, got = asyncio.run(send()).partition(b"\r\n\r\n")
+    assert b"content-length: 2" in head and got == b"ab"
+
+
+@pytest.mark.parametrize(
+    "target,host",
+    [
+        (b"http://evil.example/x", b"evil.example"),
+        (b"http://evil.example:8000/x", b"evil.example:8000"),
+        (b"/x", b"localhost"),
+    ],
+)
+def test_of_an_absolute_address_the_name_counts_and_not_the_host_header(target: bytes, host: bytes) -> None:
+    heard: list[list[bytes]] = []
+
+    async def hear(scope: Any, receive: Any, send: Any) -> None:
+        heard.append([value for name, value in scope["headers"] if name == b"host"])
+        await echo(scope, receive, send)
+
+    async def send() -> None:
+        async with serving(hear) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET " + target + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            writer.close()
+
+    asyncio.run(send())
+    assert heard == [[host]]
