@@ -24,6 +24,7 @@ SAYING_NOTHING = {"utils", "util", "common", "base", "manager", "helpers", "help
 # The modules that train: each runs in a child process or by hand, none in the loop or the gateway.
 TRAINING = {
     "trainer.base_model",
+    "trainer.lora",
     "trainer.finetune",
     "trainer.memory",
     "trainer.objectives",
