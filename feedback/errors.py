@@ -4,7 +4,8 @@ StarloopError
 ├── SettingsError          configuration: lists every problem at once
 ├── BadInputError          a request, file or argument that cannot be taken
 │   ├── BadFieldError      … with the field named
-│   └── HeadTooLargeError  … whose headers are beyond all bounds
+│   ├── HeadTooLargeError  … whose headers are beyond all bounds
+│   └── TooLargeError      … that is larger than may be sent
 ├── NotFoundError          a name or id that the record does not hold
 ├── ConflictError          right in form, impossible in the present state
 ├── NotAllowedError        no key, or a key that does not reach this far
@@ -48,6 +49,10 @@ class BadFieldError(BadInputError):
 
 class HeadTooLargeError(BadInputError):
     """A request's headers are larger than is taken."""
+
+
+class TooLargeError(BadInputError):
+    """What is sent is larger than is taken."""
 
 
 class NotFoundError(StarloopError):

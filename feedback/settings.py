@@ -36,6 +36,8 @@ class Server(Section, frozen=True):
     workers: Positive = 1
     body_limit: Positive = 4_000_000
     """Bytes of the largest request body."""
+    upload_limit: Positive = 2_000_000_000
+    """Bytes of the largest file that is sent to be imported."""
     feedback_token_days: Positive = 30
     session_hours: Seconds = 12.0
     """How long a session of the pages lasts."""

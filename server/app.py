@@ -21,6 +21,7 @@ from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
     audit,
+    candidates,
     cases,
     completions,
     cycles,
@@ -29,6 +30,8 @@ from server.routes import (
     failures,
     feedback,
     health,
+    holds,
+    imports,
     inferences,
     metrics,
     models,
@@ -44,6 +47,9 @@ _FAMILIES = (
     inferences,
     failures,
     cases,
+    candidates,
+    holds,
+    imports,
     datasets,
     cycles,
     erasure,

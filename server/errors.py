@@ -23,6 +23,7 @@ from feedback.errors import (
     SettingsError,
     StarloopError,
     StorageError,
+    TooLargeError,
     UnavailableError,
     UnsoundAdapterError,
 )
@@ -45,6 +46,7 @@ class Form(NamedTuple):
 _FORMS: dict[type[Exception], Form] = {
     BadInputError: Form(400, "invalid_request_error"),
     HeadTooLargeError: Form(431, "invalid_request_error", "headers_too_large"),
+    TooLargeError: Form(413, "invalid_request_error", "request_too_large"),
     NoKeyError: Form(401, "authentication_error", "invalid_api_key"),
     NotAllowedError: Form(403, "permission_error"),
     NotFoundError: Form(404, "invalid_request_error", "not_found"),

@@ -144,6 +144,79 @@ class FailureView(Struct, kw_only=True):
     """Why it taught nothing when a dataset version was last made."""
 
 
+class HoldView(Struct, kw_only=True):
+    """What many new raters said about one target in a short time, held for a reviewer together."""
+
+    id: str
+    model: str
+    created: datetime
+    kind: str
+    target: str
+    reason: str
+    state: str
+    feedback: list[str]
+    decided_by: str | None
+    decided: datetime | None
+
+
+class HoldContents(HoldView, kw_only=True):
+    """A hold with all that waits in it."""
+
+    said: list[FeedbackView]
+
+
+class CandidateView(Struct, kw_only=True):
+    """A correction that a model proposed for a failure case, with what it passed."""
+
+    id: str
+    model: str
+    inference_id: str
+    source: str
+    origin: str
+    answer: str
+    checks: list[dict[str, Any]]
+    state: str
+    tokens: int
+    cost: float
+    created: datetime
+    decided_by: str | None
+    decided: datetime | None
+
+
+class ImportView(Struct, kw_only=True):
+    """A file of rows that was taken in."""
+
+    id: str
+    model: str
+    name: str
+    format: str
+    columns: dict[str, str]
+    use: str
+    original_hash: str
+    original_bytes: int
+    content_hash: str
+    rows: int
+    examples: int
+    bad: int
+    created: datetime
+    created_by: str
+
+
+class BadRowView(Struct, kw_only=True):
+    line: int
+    field: str
+    problem: str
+
+
+class TakenView(Struct, kw_only=True):
+    """What came of a file; `bad` names the first thousand rows that were left out."""
+
+    imported: ImportView
+    known: bool
+    """The same rows were there already, as `imported`."""
+    bad: list[BadRowView]
+
+
 class CaseView(Struct, kw_only=True):
     id: str
     model: str

@@ -69,6 +69,16 @@ class Resolve(Wire):
     correction: Text | AssistantMessage | None = None
 
 
+class DecideHold(Wire):
+    """`release` lets what is held count, `uphold` keeps it out for good."""
+
+    action: Literal["release", "uphold"]
+
+
+class DecideCandidate(Wire):
+    action: Literal["accept", "reject"]
+
+
 class Draw(Wire):
     """How many cases of the golden set to draw from live prompts."""
 

@@ -11,9 +11,10 @@ import click
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.commands.text import harmless
 from feedback.datasets.imported import intact
+from feedback.errors import BadFieldError
 from feedback.imports.reading import FORMATS, Reading
 from feedback.imports.rows import BadRow
-from feedback.imports.shapes import MAPPED
+from feedback.imports.shapes import columns_of
 from feedback.imports.storing import USES, Intake, Outcome, import_file, list_imports, shown_name
 from feedback.registry.models import ensure_models
 from feedback.settings import Settings
@@ -30,17 +31,10 @@ format_option = click.option(
 
 def _columns(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """`prompt=question,answer=reply` as a mapping."""
-    found: dict[str, str] = {}
-    for pair in ",".join(given).split(",") if given else ():
-        part, equals, column = pair.partition("=")
-        if not equals or part.strip() not in MAPPED or not column.strip():
-            raise click.BadParameter(f"{pair!r} is not PART=COLUMN; parts are {', '.join(MAPPED)}")
-        found[part.strip()] = column.strip()
-    if found and not ("messages" in found or {"prompt", "answer"} <= found.keys()):
-        raise click.BadParameter(
-            "a row is made of `prompt` and `answer`, or of `messages`; name their columns"
-        )
-    return found
+    try:
+        return columns_of(",".join(given))
+    except BadFieldError as error:
+        raise click.BadParameter(error.problem) from None
 
 
 map_option = click.option(

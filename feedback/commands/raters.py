@@ -8,21 +8,18 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import click
-from sqlmodel import col, select
 
 from feedback.access.audit import Act, note
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.commands.text import part, shortened
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.holds import decide_hold, list_holds, read_hold
+from feedback.datasets.holds import decide_hold, list_holds, read_hold, said_in
 from feedback.datasets.raters import Figures
 from feedback.datasets.weighing import gather
 from feedback.errors import NotFoundError
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Feedback, RaterHold
-
-_CHUNK = 500
 
 
 @click.group(short_help="how far raters are believed, and what is held for review")
@@ -93,12 +90,9 @@ def show(settings: Settings, hold_id: str, as_json: bool) -> None:
 
     Example: starloop raters show ID
     """
-    said: list[Feedback] = []
     with opened(settings, existing=True) as database, database.reading() as session:
         row = read_hold(session, hold_id)
-        for start in range(0, len(row.feedback), _CHUNK):
-            query = select(Feedback).where(col(Feedback.id).in_(row.feedback[start : start + _CHUNK]))
-            said += session.exec(query.order_by(col(Feedback.id)))
+        said = said_in(session, row)
     document = row.model_dump() | {
         "said": [one.model_dump(exclude={"content_hash", "current"}) for one in said]
     }

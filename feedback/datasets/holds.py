@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from feedback.datasets.brigades import Brigade
 from feedback.errors import ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.storage.paging import Page, newest_first
-from feedback.storage.tables import RaterHold
+from feedback.storage.tables import Feedback, RaterHold
 
 _STATES = {"release": "released", "uphold": "upheld"}
+_CHUNK = 500
 
 
 def keep_holds(session: Session, model: str, brigades: Sequence[Brigade], now: datetime) -> None:
@@ -74,6 +75,15 @@ def read_hold(session: Session, identifier: str) -> RaterHold:
     if row is None:
         raise NotFoundError(f"there is no hold {identifier[:60]!r}; `starloop raters holds` shows them")
     return row
+
+
+def said_in(session: Session, row: RaterHold) -> list[Feedback]:
+    """All that waits in a hold, oldest first."""
+    said: list[Feedback] = []
+    for start in range(0, len(row.feedback), _CHUNK):
+        query = select(Feedback).where(col(Feedback.id).in_(row.feedback[start : start + _CHUNK]))
+        said += session.exec(query.order_by(col(Feedback.id)))
+    return said
 
 
 def decide_hold(

@@ -39,6 +39,21 @@ def shape_of(record: Mapping[str, Any]) -> Shape | None:
     return None
 
 
+def columns_of(text: str) -> dict[str, str]:
+    """`prompt=question,answer=reply` as part → column. Raises `BadFieldError` for `map`."""
+    found: dict[str, str] = {}
+    for pair in text.split(",") if text.strip() else ():
+        part, equals, column = pair.partition("=")
+        if not equals or part.strip() not in MAPPED or not column.strip():
+            raise BadFieldError("map", f"{pair[:60]!r} is not PART=COLUMN; parts are {', '.join(MAPPED)}")
+        found[part.strip()] = column.strip()
+    if found and not ("messages" in found or {"prompt", "answer"} <= found.keys()):
+        raise BadFieldError(
+            "map", "a row is made of `prompt` and `answer`, or of `messages`; name their columns"
+        )
+    return found
+
+
 def mapped(record: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """The record under the names that shapes have. Raises `BadFieldError` where a column is not there."""
     found: dict[str, Any] = {}

@@ -31,6 +31,7 @@ from feedback.imports.reading import Reader, Reading
 from feedback.imports.rows import BadRow
 from feedback.settings import Settings
 from feedback.storage.database import Database
+from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import DataImport
 
 FOLDER = "imports"
@@ -49,6 +50,8 @@ class Intake(NamedTuple):
     use: Use = "learn"
     """`learn`: rows are new examples. `replay`: the model is to know them already, and not to forget them."""
     skip_bad: bool = False
+    name: str = ""
+    """What the file was called by who sent it; its own name otherwise."""
 
 
 @dataclass
@@ -79,7 +82,7 @@ def import_file(
     partial = folder / f".{identifier}.partial"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder)
         partial.mkdir()
         with (partial / ".lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -93,15 +96,23 @@ def import_file(
 
 
 def list_imports(session: Session, model: str | None = None) -> list[DataImport]:
-    """What was taken in, newest first."""
+    """All that was taken in, newest first."""
     query = select(DataImport).order_by(col(DataImport.id).desc())
     return list(session.exec(query.where(DataImport.model == model) if model else query))
+
+
+def page_of_imports(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[DataImport]:
+    """What was taken in, newest first, a page at a time."""
+    query = select(DataImport)
+    if model is not None:
+        query = query.where(DataImport.model == model)
+    return newest_first(session, query, DataImport, limit, cursor)
 
 
 def _take_in(
     database: Database, folder: Path, identifier: str, intake: Intake, actor: Actor, now: datetime
 ) -> Outcome:
-    name = shown_name(intake.file)
+    name = shown_name(Path(intake.name) if intake.name else intake.file)
     partial = folder / f".{identifier}.partial"
     original = copy_original(intake.file, partial / "original", name)
     reader = Reader(partial / "original", name, intake.reading)
@@ -183,8 +194,8 @@ def shown_name(file: Path) -> str:
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)[:255]
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what imports that were killed left behind; one that is under way holds its lock."""
+def sweep(folder: Path) -> None:
+    """Remove what imports and uploads that were killed left behind; one that is under way holds its lock."""
     for partial in folder.glob(".*.partial"):
         try:
             with (partial / ".lock").open("rb") as lock:

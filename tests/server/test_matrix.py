@@ -16,7 +16,16 @@ from litestar.routes import HTTPRoute
 
 from feedback.access.keys import SCOPES, create_key, revoke_key
 from feedback.ids import new_id
-from feedback.storage.tables import Case, Cycle, DatasetVersion, Example, Failure
+from feedback.storage.tables import (
+    Candidate,
+    Case,
+    Cycle,
+    DataImport,
+    DatasetVersion,
+    Example,
+    Failure,
+    RaterHold,
+)
 from server.request import OPEN
 from tests.server.inside import HELLO, Inside, inside, settings_for
 from tests.server.test_access import bearing
@@ -49,6 +58,14 @@ GET /v1/cases                          401  403   403      in     403   in    in
 POST /v1/cases/draw                    401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/cases/{case_id}/confirm       401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/cases/{case_id}/drop          401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
+GET /v1/candidates                     401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
+POST /v1/candidates/{candidate_id}/decide 401 403 403      in     403   in    404   401 401  in   403  in    401   401  401    401
+GET /v1/holds                          401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
+GET /v1/holds/{hold_id}                401  403   403      in     403   in    404   401 401  in   in   in    401   401  401    401
+POST /v1/holds/{hold_id}/decide        401  403   403      in     403   in    404   401 401  in   403  in    401   401  401    401
+GET /v1/imports                        401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
+GET /v1/imports/{import_id}            401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
+POST /v1/imports                       401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}/export   401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -114,10 +131,18 @@ class House:
         plain: dict[str, Any] = {"model": name, "created": 0.0}
         messages = [{"role": "user", "content": "Hello?"}]
         case = {"suite": "golden", "prompt_hash": "0", "group_key": "0", "messages": messages}
+        proposed: dict[str, Any] = {"origin": "t", "request_hash": "0", "answer": "x", "checks": []}
+        taken: dict[str, Any] = {"name": "a.jsonl", "format": "chat", "rows": 1, "examples": 1, "bad": 0}
+        taken |= {"original_hash": "0", "original_bytes": 1, "content_hash": "0", "created_by": "ann"}
         rows: dict[str, Any] = {
             "failure": Failure(id=new_id(now), inference_id=asked, reasons=[], **plain),
             "case": Case(id=new_id(now), **plain, **case),
             "dataset": DatasetVersion(id=dataset, content_hash="0", note="", manifest=MANIFEST, **plain),
+            "candidate": Candidate(
+                id=new_id(now), inference_id=asked, source="teacher", state="checked", **plain, **proposed
+            ),
+            "hold": RaterHold(id=new_id(now), kind="group", target="g", feedback=[], reason="new", **plain),
+            "import": DataImport(id=new_id(now), **plain, **taken),
             "cycle": Cycle(id=new_id(now), mode="report", requested_by="ann", updated=0.0, **plain),
         }
         self.ids = {"inference": asked, "example": "0", **{kind: row.id for kind, row in rows.items()}}
@@ -148,6 +173,8 @@ class House:
         body = None if method in ("GET", "HEAD", "OPTIONS") else self.bodies().get(path)
         address = path.replace("{name}", "chat.js" if path.startswith("/static") else "assistant")
         address = address.replace("{path}", "openapi.json")
+        if (method, path) == ("POST", "/v1/imports"):
+            address += "?model=assistant"
         for kind, identifier in self.ids.items():
             address = address.replace(f"{{{kind}_id}}", identifier)
         headers = self.callers[who] if who in self.callers else HEADERS.get(who, {})
@@ -166,6 +193,9 @@ class House:
             "/v1/failures/{failure_id}/resolve": {"action": "dismiss"},
             "/v1/cases/draw": {"model": "assistant", "count": 1},
             "/v1/cases/{case_id}/confirm": {"answer": "x"},
+            "/v1/candidates/{candidate_id}/decide": {"action": "reject"},
+            "/v1/holds/{hold_id}/decide": {"action": "uphold"},
+            "/v1/imports": {"prompt": "a", "completion": "b"},
             "/v1/cycles": {"model": "assistant"},
             "/v1/erase": {"user": "nobody"},
             "/session": {"key": "sl-unknown"},
