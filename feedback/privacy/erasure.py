@@ -134,7 +134,7 @@ def _begun(database: Database, pseudonym: str, actor: Actor, now: datetime) -> E
 
 
 def _drained(database: Database, directory: Path, patience: float) -> None:
-    missing, _ = await_drainers(database, directory, patience)
+    missing = await_drainers(database, directory, patience)
     if missing:
         raise UnavailableError(
             f"{missing} records stand in the journals of running gateways and do not come to the database; "

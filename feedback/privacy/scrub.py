@@ -1,8 +1,8 @@
 """Makes sure that what was deleted is gone from the files too: free pages, write-ahead logs, what was set aside.
 
 A deleted row stays in an SQLite file until its page is used again, and in the write-ahead log until that is overwritten.
-Every file is therefore written anew without its free pages, and its log cut to nothing, also while a gateway has it open:
-SQLite's own locks let both do so in turn.
+The file is therefore written anew without its free pages, and its log cut to nothing, also while a gateway has it open:
+SQLite's own locks let both do so in turn. A journal's files go whole: their owner, asked to, begins a new one at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from feedback.errors import StorageError, UnavailableError
 from feedback.storage.aside import KINDS
 from feedback.storage.database import Database
-from feedback.storage.journal_file import FOLDER
+from feedback.storage.journal_file import FOLDER, journals, segments, stands
+from feedback.storage.marks import read_marks, want_gone
 from feedback.storage.records import FeedbackRecord, decode
 
 _TABLES = (
@@ -58,21 +59,30 @@ def scrub_database(database: Database, patience: float, rewrite: bool = True) ->
 
 
 def scrub_journals(directory: Path, patience: float) -> int:
-    """Wait until what stands in the journals now has been drained and forgotten, and scrub each; how many.
+    """Have the owners let go of all files that hold what stands in the journals now, drained or not; how many journals.
 
-    Raises `UnavailableError` when a journal is not drained within `patience` seconds.
+    Raises `UnavailableError` when one is not drained within `patience` seconds.
     """
     deadline = time.monotonic() + patience
-    count = 0
-    for path in sorted((directory / FOLDER).glob("*.sqlite")):
+    there = journals(directory)
+    asked: list[tuple[Path, int]] = []
+    for journal in there:
+        last = read_marks(journal).standing or 0
         try:
-            _await_forgotten(path, deadline)
-            _scrub_file(path, max(deadline - time.monotonic(), 5.0), rewrite=True)
-            count += 1
-        except (sqlite3.Error, FileNotFoundError) as error:
-            if path.exists():  # else its owner ended and removed it
-                raise StorageError(f"{path}: the journal cannot be written ({error})") from error
-    return count
+            want_gone(journal, last)
+            asked.append((journal, last))
+        except OSError as error:
+            if stands(journal):  # else its owner ended and removed it
+                raise StorageError(f"{journal}: the journal cannot be written ({error})") from error
+    for journal, last in asked:
+        while any(segment.first <= last for segment in segments(journal)):
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{journal}: the gateway that owns this journal has not brought all of it to the database; "
+                    "wait until `starloop db verify` says that nothing is missing, and run this again"
+                )
+            time.sleep(_PAUSE)
+    return len(there)
 
 
 def remove_aside(directory: Path, user: str, erased: Collection[str]) -> int:
@@ -102,19 +112,6 @@ def _belongs(body: bytes, user: str, erased: Collection[str], named: list[bytes]
     if isinstance(record, FeedbackRecord):
         return record.rater == user or record.inference_id in erased
     return record.user == user
-
-
-def _await_forgotten(path: Path, deadline: float) -> None:
-    """Until the rows that stand in a journal now are deleted: a live owner does so once they are in the database."""
-    with closing(_open(path)) as connection:
-        last = connection.execute("SELECT max(seq) FROM entry").fetchone()[0] or 0
-        while (connection.execute("SELECT min(seq) FROM entry").fetchone()[0] or last + 1) <= last:
-            if time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"{path}: the gateway that owns this journal has not brought all of it to the database; "
-                    "wait until `starloop db verify` says that nothing is missing, and run this again"
-                )
-            time.sleep(_PAUSE)
 
 
 def _scrub_file(path: Path, patience: float, rewrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Adopting journals whose owner is gone: what stands in them is brought to the database, then the file goes."""
+"""Adopting journals whose owner is gone: what stands in them is brought to the database, then the files go."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from feedback.errors import StorageError
 from feedback.storage import journal_file
-from feedback.storage.batches import BATCH, bring, check_linked
+from feedback.storage.batches import BATCH, bring
 from feedback.storage.database import Database
-from feedback.storage.journal_file import JournalReader, UnreadableJournalError
+from feedback.storage.journal_reader import Entry, JournalReader
+from feedback.storage.marks import Marks
 
 log = logging.getLogger(__name__)
 
@@ -18,47 +19,58 @@ log = logging.getLogger(__name__)
 def adopt(database: Database, directory: Path) -> Generator[int, None, None]:
     """Drain and delete every journal that no process owns, yielding after each batch how many rows were new.
 
-    A damaged file is salvaged as far as it can be read and kept as `<id>.unreadable` for a person to look at. One that
-    cannot be reached is logged and left for later. Raises what `Database.session` raises.
+    What is damaged in one is kept as files for a person to look at. One that cannot be read is logged and left for later.
+    Raises what `Database.session` raises.
     """
-    for path in sorted((directory / journal_file.FOLDER).glob("*.sqlite")):
+    for journal in journal_file.journals(directory):
         try:
-            descriptor = journal_file.lock(path)
+            descriptor = journal_file.lock(journal)
         except OSError as error:
-            log.error("%s cannot be adopted: %s", path, error)
+            log.error("%s cannot be adopted: %s", journal, error)
             continue
         if descriptor is None:
             continue
         try:
-            # Without the file, another process adopted and deleted it between the listing and the lock.
-            if not path.exists() or (yield from _drain(path, database, directory)):
-                journal_file.remove(path)
+            # Without files, another process adopted and deleted it between the listing and the lock.
+            if not journal_file.stands(journal) or (yield from _drain(journal, database, directory)):
+                journal_file.remove(journal)
         finally:
             journal_file.release(descriptor)
 
 
-def _drain(path: Path, database: Database, directory: Path) -> Generator[int, None, bool]:
-    """Bring all of one journal; whether the file has served its purpose."""
-    reader = JournalReader(path)
-    position = 0
+def _drain(journal: Path, database: Database, directory: Path) -> Generator[int, None, bool]:
+    """Bring all of one journal; whether its files have served their purpose."""
+    reader = JournalReader(journal)
+    marks: Marks | None = None
     try:
-        while True:
-            try:
-                entries = reader.read(position, BATCH)
-                if position and entries:
-                    check_linked(path, position, entries)
-            except UnreadableJournalError as error:
-                log.error("%s; what can be read of it is stored, and the file is kept", error)
-                yield bring(database, directory, path.stem, reader.salvage())
-                reader.close()
-                path.replace(path.with_suffix(".unreadable"))
-                return True
-            except StorageError as error:
-                log.error("%s; it is left for later", error)
-                return False
+        position = reader.start()
+        while (entries := _read(reader, position)) is not None:
             if not entries:
                 return True
-            yield bring(database, directory, path.stem, entries)
+            yield bring(database, directory, journal.name, entries)
             position = entries[-1].seq
+            marks = marks or _marks(journal)
+            if marks is not None:
+                marks.drained = position  # or dying here would cost doing all of it again
+        return False
     finally:
         reader.close()
+        if marks is not None:
+            marks.close()
+
+
+def _read(reader: JournalReader, position: int) -> list[Entry] | None:
+    """The next batch; None, logged, when the files cannot be read."""
+    try:
+        return reader.read(position, BATCH)
+    except StorageError as error:
+        log.error("%s; it is left for later", error)
+        return None
+
+
+def _marks(journal: Path) -> Marks | None:
+    """The marks to write to; None where the disk has no room for any."""
+    try:
+        return Marks(journal)
+    except OSError:
+        return None

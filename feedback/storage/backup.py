@@ -32,9 +32,11 @@ from sqlalchemy.engine import make_url
 
 from feedback.errors import BadInputError, ConflictError, StorageError, UnavailableError
 from feedback.settings import Settings
+from feedback.storage.aside import KINDS
 from feedback.storage.database import Database
 from feedback.storage.exclusive import alone
-from feedback.storage.journal_file import FOLDER
+from feedback.storage.journal_file import FOLDER, journals, segments
+from feedback.storage.marks import SUFFIX, read_marks, write_marks
 
 MANIFEST = "manifest.json"
 _TREES = ("imports", "datasets", "adapters")
@@ -122,13 +124,12 @@ def restore(settings: Settings, source: Path) -> Manifest:
 
 def _contents(database: Database, directory: Path, work: Path) -> Iterator[tuple[str, Path]]:
     """Names and files, each made when its turn comes."""
-    for journal in sorted((directory / FOLDER).glob("*")):
-        if journal.suffix == ".sqlite":
-            copy = work / journal.name
-            if _copied(journal, copy):
-                yield f"{FOLDER}/{journal.name}", copy
-        elif journal.suffix in (".damaged", ".refused", ".unreadable"):
-            yield f"{FOLDER}/{journal.name}", journal
+    for journal in journals(directory):
+        for copy in _copied(journal, work):
+            yield f"{FOLDER}/{copy.name}", copy
+    for kind in KINDS:
+        for kept in sorted((directory / FOLDER).glob(f"*.{kind}")):
+            yield f"{FOLDER}/{kept.name}", kept
     yield _snapshot(database, work)
     for tree in _TREES:
         for path in sorted((directory / tree).rglob("*")):
@@ -139,15 +140,22 @@ def _contents(database: Database, directory: Path, work: Path) -> Iterator[tuple
         yield key.name, key
 
 
-def _copied(journal: Path, copy: Path) -> bool:
-    """A consistent copy of a journal that its owner may be writing; False where it has gone meanwhile."""
-    try:
-        _vacuum_into(journal, copy)
-    except sqlite3.Error:
-        if journal.exists():
-            raise
-        return False
-    return True
+def _copied(journal: Path, work: Path) -> Iterator[Path]:
+    """A journal's files as they stand, its owner perhaps writing on.
+
+    What was acknowledged before the copy is in it, and what was drained before the copy's end is in the database, which is
+    copied after: the marks say so, the first from before, the second from after.
+    """
+    standing = read_marks(journal).standing
+    for segment in segments(journal):
+        copy = work / segment.path.name
+        try:
+            shutil.copyfile(segment.path, copy)
+        except FileNotFoundError:
+            continue  # drained meanwhile
+        yield copy
+    write_marks(work / journal.name, standing, read_marks(journal).drained)
+    yield (work / journal.name).with_suffix(SUFFIX)
 
 
 def _snapshot(database: Database, work: Path) -> tuple[str, Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from feedback.storage.aside import set_aside
 from feedback.storage.database import Database
 from feedback.storage.faults import refuses_a_row
-from feedback.storage.journal_file import Entry, UnreadableJournalError
+from feedback.storage.journal_reader import Entry
 from feedback.storage.records import Record
 from feedback.storage.upsert import SHARDS, store
 
@@ -17,12 +17,6 @@ BATCH = 64
 """Small, as a batch holds the interpreter for a millisecond or two while the event loop waits; 500 rows bring no more."""
 
 log = logging.getLogger(__name__)
-
-
-def check_linked(path: Path, position: int, entries: list[Entry]) -> None:
-    """Raises `UnreadableJournalError` unless the entries go on exactly where the last batch ended."""
-    if not entries or entries[0].seq != position + 1:
-        raise UnreadableJournalError(f"{path}: rows above number {position} are gone from the journal")
 
 
 def bring(database: Database, directory: Path, journal: str, entries: list[Entry]) -> int:
@@ -34,8 +28,9 @@ def bring(database: Database, directory: Path, journal: str, entries: list[Entry
     sound: list[tuple[Entry, Record]] = []
     for entry in entries:
         if entry.record is None:
-            path = set_aside(directory, journal, entry.seq, entry.body, "damaged")
-            log.error("row %d of journal %s is damaged; kept as %s", entry.seq, journal, path)
+            path = set_aside(directory, journal, entry.seq, entry.body, "damaged", entry.first)
+            many = entry.seq - entry.first + 1
+            log.error("%d records of journal %s are damaged; what is left is kept as %s", many, journal, path)
         else:
             sound.append((entry, entry.record))
     shard = zlib.crc32(journal.encode()) % SHARDS

@@ -18,11 +18,11 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from feedback.errors import StarloopError, StorageError, UnavailableError
-from feedback.storage.batches import BATCH, bring, check_linked
+from feedback.errors import StarloopError, UnavailableError
+from feedback.storage.batches import BATCH, bring
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
-from feedback.storage.journal_file import JournalReader
+from feedback.storage.journal_reader import JournalReader
 from feedback.threads import name_this_thread
 
 _STEP = 8 * BATCH
@@ -59,9 +59,6 @@ class Carrier(Protocol):
     def carry(self, after: int, goal: int) -> Carried:
         """Bring some of the records above `after`, at least one. What went wrong stands in the answer's `problem`."""
 
-    def settle(self) -> None:
-        """Move the journal's log into its file; also with the database away, or the log would grow without end."""
-
     def close(self) -> None: ...
 
 
@@ -80,16 +77,12 @@ class Here:
         carried = Carried(after)
         try:
             while carried.position < min(goal, after + _STEP):
-                entries = self._reader.read(carried.position, BATCH)
-                check_linked(self._path, carried.position, entries)
-                carried.stored += bring(self._database, self._directory, self._path.stem, entries)
+                entries = self._reader.read(carried.position, BATCH, goal)
+                carried.stored += bring(self._database, self._directory, self._path.name, entries)
                 carried.position = entries[-1].seq
         except StarloopError as error:
             carried.problem, carried.away = str(error), isinstance(error, UnavailableError)
         return carried
-
-    def settle(self) -> None:
-        self._reader.settle()
 
     def close(self) -> None:
         """The reader is its owner's."""
@@ -115,9 +108,6 @@ class Apart:
             return Carried(
                 after, problem=f"the drainer's process died ({error}); another one is started", away=True
             )
-
-    def settle(self) -> None:
-        """It does so after each order."""
 
     def close(self) -> None:
         process, self._process = self._process, None
@@ -162,16 +152,11 @@ def main() -> None:
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
     path = Path(task.journal)
     database = Database(task.url, task.sync)
-    reader = JournalReader(path, task.sync)
+    reader = JournalReader(path)
     here = Here(reader, path, database, Path(task.directory))
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line, type=Order)
-        carried = here.carry(order.after, order.goal)
-        try:
-            here.settle()
-        except StorageError as error:
-            carried.problem = carried.problem or str(error)
-        sys.stdout.buffer.write(msgspec.json.encode(carried) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(here.carry(order.after, order.goal)) + b"\n")
         sys.stdout.buffer.flush()
     reader.close()
     database.close()

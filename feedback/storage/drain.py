@@ -114,12 +114,10 @@ class Drainer:
                 carried = carrier.carry(self._position, goal)
                 stored += carried.stored
                 self._position = carried.position
-                journal.forget(self._position)
                 if carried.problem:
                     raise (UnavailableError if carried.away else StorageError)(carried.problem)
         finally:
-            if goal:
-                carrier.settle()
+            journal.forget(self._position)  # also with nothing new: an erasure may want files gone
         self._level = seen
         return stored
 

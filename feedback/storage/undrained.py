@@ -12,39 +12,47 @@ from feedback.privacy.tombstones import erased_among
 from feedback.storage import journal_file
 from feedback.storage.aside import is_refused
 from feedback.storage.database import Database
-from feedback.storage.journal_file import Entry, JournalReader, UnreadableJournalError
+from feedback.storage.journal_reader import Entry, JournalReader
 from feedback.storage.upsert import RECORD_TABLES, subjects
 
 _BATCH = 1000
 
 
-def await_drainers(database: Database, directory: Path, patience: float) -> tuple[int, int]:
-    """How many records have not come to the database once draining has stood still for `patience` seconds, and how
-    many files are damaged.
+def await_drainers(database: Database, directory: Path, patience: float) -> int:
+    """How many records have not come to the database once draining has stood still for `patience` seconds.
 
-    Records that the database refused, and damaged rows, are no matter of this: drainers keep them as files.
+    Records that the database refused, and damaged ones, are no matter of this: drainers keep them as files.
     """
-    missing = unreadable = 0
-    for path in sorted((directory / journal_file.FOLDER).glob("*.sqlite")):
-        reader = JournalReader(path)
-        position = 0
+    missing = 0
+    for journal in journal_file.journals(directory):
+        reader = JournalReader(journal)
         try:
             last = reader.last()  # what is written from now on is no matter of this check
-            while position < last and (entries := reader.read(position, _BATCH)):
+            position = reader.start()
+            while position < last and (entries := _read(reader, position, last)):
                 position = entries[-1].seq
-                entries = [entry for entry in entries if not is_refused(directory, path.stem, entry.seq)]
+                entries = [entry for entry in entries if not is_refused(directory, journal.name, entry.seq)]
                 absent = _wait(database, entries, patience)
                 if absent:
                     patience = 0.0  # who has stood still for that long is not waited for again
-                missing += sum(not is_refused(directory, path.stem, entry.seq) for entry in absent)
-        except UnreadableJournalError:
-            unreadable += 1
+                missing += sum(not is_refused(directory, journal.name, entry.seq) for entry in absent)
         except StorageError:
-            if path.exists():  # else its owner drained and deleted it meanwhile
+            if journal_file.stands(journal):  # else its owner drained and deleted it meanwhile
                 raise
         finally:
             reader.close()
-    return missing, unreadable
+    return missing
+
+
+def _read(reader: JournalReader, position: int, last: int) -> list[Entry]:
+    """Entries above a position, or above what has been drained and deleted meanwhile."""
+    try:
+        return reader.read(position, _BATCH, last)
+    except StorageError:
+        drained = reader.start()
+        if drained <= position:
+            raise
+        return reader.read(drained, _BATCH, last)
 
 
 def _wait(database: Database, entries: list[Entry], patience: float) -> list[Entry]:

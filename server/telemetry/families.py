@@ -72,7 +72,7 @@ ROWS_SET_ASIDE = Family(
     "starloop_journal_rows_set_aside",
     "gauge",
     ("kind",),
-    "Files beside the journals that wait for a person: damaged, refused or unreadable.",
+    "Files beside the journals that wait for a person: damaged or refused.",
     "max",
 )
 SNAPSHOT_AGE = Family(

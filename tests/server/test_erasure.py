@@ -155,7 +155,7 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
     shared = _ask(gateway, "a question that both have asked", USER)
     _say(gateway, shared, USER, rating=1, correction=_answer(f"shared {SEED}"))
     _ask(gateway, "A question that both have  asked", "vera")
-    assert await_drainers(database, settings.directory, 10.0) == (0, 0)
+    assert await_drainers(database, settings.directory, 10.0) == 0
     with database.session() as session:
         ensure_models(session, settings, _now())
         triage_model(session, "assistant", settings, _now())
@@ -283,7 +283,7 @@ def test_erasing_again_finds_nothing_and_a_user_who_comes_back_is_kept(scene: Sc
     again = scene.erase()
     assert (again.counts, again.datasets, again.versions) == ({}, [], [])
     back = _ask(scene.gateway, "I am back", USER)
-    assert await_drainers(scene.database, scene.settings.directory, 10.0) == (0, 0)
+    assert await_drainers(scene.database, scene.settings.directory, 10.0) == 0
     with scene.database.reading() as session:
         assert session.get_one(Inference, back).user == USER
     assert verify(scene.database, scene.settings.directory).sound
@@ -293,7 +293,7 @@ def test_erasing_again_finds_nothing_and_a_user_who_comes_back_is_kept(scene: Sc
 def test_the_running_gateway_goes_on_capturing(scene: Scene) -> None:
     scene.erase()
     ids = [_ask(scene.gateway, f"afterwards {number}", "vera") for number in range(5)]
-    assert await_drainers(scene.database, scene.settings.directory, 10.0) == (0, 0)
+    assert await_drainers(scene.database, scene.settings.directory, 10.0) == 0
     with scene.database.reading() as session:
         assert all(session.get(Inference, one) for one in ids)
 
@@ -325,7 +325,7 @@ def test_under_load_nothing_of_others_is_lost_and_nobody_is_told_otherwise(
             for one in running:
                 one.result()
         scene = Scene(gateway, database, settings, "", "", "")
-        assert await_drainers(database, settings.directory, 10.0) == (0, 0)
+        assert await_drainers(database, settings.directory, 10.0) == 0
         assert done.counts["inferences"] == 20 and scene.places() == []
         with database.reading() as session:
             assert set(ids) <= set(session.exec(select(Inference.id)))
