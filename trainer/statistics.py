@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student
+from scipy.special import bdtr, stdtrit
 
 ALPHA = 0.05
 """Two-sided; each bound is one-sided at half of it."""
@@ -67,7 +66,7 @@ def tango_score(fixes: int, regressions: int, cases: int, difference: float) -> 
 def mcnemar_exact(fixes: int, regressions: int) -> float:
     """Two-sided exact p-value that fixes and regressions are equally likely (McNemar 1947, binomial form)."""
     discordant = fixes + regressions
-    return float(binomtest(fixes, discordant, 0.5).pvalue) if discordant else 1.0
+    return min(1.0, 2 * float(bdtr(min(fixes, regressions), discordant, 0.5)))
 
 
 def bootstrap_interval(
@@ -83,7 +82,7 @@ def bootstrap_interval(
     count = len(values)
     if count < 2:
         return -math.inf, math.inf
-    quantile = student.ppf(alpha / 2, count - 1) * math.sqrt(count / (count - 1))
+    quantile = stdtrit(count - 1, alpha / 2) * math.sqrt(count / (count - 1))
     tail = NormalDist().cdf(float(quantile))
     means = _resampled(values[:, None], seed, resamples)[:, 0]
     low, high = np.quantile(means, [tail, 1 - tail])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
 
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
@@ -16,6 +15,8 @@ def more_often(with_failures: Counts, with_all: Counts, failures: int, everythin
     `with_failures` of these are among the `failures`. Small where failures are more frequent with the property than
     without it: the chance of as many or more, were the failures dealt out blindly (hypergeometric tail).
     """
+    from scipy.stats import hypergeom  # a second or more to import, which no other part of the program needs
+
     p: Shares = hypergeom.sf(with_failures - 1, everything, failures, with_all)
     return p.clip(0.0, 1.0)
 

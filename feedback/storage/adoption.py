@@ -10,7 +10,7 @@ from feedback.errors import StorageError
 from feedback.storage import journal_file
 from feedback.storage.batches import BATCH, bring
 from feedback.storage.database import Database
-from feedback.storage.journal_reader import JournalReader
+from feedback.storage.journal_reader import Entry, JournalReader
 from feedback.storage.marks import Marks
 
 log = logging.getLogger(__name__)
@@ -44,18 +44,33 @@ def _drain(journal: Path, database: Database, directory: Path) -> Generator[int,
     marks: Marks | None = None
     try:
         position = reader.start()
-        while entries := reader.read(position, BATCH):
+        while (entries := _read(reader, position)) is not None:
+            if not entries:
+                return True
             yield bring(database, directory, journal.name, entries)
             position = entries[-1].seq
-            if marks is None:
-                marks = Marks(journal)
-            marks.drained = position  # or dying here would cost doing all of it again
-    except (StorageError, OSError) as error:
-        log.error("%s; it is left for later", error)
+            marks = marks or _marks(journal)
+            if marks is not None:
+                marks.drained = position  # or dying here would cost doing all of it again
         return False
-    else:
-        return True
     finally:
         reader.close()
         if marks is not None:
             marks.close()
+
+
+def _read(reader: JournalReader, position: int) -> list[Entry] | None:
+    """The next batch; None, logged, when the files cannot be read."""
+    try:
+        return reader.read(position, BATCH)
+    except StorageError as error:
+        log.error("%s; it is left for later", error)
+        return None
+
+
+def _marks(journal: Path) -> Marks | None:
+    """The marks to write to; None where the disk has no room for any."""
+    try:
+        return Marks(journal)
+    except OSError:
+        return None

@@ -133,15 +133,19 @@ class Journal:
         if not bodies:
             return
         with self._lock:
+            if self._descriptor < 0:
+                raise StorageError(f"{self.path}: the journal is closed; the record was not written")
             try:
                 self._segments.write(bodies)
             except OSError as error:
                 raise StorageError(
                     f"{self.path}: the journal cannot be written ({error}); free some space"
                 ) from error
-            self._last += len(bodies)
-            # After the records and before the answer: from now on their loss would be told.
-            self._marks.standing = self._last
+            last = self._last + len(bodies)
+            # After the records and before the answer: from now on their loss would be told. The mark is never behind
+            # what a reader is told to read up to.
+            self._marks.standing = last
+            self._last = last
 
     # -- reading and letting go, for the drainer
 

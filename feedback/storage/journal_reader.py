@@ -17,6 +17,7 @@ import msgspec
 from feedback.errors import StorageError
 from feedback.storage.frames import FRAME_HEAD, SEGMENT_HEAD, Head, find_head, other_version, read_head, seed
 from feedback.storage.journal_file import SegmentFile, segments
+from feedback.storage.marks import SUFFIX as MARKS
 from feedback.storage.marks import read_marks
 from feedback.storage.records import Record, decode
 
@@ -53,30 +54,41 @@ class JournalReader:
         """Up to `limit` entries above a number, without a gap, none above `goal`.
 
         With a live owner `goal` is the last record that it has acknowledged; what stands behind that may be half written.
-        Raises `StorageError` when the files cannot be read.
+        Raises `StorageError` when the files cannot be read, and where the owner is dead and another process has deleted them.
         """
-        standing = goal if goal is not None else read_marks(self._journal).standing or 0
         entries: list[Entry] = []
         self._piece = b""  # what stood behind an earlier goal may have been cut and written anew elsewhere
         try:
+            standing = goal if goal is not None else read_marks(self._journal).standing or 0
             if after + 1 != self._next or self._descriptor < 0:
                 self._seek(after + 1)
             while len(entries) < limit and (goal is None or self._next <= goal):
                 entry = self._entry(standing)
                 if entry is None:
                     break
+                if goal is not None and entry.record is None and self._is_gone(goal):
+                    self.close()
+                    raise StorageError(
+                        f"{self._journal}: its owner has ended, and another process took what it held"
+                    )
                 entries.append(entry)
         except OSError as error:
             self.close()
-            raise StorageError(f"{self._journal}: the journal cannot be read ({error})") from error
+            raise self._unreadable(error) from error
         return entries
 
+    def _unreadable(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._journal}: the journal cannot be read ({error})")
+
     def start(self) -> int:
-        """The number above which there may be records that are not in the database yet."""
-        drained = read_marks(self._journal).drained
-        if drained is not None:
-            return drained
-        there = segments(self._journal)
+        """The number above which there may be records that are not in the database yet. Raises `StorageError`."""
+        try:
+            drained = read_marks(self._journal).drained
+            if drained is not None:
+                return drained
+            there = segments(self._journal)
+        except OSError as error:
+            raise self._unreadable(error) from error
         return there[0].first - 1 if there else 0
 
     def last(self) -> int:
@@ -93,6 +105,16 @@ class JournalReader:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._next, self._piece = -1, 0, b""
+
+    def _is_gone(self, goal: int) -> bool:
+        """Whether another process has begun to delete the files, or has marks of its own in place of the owner's.
+
+        To be asked after something was missed, as marks go before segments do.
+        """
+        if not self._journal.with_suffix(MARKS).exists():
+            return True
+        standing = read_marks(self._journal).standing
+        return standing is not None and standing < goal
 
     # -- one entry
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from feedback.errors import UnavailableError
-from feedback.storage.carrier import Apart, Task
+from feedback.storage.adoption import adopt
+from feedback.storage.carrier import Apart, Here, Task
 from feedback.storage.database import Database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
+from feedback.storage.journal_reader import JournalReader
+from feedback.storage.verify import verify
 from tests.feedback.records import NOW, inference
 
 
@@ -88,3 +91,17 @@ def test_a_database_that_is_away_shows_as_that(tmp_path: Path, journal: Journal)
         drainer.drain_once()
     assert journal.backlog() == 1
     drainer.stop()
+
+
+def test_one_that_outlives_its_worker_takes_what_another_has_brought_for_no_damage(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    died = Journal.open(tmp_path, "os", NOW)
+    died.append([inference(n) for n in range(15)])
+    reader = JournalReader(died.path)
+    died.close()  # its lock is free now, as after a kill
+    list(adopt(sqlite_database, tmp_path))
+    carried = Here(reader, died.path, sqlite_database, tmp_path).carry(0, 15)
+    assert "another process took what it held" in carried.problem
+    assert list(died.path.parent.iterdir()) == []
+    assert verify(sqlite_database, tmp_path).sound

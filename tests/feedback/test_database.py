@@ -11,18 +11,28 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlmodel import Session, SQLModel, select
 
 from feedback.errors import SettingsError, StorageError, UnavailableError
 from feedback.settings import Settings, Storage
 from feedback.storage.database import Database, open_database
+from feedback.storage.migrations import HEAD
+from feedback.storage.migrations.upgrade import configuration
 from feedback.storage.tables import Lease
 
 
 def test_the_migrations_make_exactly_the_tables(database: Database) -> None:
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+
+
+def test_the_newest_revision_is_told_as_alembic_tells_it(database: Database) -> None:
+    with database.engine.connect() as connection:
+        scripts = ScriptDirectory.from_config(configuration(connection))
+        assert scripts.get_current_head() == HEAD
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == HEAD
 
 
 def _upgrade(url: str, barrier: threading.Barrier) -> None:

@@ -253,3 +253,11 @@ def test_text_that_a_database_cannot_hold_is_replaced_before_it_is_acknowledged(
 def test_json_that_only_mentions_nul_is_kept_as_it_came() -> None:
     request = '{"messages":[{"role":"user","content":"\\u0000"}]}'
     assert decode(encode(inference(request=request))).request == request  # type: ignore[union-attr]
+
+
+def test_what_comes_after_its_end_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, "os", NOW)
+    journal.close()
+    with pytest.raises(StorageError, match="closed"):
+        journal.append([inference(1)])
+    assert list(journal.path.parent.iterdir()) == []
