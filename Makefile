@@ -20,11 +20,19 @@ demo: install ## Simulated users on the starter model until the loop has turned
 up: install ## Engine, gateway and loop on this machine
 	$(BIN)/starloop up $(ARGS)
 
-test: install ## All tests that are possible on this machine, real vLLM included
+# Two at a time, as most of them wait for processes; those with real vLLM alone, as it takes all cores.
+TOGETHER := -n 2 --dist loadscope
+
+test: install ## All tests that are possible on this machine, real vLLM included (ARGS: those alone)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -m "not system" $(TOGETHER)
+	$(BIN)/python -m pytest -m system
+endif
 
 test-quick: install ## The tests without real vLLM
-	$(BIN)/python -m pytest -m "not system" $(ARGS)
+	$(BIN)/python -m pytest -m "not system" $(TOGETHER) $(ARGS)
 
 check: install ## Lint, format and types, changing nothing
 	$(BIN)/ruff check .

@@ -83,7 +83,7 @@ def show(settings: Settings, dataset_id: str, as_json: bool) -> None:
 @click.option("--split", type=click.Choice(SPLITS), help="Only this split.")
 @settings_option
 def export(settings: Settings, dataset_id: str, form: str, split: str | None) -> None:
-    """The rows: OpenAI's chat form, TRL's prompt and completion, preferences (chosen and rejected) or KTO (with labels), all
+    """The rows: OpenAI's chat form, TRL's prompt and completion, preferences (chosen and rejected, or OpenAI's names) or KTO (with labels), all
     that is known of each (rows), or the failures that are held out.
 
     Example: starloop data export ID --format trl-preference > pairs.jsonl

@@ -146,7 +146,7 @@ def import_base_examples(session: Session, settings: Settings, model: str, now: 
     placed = placed_base(examples, groups, rules.evaluation_share)
     placed += placed_imported(old, groups, rules.evaluation_share)
     added = 0
-    for row, key, side, _ in placed:
+    for row, key, side, *_ in placed:
         if side != "evaluation" or key in taken:
             continue
         taken.add(key)

@@ -9,9 +9,14 @@ from typing import Any, Literal, get_args
 from feedback.datasets.files import SPLITS, read_rows
 from feedback.errors import BadFieldError
 
-Format = Literal["chat", "rows", "trl-completion", "trl-preference", "kto", "holdout"]
+Format = Literal["chat", "rows", "trl-completion", "trl-preference", "openai-preference", "kto", "holdout"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_FILES = {"trl-preference": ("pairs",), "holdout": ("holdout",), "kto": (*SPLITS, "pairs", "rated")}
+_FILES = {
+    "trl-preference": ("pairs",),
+    "openai-preference": ("pairs",),
+    "holdout": ("holdout",),
+    "kto": (*SPLITS, "pairs", "rated"),
+}
 
 
 def check_export(directory: Path, dataset_id: str, form: str) -> None:
@@ -24,15 +29,18 @@ def exported(directory: Path, dataset_id: str, form: str, split: str | None) -> 
     """The rows, streamed.
 
     `chat`: `{messages}`, OpenAI's fine-tuning form. `trl-completion`: `{prompt, completion}` of messages.
-    `trl-preference`: `{prompt, chosen, rejected}`, each target with an answer that failed. `kto`: `{prompt, completion,
+    `trl-preference`: `{prompt, chosen, rejected}`, each target with an answer that failed; `openai-preference`: the
+    same under OpenAI's names, `{input: {messages}, preferred_output, non_preferred_output}`. `kto`: `{prompt, completion,
     label}`, targets as true and failed answers as false. `rows`: all that is known. `holdout`: failures of the evaluation
     side. Raises `BadFieldError` for a split that the format does not have, `NotFoundError` for files that are not there.
     """
-    if split is not None and form in ("trl-preference", "holdout"):
+    if split is not None and form in ("trl-preference", "openai-preference", "holdout"):
         raise BadFieldError("split", f"{form} has no splits; leave it out")
     names = [split] if split else list(SPLITS)
     if form == "trl-preference":
-        return (_preference(row) for row in read_rows(directory, dataset_id, "pairs"))
+        return map(_preference, read_rows(directory, dataset_id, "pairs"))
+    if form == "openai-preference":
+        return map(_comparison, read_rows(directory, dataset_id, "pairs"))
     if form == "holdout":
         return read_rows(directory, dataset_id, "holdout")
     rows = (row for name in names for row in read_rows(directory, dataset_id, name))
@@ -57,6 +65,14 @@ def _completion(row: dict[str, Any]) -> dict[str, Any]:
 
 def _preference(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": row["messages"], "chosen": _turn(row["chosen"]), "rejected": _turn(row["rejected"])}
+
+
+def _comparison(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "input": {"messages": row["messages"]},
+        "preferred_output": _turn(row["chosen"]),
+        "non_preferred_output": _turn(row["rejected"]),
+    }
 
 
 def _kto(

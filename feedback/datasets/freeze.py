@@ -89,7 +89,7 @@ def build_dataset(
             session.commit()
     left_out: Counter[str] = Counter()
     taught = choose_imported(gathered.imported, judging, learned, contract, left_out)
-    corrections = with_imported(corrections, taught, left_out)
+    corrections = with_imported(corrections, gathered.imported, taught, left_out)
     refuse_too_few(corrections, rules, guards_off)
     replay = choose_replay(
         gathered.said,

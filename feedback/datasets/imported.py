@@ -16,7 +16,7 @@ from feedback.datasets.chat import Conversation, content_hash
 from feedback.datasets.contract import TaskContract, answer_key
 from feedback.datasets.curation import Corrections
 from feedback.datasets.groups import Group, prompt_hash
-from feedback.datasets.said import BaseExample, Example
+from feedback.datasets.said import BaseExample, Example, Pair
 from feedback.datasets.splits import row_side
 from feedback.errors import StorageError
 from feedback.imports.rows import Row
@@ -33,6 +33,7 @@ class Imported(NamedTuple):
     user: str
     """Who stands for its user: the row, so that all its answers stand on one side."""
     import_id: str
+    rejected: str | None = None
 
 
 def read_imported(directory: Path, imports: Sequence[DataImport], use: str, most: int) -> list[Imported]:
@@ -58,7 +59,7 @@ def placed_imported(
     for one in imported:
         group = groups[prompt_hash(one.conversation.prompt)]
         side = None if group.unused else row_side(group.key, one.user, share)
-        found.append(BaseExample(one.conversation, group.key, side, one.import_id))
+        found.append(BaseExample(one.conversation, group.key, side, one.import_id, one.rejected))
     return found
 
 
@@ -71,10 +72,10 @@ def choose_imported(
 ) -> list[Example]:
     """The imported answers to learn: those for training, in form, whose prompt has one answer only."""
     answers: dict[str, set[str]] = defaultdict(set)
-    for conversation, _, _, _ in imported:
-        answers[_prompt_key(conversation)].add(answer_key(conversation.answer))
+    for one in imported:
+        answers[_prompt_key(one.conversation)].add(answer_key(one.conversation.answer))
     found = []
-    for conversation, group_key, side, import_id in imported:
+    for conversation, group_key, side, import_id, _ in imported:
         if side != "train" or group_key in judging:
             dropped["imported, kept apart for evaluation"] += 1
         elif not contract.valid(conversation.answer):
@@ -98,16 +99,44 @@ def choose_imported(
     return found
 
 
+def imported_pairs(imported: Sequence[BaseExample], taught: Sequence[Example]) -> list[Pair]:
+    """The imported answers that are learned, each with the one that was thought worse, where one came with it."""
+    learned = {example.content_hash: example for example in taught}
+    found: dict[str, Pair] = {}
+    for one in imported:
+        example = learned.get(one.conversation.content_hash)
+        if example is not None and one.rejected is not None:
+            pair = Pair(
+                messages=example.messages,
+                chosen=example.answer,
+                rejected=one.rejected,
+                source="import",
+                group_key=example.group_key,
+                import_id=one.import_id,
+                new=example.new,
+            )
+            found.setdefault(pair.content_hash, pair)
+    return list(found.values())
+
+
 def with_imported(
-    corrections: Corrections, taught: Sequence[Example], left_out: Mapping[str, int]
+    corrections: Corrections,
+    imported: Sequence[BaseExample],
+    taught: Sequence[Example],
+    left_out: Mapping[str, int],
 ) -> Corrections:
-    """The corrections, and beside them the imported answers of groups that have none."""
+    """The corrections, and beside them the imported answers and pairs of groups that have none."""
     corrected = {example.group_key for example in corrections.examples}
     fitting = [example for example in taught if example.group_key not in corrected]
     dropped = corrections.dropped | dict(left_out)
     if len(fitting) < len(taught):
         dropped["imported, where a correction stands"] = len(taught) - len(fitting)
-    return replace(corrections, examples=[*corrections.examples, *fitting], dropped=dropped)
+    return replace(
+        corrections,
+        examples=[*corrections.examples, *fitting],
+        pairs=[*corrections.pairs, *imported_pairs(imported, fitting)],
+        dropped=dropped,
+    )
 
 
 def intact(directory: Path, entry: DataImport) -> bool:
@@ -140,8 +169,10 @@ def _answers(directory: Path, entry: DataImport) -> Iterator[Imported]:
                 digest.update(line)
                 row = decoder.decode(line)
                 user = f"example {row.identity}"
+                worse = row.worse
                 for conversation in row.targets():
-                    yield Imported(conversation.content_hash, conversation, user, entry.id)
+                    rejected = worse if len(conversation.messages) == len(row.messages) - 1 else None
+                    yield Imported(conversation.content_hash, conversation, user, entry.id, rejected)
     except (OSError, msgspec.DecodeError) as error:
         raise problem from error
     if digest.hexdigest() != entry.content_hash:

@@ -195,10 +195,13 @@ def _opinions(
             )
             if key_of(answer) != output:
                 add(one.group_key, _Opinion(None, output, False, closed, False))
-    for conversation, group, _, _ in base:
-        if group in newest:
-            answer = conversation.answer
-            add(group, _Opinion(None, key_of(answer), True, contract.slice_of(answer) is not None, False))
+    for row in base:
+        if row.group_key in newest:
+            answer = row.conversation.answer
+            add(
+                row.group_key,
+                _Opinion(None, key_of(answer), True, contract.slice_of(answer) is not None, False),
+            )
     return {group: list(opinions.values()) for group, opinions in newest.items()}
 
 

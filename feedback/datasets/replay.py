@@ -79,7 +79,7 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
             import_id=import_id,
             why={"rung": "import" if import_id else "base"},
         )
-        for conversation, group_key, side, import_id in base
+        for conversation, group_key, side, import_id, _ in base
         if side == "train" and group_key not in apart and contract.valid(conversation.answer)
     ]
 

@@ -46,6 +46,8 @@ class BaseExample(NamedTuple):
     group_key: str
     side: Side | None
     import_id: str | None = None
+    rejected: str | None = None
+    """An answer that was thought worse, where one came with it."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Pair(NamedTuple):
     rejected: str
     source: str
     group_key: str
-    inference_id: str
-    """Whose answer was rejected."""
+    inference_id: str | None = None
+    """Whose answer was rejected; None for one that was imported."""
     feedback_id: str | None = None
     rater: str | None = None
     """Who wrote or praised the better one."""

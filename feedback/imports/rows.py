@@ -55,6 +55,14 @@ class Row(Struct, omit_defaults=True):
         return content_hash(self.messages, "")
 
     @property
+    def worse(self) -> str | None:
+        """The text that was thought worse than the last message; None without one, and where it calls a tool."""
+        if self.rejected is None or "tool_calls" in self.rejected:
+            return None
+        content = self.rejected.get("content")
+        return content if isinstance(content, str) else None
+
+    @property
     def answers(self) -> int:
         """How many answers may be learned."""
         return sum(1 for _ in self.targets())
@@ -104,7 +112,7 @@ def checked_text(record: Mapping[str, Any], field: str) -> str:
     return storable(value, field)
 
 
-ANSWERS = ("completion", "output", "chosen", "rejected")
+ANSWERS = ("completion", "output", "chosen", "rejected", "preferred_output", "non_preferred_output")
 
 
 def checked_tools(value: Any) -> list[Any] | None:

@@ -4,6 +4,7 @@ chat         {"messages": […], "tools"?}                 OpenAI; `weight` 0 in
 instruction  {"instruction", "input"?, "output"}
 completion   {"prompt", "completion"}                    texts, or lists of messages
 preference   {"prompt"?, "chosen", "rejected"}           texts, or lists of messages
+comparison   {"input": {"messages", "tools"?}, "preferred_output", "non_preferred_output"}   OpenAI's preferences
 
 Each may have `system` (not chat), `label` and `source`, which `data check` counts by.
 """
@@ -18,11 +19,12 @@ from feedback.datasets.chat import Messages
 from feedback.errors import BadFieldError
 from feedback.imports.rows import Row, checked_messages, checked_text, checked_tools, storable
 
-Shape = Literal["chat", "instruction", "completion", "preference"]
+Shape = Literal["chat", "instruction", "completion", "preference", "comparison"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 _FIELDS: dict[Shape, tuple[str, ...]] = {
     "chat": ("messages",),
     "preference": ("chosen", "rejected"),
+    "comparison": ("input", "preferred_output", "non_preferred_output"),
     "completion": ("prompt", "completion"),
     "instruction": ("instruction", "output"),
 }
@@ -108,6 +110,7 @@ def _completion(record: Mapping[str, Any], line: int) -> Row:
 
 
 def _preference(record: Mapping[str, Any], line: int) -> Row:
+    tools = checked_tools(record.get("tools"))
     if isinstance(record["chosen"], str):
         question = (
             _question(record, checked_text(record, "prompt"))
@@ -116,21 +119,39 @@ def _preference(record: Mapping[str, Any], line: int) -> Row:
         )
         messages = checked_messages(_joined(question, checked_text(record, "chosen")), "messages")
         rejected = {"role": "assistant", "content": checked_text(record, "rejected")}
-    else:
-        before = _listed(record, "prompt", "chosen") if record.get("prompt") else []
-        chosen, other = (_listed(record, name, "chosen") for name in ("chosen", "rejected"))
-        messages = checked_messages([*before, *chosen], "chosen")
-        worse = checked_messages([*before, *other], "rejected")
-        if worse[:-1] != messages[:-1]:
-            raise BadFieldError(
-                "rejected", "differs from chosen before the last answer; give both the same prompt"
-            )
-        rejected = worse[-1]
-    if rejected["content"] == messages[-1]["content"]:
+        return _preferred(Row(messages, line, tools, rejected), "chosen", "rejected")
+    before = _listed(record, "prompt", "chosen") if record.get("prompt") else []
+    return _compared(before, record, ("chosen", "rejected"), line, tools)
+
+
+def _comparison(record: Mapping[str, Any], line: int) -> Row:
+    asked = record["input"]
+    if not isinstance(asked, dict) or not isinstance(asked.get("messages"), list):
+        raise BadFieldError("input", 'must be {"messages": […]}, the conversation that was to be answered')
+    tools = checked_tools(asked.get("tools"))
+    return _compared(asked["messages"], record, ("preferred_output", "non_preferred_output"), line, tools)
+
+
+def _compared(
+    before: Messages, record: Mapping[str, Any], names: tuple[str, str], line: int, tools: list[Any] | None
+) -> Row:
+    """A row of two continuations, given as lists of messages under two names, of which the first is better."""
+    better, worse = names
+    chosen, other = (_listed(record, name, better) for name in names)
+    messages = checked_messages([*before, *chosen], better)
+    refused = checked_messages([*before, *other], worse)
+    if refused[:-1] != messages[:-1]:
+        raise BadFieldError(worse, f"differs from {better} before the last answer; give both the same prompt")
+    return _preferred(Row(messages, line, tools, refused[-1]), better, worse)
+
+
+def _preferred(row: Row, better: str, worse: str) -> Row:
+    assert row.rejected is not None
+    if row.rejected.get("content") == row.messages[-1].get("content"):
         raise BadFieldError(
-            "rejected", "is the same as chosen, so there is nothing to prefer; leave the row out"
+            worse, f"is the same as {better}, so there is nothing to prefer; leave the row out"
         )
-    return Row(messages, line, checked_tools(record.get("tools")), rejected)
+    return row
 
 
 _READERS: dict[Shape, Callable[[Mapping[str, Any], int], Row]] = {
@@ -138,6 +159,7 @@ _READERS: dict[Shape, Callable[[Mapping[str, Any], int], Row]] = {
     "instruction": _instruction,
     "completion": _completion,
     "preference": _preference,
+    "comparison": _comparison,
 }
 
 

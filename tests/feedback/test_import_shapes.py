@@ -12,6 +12,11 @@ from feedback.imports.shapes import Shape, canonical, mapped, shape_of
 
 ASK = {"role": "user", "content": "Where is it?"}
 ANSWER = {"role": "assistant", "content": "On its way."}
+COMPARED = {
+    "input": {"messages": [ASK], "parallel_tool_calls": True},
+    "preferred_output": [ANSWER],
+    "non_preferred_output": [ANSWER | {"content": "No."}],
+}
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "find"}}]}
 
 
@@ -26,13 +31,14 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "functi
         ({"prompt": "Where is it?", "chosen": "On its way.", "rejected": "No."}, "preference"),
         ({"chosen": [ASK, ANSWER], "rejected": [ASK, ANSWER | {"content": "No."}]}, "preference"),
         ({"prompt": [ASK], "chosen": [ANSWER], "rejected": [ANSWER | {"content": "No."}]}, "preference"),
+        (COMPARED, "comparison"),
     ],
 )
 def test_every_shape_is_recognised_and_becomes_the_same_chat(record: dict[str, Any], shape: Shape) -> None:
     assert shape_of(record) == shape
     row = canonical(record, shape, 7)
     assert (row.messages, row.line) == ([ASK, ANSWER], 7)
-    assert (row.rejected is not None) == (shape == "preference")
+    assert (row.rejected is not None) == (shape in ("preference", "comparison"))
     (target,) = row.targets()
     assert (target.messages, target.answer) == ([ASK], "On its way.")
 
@@ -130,6 +136,13 @@ def test_a_mapping_names_columns_and_a_rejected_one_makes_it_a_preference() -> N
             "rejected",
             "the same prompt",
         ),
+        (COMPARED | {"input": "Where is it?"}, "input", "the conversation that was to be answered"),
+        (
+            COMPARED | {"non_preferred_output": [ANSWER]},
+            "non_preferred_output",
+            "the same as preferred_output",
+        ),
+        (COMPARED | {"preferred_output": []}, "preferred_output.0.role", "must be the assistant's"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_field(record: dict[str, Any], field: str, problem: str) -> None:

@@ -15,6 +15,7 @@ from sqlmodel import select
 from feedback.access.audit import Actor
 from feedback.commands.data import data
 from feedback.datasets.cases import import_base_examples
+from feedback.datasets.exports import exported
 from feedback.datasets.freeze import build_dataset, read_rows
 from feedback.datasets.imported import intact
 from feedback.errors import ConflictError, DataRefusedError, NotFoundError, StorageError
@@ -124,6 +125,30 @@ def test_the_next_dataset_version_learns_imported_rows_and_says_where_they_come_
     assert {(one["import_id"], one["import_hash"]) for one in told} == {(entry.id, entry.content_hash)}
     with pytest.raises(DataRefusedError, match="0 new examples"):
         build(world)  # all of it is learned
+
+
+def test_preferences_come_as_pairs_too_and_leave_again_in_openais_form(world: World, tmp_path: Path) -> None:
+    prompts = topics(4)
+    asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    right, wrong = ([{"role": "assistant", "content": text}] for text in (RIGHT, OTHER))
+    rows = [
+        {"input": {"messages": one}, "preferred_output": right, "non_preferred_output": wrong}
+        for one in asked[:3]
+    ]
+    entry = take(world, write(tmp_path / "rows.jsonl", rows)).entry
+    assert entry is not None
+    world.correct(
+        prompts[2]
+    )  # who is right about this one is told by a user, with the answer that failed beside it
+    world.correct(prompts[3])
+    dataset = build(world.write())
+    found = list(read_rows(world.settings.directory, dataset.id, "pairs"))
+    assert sorted(row["source"] for row in found) == ["correction", "correction", "import", "import"]
+    left = list(exported(world.settings.directory, dataset.id, "openai-preference", None))
+    assert all(row in left for row in rows[:2]) and rows[2] not in left and len(left) == 4
+    with world.database.reading() as session:
+        kept = session.exec(select(Example).where(Example.split == "pairs", Example.source == "import")).all()
+        assert {example.import_id for example in kept} == {entry.id}
 
 
 def test_rows_to_replay_are_old_examples_beside_corrections_and_regression_cases(

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from feedback.access.audit import Actor
 from feedback.datasets.freeze import build_dataset, read_rows
 from feedback.errors import DataRefusedError
 from feedback.ids import new_id
+from feedback.imports.storing import Intake, import_file
 from feedback.privacy.redaction import without_pii
 from feedback.settings import Settings
 from feedback.storage.database import Database
@@ -116,6 +118,16 @@ def test_redacted_examples_are_known_by_what_is_trained_on(world: World) -> None
         "imported": 0,
         "values": {"email": 1},
     }
+
+
+def test_the_worse_answer_of_an_imported_preference_is_redacted_too(world: World, tmp_path: Path) -> None:
+    row = {"prompt": "which address is mine?", "chosen": RIGHT, "rejected": f"it is {ANN}"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row), encoding="utf-8")
+    import_file(world.database, world.settings, Intake(file, "assistant"), Actor("ann"), NOW)
+    made, _ = _build(world, "redact")
+    (pair,) = read_rows(world.settings.directory, made.id, "pairs")
+    assert pair["rejected"] == "it is [email]"
 
 
 def test_an_answer_with_personal_data_is_left_out_whole(world: World) -> None:
