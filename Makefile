@@ -20,19 +20,24 @@ demo: install ## Simulated users on the starter model until the loop has turned
 up: install ## Engine, gateway and loop on this machine
 	$(BIN)/starloop up $(ARGS)
 
-# Two at a time, as most of them wait for processes; those with real vLLM alone, as it takes all cores.
-TOGETHER := -n 2 --dist loadscope
+# Two at a time, as most of them wait for processes; those with real vLLM, and those that watch the clock, alone.
+TOGETHER := -m "not system and not alone" -n 2 --dist loadscope
 
 test: install ## All tests that are possible on this machine, real vLLM included (ARGS: those alone)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -m "not system" $(TOGETHER)
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest -m "system or alone"
 endif
 
 test-quick: install ## The tests without real vLLM
-	$(BIN)/python -m pytest -m "not system" $(TOGETHER) $(ARGS)
+ifdef ARGS
+	$(BIN)/python -m pytest -m "not system" $(ARGS)
+else
+	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest -m "alone and not system"
+endif
 
 check: install ## Lint, format and types, changing nothing
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from itertools import count
@@ -13,6 +14,11 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from feedback.storage.database import Database
+
+# Before anything imports torch: threads that spin while they wait take the core from the tests beside.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _numbers = count(1)
 

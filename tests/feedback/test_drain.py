@@ -107,6 +107,7 @@ def test_many_records_are_drained_in_batches(
     assert drainer.drain_once() == 1
 
 
+@pytest.mark.alone
 def test_a_record_is_readable_within_a_second_of_its_write(
     journal: Journal, database: Database, tmp_path: Path
 ) -> None:

@@ -155,6 +155,7 @@ def test_once_a_key_was_made_nobody_gets_in_without_one(gateway: Inside) -> None
     assert gateway.ask(headers={"authorization": f"Basic {secret}"}).status == 401
 
 
+@pytest.mark.alone
 def test_a_revoked_key_is_refused_within_a_second_and_the_door_stays_shut(gateway: Inside) -> None:
     secret = make_key(gateway, "infer")
     with gateway.gateway.database.session() as session:

@@ -36,6 +36,7 @@ def test_what_help_reads_from_the_source_is_what_the_command_says() -> None:
         assert short_help(entry) in (loaded.short_help, (loaded.help or "").partition("\n")[0]), entry.name
 
 
+@pytest.mark.alone
 def test_help_comes_at_once_and_loads_neither_torch_nor_the_web_framework() -> None:
     code = (
         "import sys; from server.command import main\n"

@@ -23,6 +23,8 @@ from tests.server.served import Served, served
 from tests.server.upstream import FakeEngine, fake_engine
 from tests.server.versions import add_version
 
+pytestmark = pytest.mark.alone
+
 HELLO = {"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}]}
 
 

@@ -22,6 +22,7 @@ def found(gateway: Inside, query: str, headers: dict[str, str] | None = None) ->
     return [item["id"] for item in answer.json["items"]]
 
 
+@pytest.mark.alone
 def test_an_inference_is_readable_within_a_second_of_its_answer(gateway: Inside) -> None:
     inference = ask(gateway, "Hello?")
     gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0, seconds=1)

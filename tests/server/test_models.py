@@ -249,6 +249,7 @@ def two_gateways(engine: FakeEngine, data: Path) -> Iterator[tuple[Inside, Insid
         yield one, other
 
 
+@pytest.mark.alone
 def test_a_promotion_reaches_the_other_workers_within_a_second(two_gateways: tuple[Inside, Inside]) -> None:
     one, other = two_gateways
     assert promote(one, new_version(one)).status == 200
