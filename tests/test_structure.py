@@ -27,6 +27,7 @@ TRAINING = {
     "trainer.lora",
     "trainer.finetune",
     "trainer.memory",
+    "trainer.merge",
     "trainer.objectives",
     "trainer.preferences",
     "trainer.soundness",

@@ -6,7 +6,8 @@ Reading goes to the database. A move goes to the running gateway: it alone can w
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, cast
 from urllib.parse import quote
 
 import click
@@ -34,7 +35,22 @@ _MOVE_SECONDS = 180.0
 _MOVES = 100
 
 
-@click.group(short_help="what is served, its versions, promotion, rollback, lineage")
+_PLUGGED = "starloop.commands.models"
+
+
+class _Group(click.Group):
+    """Commands of this group that another package brings, which this one may not import, are found by entry point."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=_PLUGGED).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for entry in entry_points(group=_PLUGGED, name=cmd_name):
+            return cast(click.Command, entry.load())
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Group, short_help="what is served, its versions, promotion, rollback, lineage, export")
 def models() -> None:
     """Models that clients call, and the versions of each."""
 
