@@ -66,6 +66,8 @@ class Engine(Section, frozen=True):
     start_seconds: Seconds = 600.0
     request_seconds: Seconds = 600.0
     """Longest wait for an answer's next byte."""
+    price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Of the device that serves, in any currency; 0 leaves the cost of serving out of reports."""
 
     @property
     def adapter_limit(self) -> int:
@@ -87,6 +89,8 @@ class Model(Section, frozen=True):
     """`module:function` that takes an answer (and its messages) and returns None or what is wrong with it."""
     examples: str = ""
     """OpenAI chat JSONL of base examples, for replay and regression; the starter brings its own."""
+    monthly_budget: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What serving and training may cost in a month, for reports alone; 0 is not set."""
 
 
 class Capture(Section, frozen=True):

@@ -36,6 +36,7 @@ from server.routes import (
     metrics,
     models,
     pages,
+    reports,
     session,
 )
 from server.telemetry.traces import with_endpoint
@@ -52,6 +53,7 @@ _FAMILIES = (
     imports,
     datasets,
     cycles,
+    reports,
     erasure,
     audit,
     session,

@@ -9,7 +9,7 @@ import pytest
 from litestar.routes import HTTPRoute
 
 from feedback.ids import new_id
-from feedback.storage.tables import Case, Failure
+from feedback.storage.tables import Candidate, Case, Failure, RaterHold
 from server.request import SCOPES
 from tests.server.inside import Inside
 from tests.server.test_access import bearing, make_key
@@ -57,9 +57,44 @@ def waiting(gateway: Inside) -> tuple[str, str, str]:
     return failure, first, second
 
 
+def proposed(gateway: Inside) -> tuple[str, str]:
+    """A candidate and a hold that wait for a reviewer; their ids."""
+    now = gateway.gateway.now()
+    candidate, hold = new_id(now), new_id(now)
+    rows: list[Any] = [
+        Candidate(
+            id=candidate,
+            inference_id=candidate,
+            model="assistant",
+            source="teacher",
+            origin="teacher",
+            request_hash=candidate,
+            answer=ANSWER,
+            checks=[],
+            state="checked",
+            created=0.0,
+        ),
+        RaterHold(
+            id=hold,
+            model="assistant",
+            created=0.0,
+            kind="version",
+            target="1.0",
+            feedback=[],
+            reason="many at once",
+        ),
+    ]
+    with gateway.gateway.database.session() as session:
+        session.add_all(rows)
+        session.commit()
+    return candidate, hold
+
+
 def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str, str]) -> None:
     number, spare = (add_version(gateway.gateway.database, gateway.settings.directory) for _ in range(2))
     failure, first, second = waiting(gateway)
+    candidate, hold = proposed(gateway)
+    row = {"prompt": "Where is it?", "completion": ANSWER}
     done: list[tuple[str, str, Any, str]] = [
         ("/v1/models/{name}/promote", "assistant", {"version": number, "reason": "why"}, "champion.promote"),
         ("/v1/models/{name}/rollback", "assistant", {"reason": "why"}, "champion.rollback"),
@@ -68,6 +103,9 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         ("/v1/cases/draw", "", {"model": "assistant", "count": 1}, "case.draw"),
         ("/v1/cases/{case_id}/confirm", first, {"answer": ANSWER}, "case.confirm"),
         ("/v1/cases/{case_id}/drop", second, None, "case.drop"),
+        ("/v1/candidates/{candidate_id}/decide", candidate, {"action": "reject"}, "candidate.reject"),
+        ("/v1/holds/{hold_id}/decide", hold, {"action": "release"}, "hold.release"),
+        ("/v1/imports", "", row, "data.import"),
         ("/v1/cycles", "", {"model": "assistant"}, "cycle.start"),
         ("/v1/cycles/{cycle_id}/cancel", "", None, "cycle.cancel"),
         ("/v1/erase", "", {"user": "somebody"}, "record.erase"),
@@ -82,9 +120,12 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
     assert {path for path, *_ in done} == changing
     cycle = ""
     for path, subject, body, _ in done:
-        for name in ("name", "failure_id", "case_id"):
+        for name in ("name", "failure_id", "case_id", "candidate_id", "hold_id"):
             path = path.replace(f"{{{name}}}", subject)
-        answer = gateway.call("POST", path.replace("{cycle_id}", cycle), body, admin)
+        path = path.replace("{cycle_id}", cycle)
+        answer = gateway.call(
+            "POST", f"{path}?model=assistant" if path == "/v1/imports" else path, body, admin
+        )
         assert answer.status < 300, answer.body
         cycle = answer.json.get("id", "") if path == "/v1/cycles" else cycle
     rows = log(gateway, admin)

@@ -66,6 +66,7 @@ POST /v1/holds/{hold_id}/decide        401  403   403      in     403   in    40
 GET /v1/imports                        401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/imports/{import_id}            401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
 POST /v1/imports                       401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
+GET /v1/reports                        401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}/export   401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -173,7 +174,7 @@ class House:
         body = None if method in ("GET", "HEAD", "OPTIONS") else self.bodies().get(path)
         address = path.replace("{name}", "chat.js" if path.startswith("/static") else "assistant")
         address = address.replace("{path}", "openapi.json")
-        if (method, path) == ("POST", "/v1/imports"):
+        if (method, path) in (("POST", "/v1/imports"), ("GET", "/v1/reports")):
             address += "?model=assistant"
         for kind, identifier in self.ids.items():
             address = address.replace(f"{{{kind}_id}}", identifier)

@@ -108,11 +108,11 @@ def test_a_loss_that_bursts_sends_the_training_back_and_it_ends_well(
     ).merge_and_unload()
     taught.save_pretrained(tmp_path / "taught")
     loaded.tokenizer.save_pretrained(tmp_path / "taught")
-    facts, events = run(ROWS, ROWS, "on", epochs=3, learning_rate=0.04, base_path=str(tmp_path / "taught"))
+    facts, events = run(ROWS, ROWS, "on", epochs=3, learning_rate=0.08, base_path=str(tmp_path / "taught"))
     assert facts["diagnoses"][0]["kind"] == "spike"
     first = next(event for event in events if event["noticed"])
     assert "jumped to" in first["noticed"][0]
-    assert "goes on at a rate of 0.01 instead of 0.04" in first["noticed"][0]
+    assert "goes on at a rate of 0.02 instead of 0.08" in first["noticed"][0]
     assert facts["steps"] == 9
     assert facts["history"][-1]["train"] < 2.0
 

@@ -1,0 +1,326 @@
+"""Everything that a report says, gathered from the record: one document, which all forms of the report show."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Struct
+from sqlmodel import Session, col, func, select
+
+from feedback.datasets.contract import TaskContract, answer_key
+from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_failing_kinds
+from feedback.errors import BadFieldError, NotFoundError
+from feedback.registry.versions import order_of
+from feedback.reports.criteria import Criterion, criteria, next_steps
+from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
+from feedback.settings import Settings
+from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion, Move
+
+_MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
+_EXAMPLES = 3
+_SHOWN = 300
+
+
+class VersionRow(Struct, kw_only=True):
+    """One version's month."""
+
+    version: str
+    note: str = ""
+    volume: Volume
+    stars: Stars
+
+
+class Changed(Struct):
+    """A golden case that a promotion fixed or broke."""
+
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+class MoveRow(Struct, kw_only=True):
+    """One move of the champion."""
+
+    at: str
+    kind: str
+    from_version: str
+    to_version: str
+    reason: str
+    decided_by: str
+    fixes: int | None = None
+    """Golden cases that the new version answers right and the one before did not, when the gate looked."""
+    regressions: int | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    fixed: list[Changed] = []
+    broken: list[Changed] = []
+
+
+class CycleRow(Struct, kw_only=True):
+    """One turn of the loop."""
+
+    id: str
+    at: str
+    outcome: str
+    version: str | None
+    reason: str
+
+
+class Costs(Struct, kw_only=True):
+    """In the currency of the settings."""
+
+    serving: float | None = None
+    """`[[engine]] price_per_hour` over the hours of the period that have passed; None without a price."""
+    training: float | None = None
+    """`[training] price_per_hour` over the trainings' hours; None without a price."""
+    training_seconds: float = 0.0
+    per_thousand_answers: float | None = None
+    budget: float | None = None
+    """`[[model]] monthly_budget`."""
+
+    @property
+    def total(self) -> float | None:
+        known = [part for part in (self.serving, self.training) if part is not None]
+        return sum(known) if known else None
+
+
+class Report(Struct, kw_only=True):
+    """A model's month. Shares are 0..1, times ISO 8601 in UTC."""
+
+    model: str
+    month: str
+    made: str
+    complete: bool
+    """Whether the month is over."""
+    volume: Volume
+    stars: Stars
+    versions: list[VersionRow]
+    days: list[Day]
+    reasons: dict[str, int]
+    """Failures by reason; one answer may have several."""
+    valid_format: float | None
+    """Share of answers that meet the task contract; None where the model has none, or triage does not look."""
+    kinds: list[FailingKind]
+    groups: list[FailingGroup]
+    moves: list[MoveRow]
+    cycles: list[CycleRow]
+    waiting: int
+    """Failures that wait for a correction, of any month."""
+    improvement: dict[str, Any]
+    """`{version, base, champion, improvement}`: shares of the golden set, as the last evaluation in or before the month saw them."""
+    costs: Costs
+    criteria: list[Criterion]
+    next_steps: list[str]
+
+
+def month_of(text: str) -> tuple[float, float]:
+    """The first moment of a month and of the one after it, Unix seconds. Raises `BadFieldError` for `month`."""
+    found = _MONTH.fullmatch(text)
+    if found is None or int(found[1]) < 1970:
+        raise BadFieldError("month", f"{text[:40]!r} is no month; write YYYY-MM, such as 2026-01")
+    year, month = int(found[1]), int(found[2])
+    after = (year + 1, 1) if month == 12 else (year, month + 1)
+    try:
+        return datetime(year, month, 1, tzinfo=UTC).timestamp(), datetime(*after, 1, tzinfo=UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise BadFieldError("month", f"{text[:40]!r} is beyond the calendar") from None
+
+
+def period_of(settings: Settings, model: str, month: str, now: datetime) -> Period:
+    """What a report is to look at. Raises `NotFoundError` for an unknown model, `BadFieldError` for no month or one that has
+    not begun."""
+    if settings.model_named(model) is None:
+        known = ", ".join(one.name for one in settings.model)
+        raise NotFoundError(
+            f"there is no [[model]] named {model[:60]!r} in the configuration; there are: {known}"
+        )
+    since, until = month_of(month)
+    if since > now.timestamp():
+        raise BadFieldError("month", f"{month} has not begun; the newest month is {now:%Y-%m}")
+    return Period(model, since, until)
+
+
+def gather(session: Session, settings: Settings, model: str, month: str, now: datetime) -> Report:
+    """A model's report. Raises what `period_of` raises."""
+    period = period_of(settings, model, month, now)
+    since, until = period.since, period.until
+    configured = settings.model_named(model)
+    assert configured is not None
+    volume = volumes(session, period)
+    said = stars(session, period, volume)
+    failed = reasons(session, period)
+    kinds = find_failing_kinds(session, model, since, until) if failed else None
+    names = sorted({*volume, *said} - {ALL}, key=_order)
+    notes = dict(
+        session.exec(select(ModelVersion.number, ModelVersion.note).where(ModelVersion.model == model)).all()
+    )
+    everything = volume[ALL]
+    valid = None
+    looked = TaskContract.from_settings(configured).restricts and "schema_invalid" not in settings.triage.off
+    if looked and everything.answers:
+        valid = 1 - min(failed.get("schema_invalid", 0), everything.answers) / everything.answers
+    report = Report(
+        model=model,
+        month=month,
+        made=now.isoformat(timespec="seconds"),
+        complete=now.timestamp() >= until,
+        volume=everything,
+        stars=said[ALL],
+        versions=[
+            VersionRow(
+                version=name,
+                note=notes.get(name, ""),
+                volume=volume.get(name, Volume()),
+                stars=said.get(name, Stars()),
+            )
+            for name in names
+        ],
+        days=days(session, period),
+        reasons=failed,
+        valid_format=valid,
+        kinds=kinds.items if kinds else [],
+        groups=kinds.groups if kinds else [],
+        moves=_moves(session, model, since, until),
+        cycles=_cycles(session, model, since, until),
+        waiting=_waiting(session, model),
+        improvement=_improvement(session, model, until),
+        costs=_costs(session, settings, period, everything.answers, now),
+        criteria=[],
+        next_steps=[],
+    )
+    report.criteria = criteria(report)
+    report.next_steps = next_steps(report)
+    return report
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return (-1,) if version == "base" else tuple(order_of(version))
+
+
+def _moves(session: Session, model: str, since: float, until: float) -> list[MoveRow]:
+    query = select(Move).where(Move.model == model, Move.created >= since, Move.created < until)
+    rows = []
+    for move in session.exec(query.order_by(col(Move.position))).all():
+        row = MoveRow(
+            at=_moment(move.created),
+            kind=move.kind,
+            from_version=move.from_version or "base",
+            to_version=move.to_version or "base",
+            reason=move.reason,
+            decided_by=move.decided_by,
+        )
+        cycle = session.get(Cycle, move.cycle_id) if move.cycle_id else None
+        golden = ((cycle.result or {}).get("gate") or {}).get("suites", {}).get("golden") if cycle else None
+        if golden:
+            low, high = golden["interval"]
+            row.fixes, row.regressions = golden["fixes"], golden["regressions"]
+            row.difference, row.interval = golden["difference"], (low, high)
+        row.fixed, row.broken = _changed(session, model, row.from_version, row.to_version)
+        rows.append(row)
+    return rows
+
+
+def _changed(session: Session, model: str, before: str, after: str) -> tuple[list[Changed], list[Changed]]:
+    """Some golden cases on which two versions' kept answers differ in being right: fixed ones and broken ones."""
+    cases = session.exec(
+        select(Case.prompt_hash, Case.messages, Case.answer)
+        .where(Case.model == model, Case.suite == "golden", Case.state == "confirmed")
+        .order_by(col(Case.id))
+    ).all()
+    given: dict[str, dict[str, str]] = {}
+    for version in (before, after):
+        rows = session.exec(
+            select(EvaluationResult.prompt_hash, EvaluationResult.output).where(
+                EvaluationResult.model == model, EvaluationResult.version == version
+            )
+        )
+        given[version] = dict(rows.all())
+    fixed: list[Changed] = []
+    broken: list[Changed] = []
+    for prompt_hash, messages, answer in cases:
+        ours, theirs = given[before].get(prompt_hash), given[after].get(prompt_hash)
+        if ours is None or theirs is None or answer is None:
+            continue
+        right = [answer_key(one) == answer_key(answer) for one in (ours, theirs)]
+        if right[0] == right[1]:
+            continue
+        prompt = str(messages[-1].get("content", ""))
+        row = Changed(prompt[:_SHOWN], answer[:_SHOWN], ours[:_SHOWN], theirs[:_SHOWN])
+        (fixed if right[1] else broken).append(row)
+    return fixed[:_EXAMPLES], broken[:_EXAMPLES]
+
+
+def _cycles(session: Session, model: str, since: float, until: float) -> list[CycleRow]:
+    query = select(Cycle).where(Cycle.model == model, Cycle.created >= since, Cycle.created < until)
+    return [
+        CycleRow(
+            id=cycle.id,
+            at=_moment(cycle.created),
+            outcome=cycle.decision or cycle.state,
+            version=cycle.version,
+            reason=cycle.reason or "",
+        )
+        for cycle in session.exec(query.order_by(col(Cycle.id)))
+    ]
+
+
+def _waiting(session: Session, model: str) -> int:
+    query = select(func.count()).where(Failure.model == model, Failure.state == "quarantine")
+    return session.exec(query).one()
+
+
+def _improvement(session: Session, model: str, until: float) -> dict[str, Any]:
+    """What the version that served at the end of the period was worth beside the base, by the golden set."""
+    serving = session.exec(
+        select(Move.to_version)
+        .where(Move.model == model, Move.created < until)
+        .order_by(col(Move.position).desc())
+        .limit(1)
+    ).first()
+    if not serving:
+        return {}
+    query = select(Cycle).where(Cycle.model == model, Cycle.created < until).order_by(col(Cycle.id).desc())
+    for cycle in session.exec(query.limit(100)):
+        versions = (cycle.result or {}).get("versions") or {}
+        shares = {
+            name: (versions.get(name, {}).get("golden") or {}).get("accuracy") for name in ("base", serving)
+        }
+        if shares["base"] is not None and shares[serving] is not None:
+            return {
+                "version": serving,
+                "base": shares["base"],
+                "champion": shares[serving],
+                "improvement": shares[serving] - shares["base"],
+                "cases": versions[serving]["golden"]["n"],
+            }
+    return {}
+
+
+def _costs(session: Session, settings: Settings, period: Period, answers: int, now: datetime) -> Costs:
+    trained = session.exec(
+        select(ModelVersion.facts).where(
+            ModelVersion.model == period.model,
+            ModelVersion.created >= period.since,
+            ModelVersion.created < period.until,
+        )
+    ).all()
+    costs = Costs(training_seconds=sum(float(facts.get("seconds") or 0.0) for facts in trained))
+    model = settings.model_named(period.model)
+    assert model is not None
+    engine = next((engine for engine in settings.engine if engine.base == model.base), None)
+    if engine is not None and engine.price_per_hour:
+        hours = (min(period.until, now.timestamp()) - period.since) / 3600
+        costs.serving = round(hours * engine.price_per_hour, 2)
+    if settings.training.price_per_hour:
+        costs.training = round(costs.training_seconds / 3600 * settings.training.price_per_hour, 2)
+    if costs.total is not None and answers:
+        costs.per_thousand_answers = round(1000 * costs.total / answers, 4)
+    costs.budget = model.monthly_budget or None
+    return costs
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

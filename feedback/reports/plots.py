@@ -1,0 +1,73 @@
+"""Plots as SVG in the page: no script, no other host. Colours come from the page's style, so light and dark both work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 640, 180, 44, 24, 10
+
+
+def bars(title: str, labels: Sequence[str], values: Sequence[float]) -> str:
+    """One bar for each label, from 0."""
+    top = _round_up(max(values, default=0.0))
+    step = (_WIDTH - _LEFT) / max(len(values), 1)
+    drawn = [
+        f'<rect class="bar" x="{_LEFT + place * step + step * 0.1:.1f}" y="{_y(value, 0, top):.1f}" '
+        f'width="{step * 0.8:.1f}" height="{_y(0, 0, top) - _y(value, 0, top):.1f}">'
+        f"<title>{escape(label)}: {value:,.0f}</title></rect>"
+        for place, (label, value) in enumerate(zip(labels, values, strict=True))
+    ]
+    return _plot(title, labels, "".join(drawn), [(0, f"{0}"), (top, f"{top:,.0f}")], 0, top)
+
+
+def line(title: str, labels: Sequence[str], values: Sequence[float | None], low: float, high: float) -> str:
+    """A line through the values, broken where there is none."""
+    step = (_WIDTH - _LEFT) / max(len(values), 1)
+    path, pen = [], "M"
+    dots = []
+    for place, value in enumerate(values):
+        if value is None:
+            pen = "M"
+            continue
+        x, y = _LEFT + (place + 0.5) * step, _y(value, low, high)
+        path.append(f"{pen}{x:.1f} {y:.1f}")
+        dots.append(
+            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(labels[place])}: {value:.2f}</title></circle>'
+        )
+        pen = "L"
+    drawn = f'<path class="line" d="{" ".join(path)}"/>{"".join(dots)}'
+    marks = [(low + (high - low) * part / 4, f"{low + (high - low) * part / 4:g}") for part in range(5)]
+    return _plot(title, labels, drawn, marks, low, high)
+
+
+def _plot(
+    title: str, labels: Sequence[str], drawn: str, marks: Sequence[tuple[float, str]], low: float, high: float
+) -> str:
+    lines = "".join(
+        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{_y(value, low, high):.1f}" y2="{_y(value, low, high):.1f}"/>'
+        f'<text x="{_LEFT - 6}" y="{_y(value, low, high) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        for value, text in marks
+    )
+    ends = ""
+    if labels:
+        ends = (
+            f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{escape(labels[0])}</text>'
+            f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">{escape(labels[-1])}</text>'
+        )
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{lines}{drawn}{ends}</svg>'
+
+
+def _y(value: float, low: float, high: float) -> float:
+    share = (value - low) / (high - low) if high > low else 0.0
+    return _ABOVE + (1 - min(max(share, 0.0), 1.0)) * (_HEIGHT - _ABOVE - _BELOW)
+
+
+def _round_up(value: float) -> float:
+    """To 1, 2 or 5 times a power of ten."""
+    size = 1.0
+    while True:
+        for factor in (1, 2, 5):
+            if factor * size >= value:
+                return factor * size
+        size *= 10

@@ -1,0 +1,192 @@
+"""What a report says, as headings, paragraphs and tables of text: Markdown and HTML both show this. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from feedback.reports.facts import MoveRow, Report
+from feedback.reports.traffic import Stars, Volume
+
+
+class Table(NamedTuple):
+    columns: list[str]
+    rows: list[list[str]]
+    plain: int = 1
+    """Columns from the left that are words; the others are numbers."""
+
+
+class Section(NamedTuple):
+    """One question that the report answers."""
+
+    title: str
+    plot: str
+    """`answers` or `stars`: what a form that can draw shows here; empty for none."""
+    parts: list[str | Table]
+
+
+def sections(report: Report) -> list[Section]:
+    """The whole report."""
+    return [
+        Section("Were the goals met?", "", [_goals(report)]),
+        Section("What to do next", "", list(report.next_steps)),
+        Section("Are users rating highly?", "stars", _ratings(report)),
+        Section("Which inputs fail?", "", _failures(report)),
+        Section("Is latency acceptable?", "answers", _latency(report)),
+        Section("Are costs as expected?", "", _costs(report)),
+        Section("What changed?", "", _changes(report)),
+    ]
+
+
+def opening(report: Report) -> str:
+    """Under the title."""
+    part = "" if report.complete else ", the month so far"
+    return f"{report.volume.answers:,} answers, {report.stars.ratings:,} ratings{part}. Made {report.made}."
+
+
+def _goals(report: Report) -> Table:
+    signs = {"met": "✓ met", "not met": "✗ not met", "unknown": "? cannot be told"}
+    return Table(
+        ["goal", "wanted", "", "found"],
+        [[one.name, one.wanted, signs[one.state], one.found] for one in report.criteria],
+        4,
+    )
+
+
+def _ratings(report: Report) -> list[str | Table]:
+    if not report.stars.ratings:
+        return ["Nobody rated an answer."]
+    rows = [["all", *_stars(report.stars)]]
+    rows += [[f"{report.model}@{row.version}", *_stars(row.stars)] for row in report.versions]
+    return [
+        Table(["version", "stars", "95 %", "raters", "ratings", "rated answers"], rows),
+        "Each rater counts once, with the mean of what they gave. Who rates is not random: compare versions only where about "
+        "the same share of answers is rated.",
+    ]
+
+
+def _failures(report: Report) -> list[str | Table]:
+    if not report.reasons:
+        return ["No answer of this month was selected as a failure."]
+    answers = max(report.volume.answers, 1)
+    parts: list[str | Table] = [
+        Table(
+            ["reason", "answers", "share"],
+            [
+                [name.replace("_", " "), f"{count:,}", percent(count / answers)]
+                for name, count in report.reasons.items()
+            ],
+        )
+    ]
+    if report.kinds:
+        parts.append("Fail more often than the rest:")
+        parts.append(
+            Table(
+                ["inputs with", "example", "failed", "of them", "elsewhere"],
+                [
+                    [
+                        ", ".join([*(f"“{phrase}”" for phrase in kind.phrases[:4]), *kind.metadata[:3]]),
+                        kind.examples[0].prompt if kind.examples else "",
+                        f"{kind.failures:,} of {kind.prompts:,}",
+                        percent(kind.share),
+                        percent(kind.elsewhere),
+                    ]
+                    for kind in report.kinds[:8]
+                ],
+                2,
+            )
+        )
+    else:
+        parts.append("No kind of input fails more often than the rest.")
+    parts.append(f"{report.waiting:,} failures wait for a right answer.")
+    return parts
+
+
+def _latency(report: Report) -> list[str | Table]:
+    if not report.volume.answers:
+        return ["Nothing was answered."]
+    rows = [["all", *_speed(report.volume)]]
+    rows += [[f"{report.model}@{row.version}", *_speed(row.volume)] for row in report.versions]
+    columns = ["version", "answers", "errors", "p50", "p95", "first token p50", "first token p95"]
+    return [Table(columns, rows)]
+
+
+def _costs(report: Report) -> list[str | Table]:
+    costs, volume = report.costs, report.volume
+    parts: list[str | Table] = [
+        f"{volume.prompt_tokens:,} tokens read, {volume.completion_tokens:,} written; "
+        f"{costs.training_seconds / 3600:.2f} hours of training."
+    ]
+    if costs.total is None:
+        parts.append(
+            "Prices are not set: [[engine]] price_per_hour and [training] price_per_hour make costs of these hours."
+        )
+        return parts
+    rows = [
+        [name, f"{value:,.2f}"]
+        for name, value in (
+            ("serving", costs.serving),
+            ("training", costs.training),
+            ("together", costs.total),
+        )
+        if value is not None
+    ]
+    if costs.per_thousand_answers is not None:
+        rows.append(["for a thousand answers", f"{costs.per_thousand_answers:,.4f}"])
+    return [*parts, Table(["", "cost"], rows)]
+
+
+def _changes(report: Report) -> list[str | Table]:
+    parts: list[str | Table] = []
+    for move in report.moves:
+        parts.append(
+            f"{move.at}: {move.kind} from {report.model}@{move.from_version} to {report.model}@{move.to_version}, decided by "
+            f"{move.decided_by}: {move.reason}"
+        )
+        if move.fixes is not None and move.difference is not None and move.interval is not None:
+            low, high = move.interval
+            parts.append(
+                f"Golden set: {move.fixes} cases fixed, {move.regressions} broken; {100 * move.difference:+.1f} points "
+                f"(95 %: {100 * low:+.1f} to {100 * high:+.1f})."
+            )
+        rows = _examples(move)
+        if rows:
+            parts.append(Table(["", "prompt", "right", "before", "after"], rows, 5))
+    if not report.moves:
+        parts.append("The champion did not change.")
+    if report.cycles:
+        parts.append(
+            Table(
+                ["cycle", "began", "outcome", "version", "why"],
+                [[one.id, one.at, one.outcome, one.version or "", one.reason] for one in report.cycles],
+                5,
+            )
+        )
+    return parts
+
+
+def _examples(move: MoveRow) -> list[list[str]]:
+    return [
+        [what, one.prompt, one.expected, one.before, one.after]
+        for what, some in (("fixed", move.fixed), ("broken", move.broken))
+        for one in some
+    ]
+
+
+def _stars(stars: Stars) -> list[str]:
+    mean = "–" if stars.mean is None else f"{stars.mean:.2f}"
+    between = "–" if stars.interval is None else f"{stars.interval[0]:.2f} to {stars.interval[1]:.2f}"
+    share = "–" if stars.rated_share is None else percent(stars.rated_share)
+    return [mean, between, f"{stars.raters:,}", f"{stars.ratings:,}", share]
+
+
+def _speed(volume: Volume) -> list[str]:
+    times = (volume.p50_ms, volume.p95_ms, volume.first_token_p50_ms, volume.first_token_p95_ms)
+    return [
+        f"{volume.answers:,}",
+        f"{volume.errors:,}",
+        *("–" if time is None else f"{time:,.0f} ms" for time in times),
+    ]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,275 @@
+"""What was asked and said in a period, summed by the database: memory does not grow with the traffic.
+
+Durations are counted in classes of one millisecond, of ten from a second on: percentiles are exact to that.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from math import sqrt
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import BigInteger, Select, and_, case, cast, func
+from sqlalchemy import select as columns_of
+from sqlmodel import Session, col, select
+
+from feedback.ids import first_id_at
+from feedback.storage.tables import Failure, Feedback, Inference
+
+_FINE = 1000.0
+_COARSE = 10
+Histogram = Mapping[int, int]
+
+
+class Period(Struct, frozen=True):
+    """A model's production traffic between two moments."""
+
+    model: str
+    since: float
+    until: float
+    """Unix seconds; `since` inclusive, `until` exclusive."""
+
+    def covers(self) -> Any:
+        """The condition on `Inference`."""
+        return and_(
+            col(Inference.model) == self.model,
+            col(Inference.purpose) == "production",
+            col(Inference.id) >= first_id_at(self.since),
+            col(Inference.id) < first_id_at(self.until),
+        )
+
+
+class Volume(Struct, kw_only=True):
+    """Answers of one version, or of all."""
+
+    answers: int = 0
+    errors: int = 0
+    """Requests that got no answer; those whose client went away are not counted."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    first_token_p50_ms: float | None = None
+    """Of streamed answers alone."""
+    first_token_p95_ms: float | None = None
+
+
+class Stars(Struct, kw_only=True):
+    """Ratings, with the user as the unit: each rater counts once, with the mean of what they gave."""
+
+    ratings: int = 0
+    raters: int = 0
+    mean: float | None = None
+    interval: tuple[float, float] | None = None
+    """At 95 % (Student's t over the raters' means); none with fewer than two raters."""
+    rated_share: float | None = None
+    """Share of answers that somebody rated."""
+
+
+class Day(Struct, kw_only=True):
+    """One day (UTC) of the period."""
+
+    day: str
+    answers: int = 0
+    ratings: int = 0
+    mean: float | None = None
+
+
+def volumes(session: Session, period: Period) -> dict[str, Volume]:
+    """By version."""
+    milliseconds = _class_of(col(Inference.latency_ms))
+    failed = and_(col(Inference.status) >= 400, col(Inference.status) != 499)
+    answered = col(Inference.status) < 400
+    query: Select[Any] = (
+        columns_of(
+            col(Inference.version),
+            milliseconds,
+            func.count().filter(answered),
+            func.count().filter(failed),
+            func.coalesce(func.sum(col(Inference.prompt_tokens)), 0),
+            func.coalesce(func.sum(col(Inference.completion_tokens)), 0),
+        )
+        .where(period.covers())
+        .group_by(col(Inference.version), milliseconds)
+    )
+    found: dict[str, Volume] = defaultdict(Volume)
+    taken: dict[str, dict[int, int]] = defaultdict(dict)
+    for version, ms, answers, errors, asked, written in session.connection().execute(query):
+        volume = found[version]
+        volume.answers += answers
+        volume.errors += errors
+        volume.prompt_tokens += int(asked)
+        volume.completion_tokens += int(written)
+        taken[version][ms] = answers
+    first = _first_tokens(session, period)
+    for version, volume in found.items():
+        volume.p50_ms, volume.p95_ms = (percentile(taken[version], share) for share in (0.5, 0.95))
+        volume.first_token_p50_ms, volume.first_token_p95_ms = (
+            percentile(first.get(version, {}), share) for share in (0.5, 0.95)
+        )
+    if len(found) > 1:
+        together = Volume(
+            **{
+                name: sum(getattr(volume, name) for volume in found.values())
+                for name in ("answers", "errors", "prompt_tokens", "completion_tokens")
+            }
+        )
+        together.p50_ms, together.p95_ms = (
+            percentile(_added(taken.values()), share) for share in (0.5, 0.95)
+        )
+        together.first_token_p50_ms, together.first_token_p95_ms = (
+            percentile(_added(first.values()), share) for share in (0.5, 0.95)
+        )
+        return {ALL: together, **found}
+    return {ALL: next(iter(found.values()), Volume()), **found}
+
+
+ALL = ""
+"""The key under which the sums over all versions stand."""
+
+
+def stars(session: Session, period: Period, volume: Mapping[str, Volume]) -> dict[str, Stars]:
+    """By version, and of all."""
+    found = {ALL: _stars(session, period, None).get(None, Stars())} | {
+        version: told for version, told in _stars(session, period, col(Inference.version)).items() if version
+    }
+    for version, told in found.items():
+        answers = volume[version].answers if version in volume else 0
+        rated = _rated(session, period, version or None)
+        told.rated_share = rated / answers if answers else None
+    return found
+
+
+def days(session: Session, period: Period) -> list[Day]:
+    """Every day on which something was asked or said, in order."""
+    found: dict[int, Day] = {}
+
+    def day_of(number: int) -> Day:
+        return found.setdefault(number, Day(day=_date(number)))
+
+    asked = cast(
+        func.round(col(Inference.created) / 86400 - 0.5 + 1e-9), BigInteger
+    )  # both databases have it, unlike floor
+    counted = columns_of(asked, func.count()).where(period.covers()).group_by(asked)
+    for number, answers in session.connection().execute(counted):
+        day_of(number).answers = answers
+    means = _by_rater(period, asked).subquery()
+    told = columns_of(means.c.part, func.sum(means.c.count), func.avg(means.c.mean)).group_by(means.c.part)
+    for number, ratings, mean in session.connection().execute(told):
+        day = day_of(number)
+        day.ratings, day.mean = int(ratings), float(mean)
+    return [found[number] for number in sorted(found)]
+
+
+def reasons(session: Session, period: Period) -> dict[str, int]:
+    """How many answers were selected as failures, by reason, most first."""
+    query = select(Failure.reasons).where(
+        Failure.model == period.model,
+        col(Failure.inference_id) >= first_id_at(period.since),
+        col(Failure.inference_id) < first_id_at(period.until),
+    )
+    counts: dict[str, int] = defaultdict(int)
+    for told in session.exec(query.execution_options(yield_per=2000)):
+        for name in {str(one["reason"]) for one in told}:
+            counts[name] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def percentile(counts: Histogram, share: float) -> float | None:
+    """The smallest value that at least that share of all does not exceed; None of nothing."""
+    total = sum(counts.values())
+    if not total:
+        return None
+    seen = 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= share * total:
+            return float(value)
+    raise AssertionError("shares are at most 1")
+
+
+def _class_of(duration: Any) -> Any:
+    fine = cast(func.round(duration), BigInteger)
+    coarse = cast(func.round(duration / _COARSE), BigInteger) * _COARSE
+    return case((duration < _FINE, fine), else_=coarse)
+
+
+def _first_tokens(session: Session, period: Period) -> dict[str, dict[int, int]]:
+    milliseconds = _class_of(col(Inference.first_token_ms))
+    query: Select[Any] = (
+        columns_of(col(Inference.version), milliseconds, func.count())
+        .where(period.covers(), col(Inference.streamed).is_(True), col(Inference.first_token_ms).is_not(None))
+        .group_by(col(Inference.version), milliseconds)
+    )
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for version, ms, count in session.connection().execute(query):
+        found[version][ms] = count
+    return found
+
+
+def _by_rater(period: Period, part: Any) -> Any:
+    """Each rater's mean, within each part."""
+    return (
+        columns_of(
+            part.label("part"),
+            col(Feedback.rater),
+            func.count().label("count"),
+            func.avg(col(Feedback.rating)).label("mean"),
+        )
+        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
+        .where(period.covers(), col(Feedback.current).is_(True), col(Feedback.rating).is_not(None))
+        .group_by(part, col(Feedback.rater))
+    )
+
+
+def _stars(session: Session, period: Period, part: Any) -> dict[str | None, Stars]:
+    means = _by_rater(period, col(Inference.model) if part is None else part).subquery()
+    query = columns_of(
+        means.c.part,
+        func.count(),
+        func.sum(means.c.count),
+        func.avg(means.c.mean),
+        func.sum(means.c.mean * means.c.mean),
+    ).group_by(means.c.part)
+    found: dict[str | None, Stars] = {}
+    for name, raters, ratings, mean, squares in session.connection().execute(query):
+        told = Stars(ratings=int(ratings), raters=int(raters), mean=float(mean))
+        if told.raters > 1:
+            told.interval = _interval(told.raters, float(mean), float(squares))
+        found[None if part is None else name] = told
+    return found
+
+
+def _interval(count: int, mean: float, squares: float) -> tuple[float, float]:
+    from scipy.special import stdtrit  # half a second to import, for this alone
+
+    variance = max(0.0, squares - count * mean * mean) / (count - 1)
+    half = float(stdtrit(count - 1, 0.975)) * sqrt(variance / count)
+    return max(1.0, mean - half), min(5.0, mean + half)
+
+
+def _rated(session: Session, period: Period, version: str | None) -> int:
+    query = (
+        select(func.count(func.distinct(col(Feedback.inference_id))))
+        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
+        .where(period.covers(), col(Feedback.current).is_(True), col(Feedback.rating).is_not(None))
+    )
+    if version is not None:
+        query = query.where(Inference.version == version)
+    return session.exec(query).one()
+
+
+def _added(histograms: Iterable[Histogram]) -> dict[int, int]:
+    total: dict[int, int] = defaultdict(int)
+    for histogram in histograms:
+        for value, count in histogram.items():
+            total[value] += count
+    return total
+
+
+def _date(number: int) -> str:
+    from datetime import date, timedelta
+
+    return (date(1970, 1, 1) + timedelta(days=int(number))).isoformat()

@@ -1,0 +1,304 @@
+"""The monthly report: its figures are those of the record, and what users wrote never becomes markup."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from feedback.commands.report import report as command
+from feedback.errors import BadFieldError, NotFoundError
+from feedback.ids import new_id
+from feedback.registry.models import get_model, move_champion
+from feedback.reports.criteria import IMPROVEMENT
+from feedback.reports.facts import Report, gather, month_of
+from feedback.reports.forms import html, markdown
+from feedback.reports.plots import bars, line
+from feedback.reports.traffic import percentile
+from feedback.settings import Engine, Settings
+from feedback.storage.database import Database
+from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion
+from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
+
+MONTH = f"{NOW:%Y-%m}"
+LATER = NOW + timedelta(days=3)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    return World(database, settings_for(tmp_path))
+
+
+def _report(
+    world: World, month: str = MONTH, settings: Settings | None = None, now: datetime = LATER
+) -> Report:
+    with world.database.reading() as session:
+        return gather(session, settings or world.settings, "assistant", month, now)
+
+
+def test_ratings_count_users_not_ratings_and_the_newest_word_of_each(world: World) -> None:
+    for _ in range(20):
+        world.say(world.ask("again and again", user="ann"), 1, rater="ann")
+    world.say(world.ask("once", user="bob", version="1.0"), 5, rater="bob")
+    changed = world.ask("twice", user="cleo")
+    world.say(changed, 2, rater="cleo")
+    world.say(changed, 3, rater="cleo")
+    world.ask("nobody rates this", user="dora")
+    found = _report(world.write())
+    assert found.stars.mean == pytest.approx((1 + 5 + 3) / 3)
+    assert (found.stars.raters, found.stars.ratings) == (3, 22)
+    assert found.stars.rated_share == pytest.approx(22 / 23)
+    low, high = found.stars.interval or (0.0, 0.0)
+    assert low == 1.0 and high == 5.0  # Student's t with three raters so far apart says nearly nothing
+    by_version = {row.version: row.stars for row in found.versions}
+    assert (by_version["1.0"].mean, by_version["1.0"].interval) == (5.0, None)
+    assert by_version["base"].mean == pytest.approx(2.0)
+
+
+def test_the_interval_is_students_over_the_raters_means(world: World) -> None:
+    for user, stars in (("ann", 4), ("bob", 5), ("cleo", 4), ("dora", 3)):
+        world.say(world.ask(f"of {user}", user=user), stars, rater=user)
+    low, high = _report(world.write()).stars.interval or (0.0, 0.0)
+    half = 3.182446 * (2 / 3) ** 0.5 / 2  # t at 3 degrees of freedom × standard deviation / √n
+    assert (low, high) == (pytest.approx(4 - half), pytest.approx(5.0))
+
+
+def test_latencies_are_percentiles_of_what_was_answered_and_errors_stand_apart(world: World) -> None:
+    for number in range(1, 101):
+        world.ask(f"prompt {number}", latency_ms=float(number), prompt_tokens=3, completion_tokens=2)
+    world.ask("slow", latency_ms=12_345.0, streamed=True, first_token_ms=250.0)
+    world.ask("broken", None, status=502, error="down", latency_ms=99_999.0)
+    world.ask("gone", None, status=499, latency_ms=99_999.0)
+    world.ask("measured by the gate", purpose="evaluation", latency_ms=99_999.0)
+    volume = _report(world.write()).volume
+    assert (volume.answers, volume.errors) == (101, 1)
+    assert (volume.p50_ms, volume.p95_ms) == (51.0, 96.0)
+    assert (volume.first_token_p50_ms, volume.first_token_p95_ms) == (250.0, 250.0)
+    assert (volume.prompt_tokens, volume.completion_tokens) == (300, 200)
+
+
+def test_a_month_ends_where_the_next_begins(world: World) -> None:
+    since, until = month_of("2026-02")
+    assert (since, until) == (
+        datetime(2026, 2, 1, tzinfo=UTC).timestamp(),
+        datetime(2026, 3, 1, tzinfo=UTC).timestamp(),
+    )
+    for moment in (since - 0.001, since, until - 0.001, until):
+        when = datetime.fromtimestamp(moment, UTC)
+        world.ask(f"at {moment}", id=new_id(when), created=moment)
+    world.write()
+    assert [_report(world, month).volume.answers for month in ("2026-01", "2026-02", "2026-03")] == [1, 2, 1]
+    assert [day.day for day in _report(world, "2026-02").days] == ["2026-02-01", "2026-02-28"]
+
+
+def test_a_month_without_anything_is_an_honest_empty_report(world: World) -> None:
+    found = _report(world, "2025-12")
+    assert found.volume.answers == 0 and found.complete
+    assert {one.state for one in found.criteria} == {"unknown"}
+    assert "Nobody asked this model" in markdown(found)
+    assert "<svg" not in html(found)
+
+
+@pytest.mark.parametrize("month", ["2026", "2026-13", "2026-00", "march", "2026-1", "9999-12", ""])
+def test_what_is_no_month_is_told(world: World, month: str) -> None:
+    with pytest.raises(BadFieldError, match="month"):
+        _report(world, month)
+
+
+def test_a_month_that_has_not_begun_and_a_model_that_is_not_there_are_told(world: World) -> None:
+    with pytest.raises(BadFieldError, match="has not begun; the newest month is 2026-03"):
+        _report(world, "2026-04")
+    with world.database.reading() as session, pytest.raises(NotFoundError, match="there are: assistant"):
+        gather(session, world.settings, "nobody", MONTH, LATER)
+
+
+def _failed(world: World, inference_id: str, *reasons: str) -> Failure:
+    return Failure(
+        id=new_id(NOW),
+        inference_id=inference_id,
+        model="assistant",
+        created=NOW.timestamp(),
+        reasons=[{"reason": name, "confidence": 1.0, "evidence": {}} for name in reasons],
+    )
+
+
+def test_failures_are_counted_by_reason_and_form_by_those_that_broke_it(world: World) -> None:
+    asked = [world.ask(f"prompt {number}") for number in range(40)]
+    world.write()
+    with world.database.session() as session:
+        session.add(_failed(world, asked[0], "schema_invalid", "low_rating"))
+        session.add(_failed(world, asked[1], "low_rating"))
+        session.commit()
+    found = _report(world)
+    assert found.reasons == {"low_rating": 2, "schema_invalid": 1}
+    assert found.valid_format == pytest.approx(39 / 40)
+    assert {one.name: one.state for one in found.criteria}["right form"] == "met"
+    assert found.waiting == 2
+
+
+def _turn(world: World) -> None:
+    """A cycle that promoted 1.0 over the base, with its golden cases and answers."""
+    with world.database.session() as session:
+        cases = [("one", RIGHT, WRONG, RIGHT), ("two", RIGHT, RIGHT, OTHER), ("three", RIGHT, WRONG, RIGHT)]
+        for prompt, right, before, after in cases:
+            session.add(
+                Case(
+                    id=new_id(NOW),
+                    model="assistant",
+                    suite="golden",
+                    state="confirmed",
+                    prompt_hash=prompt,
+                    group_key=prompt,
+                    messages=[{"role": "user", "content": f"<b>{prompt}</b> | *"}],
+                    answer=right,
+                    created=NOW.timestamp(),
+                )
+            )
+            for version, output in (("base", before), ("1.0", after)):
+                session.add(
+                    EvaluationResult(
+                        model="assistant",
+                        version=version,
+                        case_hash=f"{prompt} {version}",
+                        prompt_hash=prompt,
+                        output=output,
+                        latency_ms=1.0,
+                        created=NOW.timestamp(),
+                    )
+                )
+        golden = {
+            "n": 3,
+            "fixes": 2,
+            "regressions": 1,
+            "p_value": 1.0,
+            "difference": 1 / 3,
+            "interval": [-0.5, 0.8],
+        }
+        cycle = Cycle(
+            id=new_id(NOW),
+            model="assistant",
+            mode="auto",
+            state="done",
+            decision="promoted",
+            reason="better",
+            requested_by="test",
+            version="1.0",
+            result={
+                "gate": {"suites": {"golden": golden}},
+                "versions": {
+                    "base": {"golden": {"n": 3, "accuracy": 0.4}},
+                    "1.0": {"golden": {"n": 3, "accuracy": 0.75}},
+                },
+            },
+            created=NOW.timestamp(),
+            updated=NOW.timestamp(),
+        )
+        session.add(cycle)
+        session.add(
+            ModelVersion(
+                id=new_id(NOW),
+                model="assistant",
+                number="1.0",
+                base="starter",
+                base_revision="x",
+                adapter_hash="x",
+                note="added refunds",
+                facts={"seconds": 1800.0},
+                created=NOW.timestamp(),
+            )
+        )
+        session.flush()
+        move_champion(
+            session,
+            "assistant",
+            "1.0",
+            kind="promotion",
+            reason="better",
+            decided_by="gate",
+            now=NOW,
+            cycle_id=cycle.id,
+        )
+        session.commit()
+        assert get_model(session, "assistant").champion == "1.0"
+
+
+def test_a_promotion_shows_what_it_fixed_and_broke(world: World) -> None:
+    _turn(world)
+    found = _report(world)
+    (move,) = found.moves
+    assert (move.from_version, move.to_version, move.fixes, move.regressions) == ("base", "1.0", 2, 1)
+    assert [one.after for one in move.fixed] == [RIGHT, RIGHT] and [one.after for one in move.broken] == [
+        OTHER
+    ]
+    assert found.improvement["improvement"] == pytest.approx(0.35) and IMPROVEMENT == 0.1
+    assert {one.name: one.state for one in found.criteria}["better than the base"] == "met"
+
+
+def test_costs_come_from_prices_and_hours(world: World) -> None:
+    _turn(world)
+    world.ask("one")
+    world.write()
+    priced = msgspec.structs.replace(
+        world.settings,
+        engine=[Engine(price_per_hour=2.0)],
+        training=msgspec.structs.replace(world.settings.training, price_per_hour=4.0),
+        model=[msgspec.structs.replace(world.settings.model[0], monthly_budget=100.0)],
+    )
+    costs = _report(world, settings=priced).costs
+    assert costs.serving == pytest.approx(2 * 3.5 * 24)  # the month has lasted three and a half days
+    assert (costs.training, costs.total) == (2.0, 170.0)
+    found = {one.name: one for one in _report(world, settings=priced).criteria}["cost"]
+    assert (found.state, found.wanted) == ("not met", "≤ 100.00 a month")
+
+
+def test_what_users_wrote_stays_text_in_both_forms(world: World) -> None:
+    _turn(world)
+    for _ in range(60):
+        world.ask('<script>alert("x")</script> | `code`')
+    found = _report(world.write())
+    page, text = html(found), markdown(found)
+    assert "<b>one</b>" not in page and "&lt;b&gt;one&lt;/b&gt; | *" in page
+    assert "<script" not in page and "http" not in page
+    assert "\\<b\\>one\\</b\\> \\| \\*" in text
+    ElementTree.fromstring(
+        page.replace("<!doctype html>", "")
+        .replace('<meta charset="utf-8">', "")
+        .replace('<meta name="viewport" content="width=device-width, initial-scale=1">', "")
+    )
+
+
+def test_plots_show_their_values_and_gaps() -> None:
+    drawn = bars("Answers", ["<1>", "2"], [10, 0])
+    assert "&lt;1&gt;: 10" in drawn and drawn.count("<rect") == 2
+    broken = line("Stars", ["a", "b", "c"], [4.0, None, 3.0], 1, 5)
+    assert broken.count("<circle") == 2 and broken.count("M") == 2
+    assert bars("none", [], []).startswith("<svg")
+
+
+def test_percentiles_are_the_smallest_value_that_enough_do_not_exceed() -> None:
+    assert percentile({}, 0.5) is None
+    assert [percentile({1: 1, 2: 1, 3: 2}, share) for share in (0.25, 0.5, 0.51, 1.0)] == [1, 2, 3, 3]
+
+
+def test_the_command_writes_each_form(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    database = Database(f"sqlite:///{directory / 'starloop.sqlite'}")
+    directory.mkdir()
+    database.upgrade()
+    database.close()
+    environment = {"STARLOOP_STORAGE__DIRECTORY": str(directory)}
+
+    def run(*arguments: str) -> Any:
+        return CliRunner(env=environment).invoke(command, ["--model", "assistant", *arguments])
+
+    assert run().stdout.startswith("# assistant in ")
+    assert run("--format", "html").stdout.startswith("<!doctype html>")
+    assert json.loads(run("--json").stdout)["model"] == "assistant"
+    wrong = run("--month", "soon")
+    assert wrong.exit_code == 1 and "write YYYY-MM" in wrong.stderr
