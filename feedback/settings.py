@@ -183,6 +183,8 @@ class Training(Section, frozen=True):
     """What the training device does a second, for estimates alone; 0 assumes this machine's CPU."""
     price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
     """Of the training device, in any currency; 0 gives no estimate of cost."""
+    hosted_prices: dict[str, float] = {}
+    """What services take for training on a million tokens, by name: estimates show it beside."""
 
 
 class Evaluation(Section, frozen=True):

@@ -35,6 +35,7 @@ from trainer.method import read
 from trainer.objectives import Objective, Supervised, validate
 from trainer.preference_rows import read_pairs, read_rated
 from trainer.preferences import Direct, Unpaired
+from trainer.preflight import ROOM
 from trainer.soundness import WEIGHTS, check_against
 from trainer.tokens import EncodedRows, Encoder
 from trainer.training import TrainingSpec
@@ -42,8 +43,6 @@ from trainer.training_state import TrainingState
 
 CLIP = 1.0
 """Largest norm of a step's gradient."""
-ROOM = {"cpu": 8192, "cuda": 32768}
-"""Padded tokens in one forward pass; a batch above it is accumulated from several."""
 VALIDATION_LIMIT = 1024
 """Most validation examples looked at each time."""
 CHECKS_PER_EPOCH = 4
@@ -85,7 +84,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
 
     # Where an earlier attempt stood, if there was one.
     out = Path(spec.out)
-    state = TrainingState(model, peak, spec.patience, ROOM[base.device.type])
+    state = TrainingState(model, peak, spec.patience, ROOM["cuda" if base.device.type == "cuda" else "cpu"])
     if (found := read_checkpoint(out, spec.digest)) is not None:
         objective.restore(state.unpack(*found))
     saving = Schedule(spec.checkpoint_seconds, time.monotonic)

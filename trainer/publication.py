@@ -6,6 +6,7 @@ a cycle keeps its number, and publishing the same weights twice changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from feedback.checks.cost import parameters_of
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import resolve_base
@@ -21,10 +23,14 @@ from feedback.registry.versions import list_versions, mark_version, reserve_vers
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
-from trainer.method import Wanted, choose, evidence_of
+from trainer.machine import find_machine
+from trainer.method import Method, Wanted, choose, evidence_of
+from trainer.preflight import Preflight, compared, plan, refuse_too_large, speed_of
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
 from trainer.training import Progress, TrainingSpec, train
+
+_log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1800.0
 """Longest that loading a base and one forward pass may take."""
@@ -96,6 +102,7 @@ def train_version(
         max_rank=engine.max_lora_rank,
         method=choice.method,
     )
+    wanted = _planned(database, settings, name, base.path, folder, choice.method)
     steps = StepLog(database, work.name, clock)
 
     def told(progress: Progress) -> None:
@@ -107,6 +114,8 @@ def train_version(
     finally:
         steps.flush()
     facts = {**trained.facts, "run": work.name, "method": choice.method, "method_reason": choice.reason}
+    if wanted is not None:
+        facts["estimate"] = compared(wanted, trained.facts)
     store = AdapterStore(settings.directory / "adapters")
     with database.session() as session:
         version = reserve_version(
@@ -129,6 +138,20 @@ def train_version(
             version = mark_version(session, name, version.number, "registered")
             session.commit()
     return version
+
+
+def _planned(
+    database: Database, settings: Settings, name: str, base: str, dataset: Path, method: Method
+) -> Preflight | None:
+    """What the training will take, said before it begins. Raises `DataRefusedError` where it cannot fit."""
+    machine = find_machine()
+    with database.reading() as session:
+        speed = speed_of(list_versions(session, name), parameters_of(Path(base)), machine.device)
+    wanted = plan(Path(base), dataset, settings.training, machine, method, speed)
+    if wanted is not None:
+        refuse_too_large(wanted, machine.device_memory)
+        _log.info("the training of %s will take: %s", name, wanted.told())
+    return wanted
 
 
 def _another_method(session: Session, model: str, method: str) -> bool:

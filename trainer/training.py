@@ -73,7 +73,12 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: Training, **where: Any) -> TrainingSpec:
         """The spec that `[training]` asks for, with the places, the engine's rank and the method given by name."""
-        apart = ("method", "teraflops", "price_per_hour")  # the dataset's to say; estimates alone
+        apart = (
+            "method",
+            "teraflops",
+            "price_per_hour",
+            "hosted_prices",
+        )  # the dataset's to say; estimates alone
         values = {
             name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
         }

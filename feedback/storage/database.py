@@ -160,7 +160,7 @@ def opened(settings: Settings, existing: bool = False) -> Iterator[Database]:
     own making in the wrong directory. Raises `NotFoundError` then.
     """
     if existing:
-        _need_record(settings)
+        need_record(settings)
     database = open_database(settings)
     try:
         database.upgrade()
@@ -169,7 +169,8 @@ def opened(settings: Settings, existing: bool = False) -> Iterator[Database]:
         database.close()
 
 
-def _need_record(settings: Settings) -> None:
+def need_record(settings: Settings) -> None:
+    """Raises `NotFoundError` where no database stands yet, so that looking for it would make one."""
     url = make_url(settings.database_url)
     if url.get_backend_name() != "sqlite":
         return  # a server's database is named in full, so it is hardly another by mistake

@@ -284,6 +284,7 @@ def test_a_real_training_is_published_as_it_was_checked_and_passes_the_check_aga
     write_dataset(tmp_path / "datasets" / "data-1", rows, rows)
     version = desk.train()
     assert desk.versions() == [("1.0", "registered")] and version.facts["steps"] == 4
+    assert abs(version.facts["estimate"]["memory_error"]) < 0.2
     base = resolve_base(str(tiny_base), desk.settings.directory)
     folder = desk.adapters / "assistant@1.0"
     facts = check_adapter(folder, base.path, base.engine_model, 16, tmp_path / "check")

@@ -1,0 +1,146 @@
+"""`starloop doctor`: says what is there, what it takes and what is missing, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from feedback.settings import Engine, Model, Schedule, Server, Settings, Storage, Teacher, Training
+from feedback.storage.database import Database
+from trainer import doctor
+from trainer.commands.doctor import doctor as command
+from trainer.doctor import Finding, examine
+from trainer.machine import Gpu, Machine
+
+SMALL = Machine(cores=2, memory=1 << 30, free=1 << 30)
+
+
+def _settings(directory: Path, **changes: Any) -> Settings:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    plain: dict[str, Any] = {"storage": Storage(directory=str(directory)), "server": Server(port=port)}
+    return Settings(**(plain | changes))
+
+
+def _told(settings: Settings) -> dict[str, Finding]:
+    return {one.about: one for one in examine(settings)}
+
+
+def test_a_fresh_machine_has_no_problem_and_nothing_is_made(tmp_path: Path) -> None:
+    found = _told(_settings(tmp_path / "data"))
+    assert {one.state for one in found.values()} <= {"ok", "note"}
+    assert "begins" in found["database"].text
+    assert "1,000 rows of 200 tokens" in found["training assistant"].text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_says_what_waits_and_who_gets_in(sqlite_database: Database, tmp_path: Path) -> None:
+    found = _told(_settings(tmp_path, model=[Model(name="assistant", mode="auto")]))
+    assert found["database"].text.startswith("sqlite, revision")
+    assert "every scope is open to this machine" in found["keys"].text
+    assert found["model assistant"].state == "warning" and "data golden draw" in found["model assistant"].text
+    open_to_all = _settings(tmp_path)
+    open_to_all = msgspec.structs.replace(
+        open_to_all, server=msgspec.structs.replace(open_to_all.server, host="0.0.0.0")
+    )
+    assert "starloop keys create" in _told(open_to_all)["keys"].text
+
+
+def test_tables_of_another_release_are_a_problem(sqlite_database: Database, tmp_path: Path) -> None:
+    with sqlite_database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'old'"))
+    found = _told(_settings(tmp_path))["database"]
+    assert (found.state, "starloop db upgrade" in found.text) == ("problem", True)
+
+
+def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STARLOOP_TEACHER_KEY", raising=False)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    settings = _settings(
+        tmp_path / "data",
+        engine=[Engine(base=str(empty), urls=["http://127.0.0.1:9"], max_lora_rank=8)],
+        model=[Model(name="assistant", base=str(empty), examples=str(tmp_path / "none.jsonl"))],
+        training=Training(rank=16),
+        teacher=Teacher(url="http://teacher/v1", model="large"),
+        schedule=Schedule(cron=""),
+    )
+    problems = [one.text for one in examine(settings) if one.state == "problem"]
+    for part in (
+        "holds no config.json",
+        "does not answer",
+        "above its max_lora_rank",
+        "export the key",
+        "none.jsonl",
+    ):
+        assert any(part in one for one in problems), part
+
+
+def test_a_model_that_does_not_fit_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_machine", lambda: Machine(cores=2, memory=1 << 20, free=1 << 20))
+    found = [one.text for one in examine(_settings(tmp_path / "data")) if one.state == "problem"]
+    assert any("weights take" in one for one in found)
+    assert any(one.endswith("the cpu has 1 MB") for one in found)
+
+
+def test_a_gpu_that_the_engine_fills_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("NVIDIA L4", 24 << 30, 1 << 10)
+    monkeypatch.setattr(doctor, "find_machine", lambda: msgspec.structs.replace(SMALL, gpus=[gpu]))
+    found = _told(_settings(tmp_path / "data"))
+    assert "--gpu-memory-utilization" in found["training assistant"].text
+    assert found["GPU"].text.startswith("NVIDIA L4")
+
+
+@contextmanager
+def _served(status: int) -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nobody reads it."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_port_is_free_a_gateways_or_somebody_elses(tmp_path: Path) -> None:
+    with _served(200) as port:
+        assert "a gateway answers" in _told(_settings(tmp_path, server=Server(port=port)))["port"].text
+    with _served(404) as port:
+        found = _told(_settings(tmp_path, server=Server(port=port)))["port"]
+    assert (found.state, "set server.port" in found.text) == ("problem", True)
+
+
+def test_an_engine_of_another_release_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda name: "0.31.1")
+    found = _told(_settings(tmp_path))["engine"]
+    assert (found.state, "0.31.1" in found.text) == ("problem", True)
+
+
+def test_the_command_ends_with_1_when_there_is_a_problem(tmp_path: Path) -> None:
+    environment = {"STARLOOP_STORAGE__DIRECTORY": str(tmp_path / "data")}
+    with _served(404) as port:
+        taken = CliRunner(env=environment | {"STARLOOP_SERVER__PORT": str(port)}).invoke(command, ["--json"])
+    document = json.loads(taken.stdout)
+    assert (taken.exit_code, document["problems"]) == (1, 1)
+    shown = CliRunner(env=environment | {"STARLOOP_SERVER__PORT": "9"}).invoke(command, [])
+    assert shown.exit_code == 0 and "0 problems." in shown.stdout

@@ -1,0 +1,172 @@
+"""Estimates of a training before it begins: near what was measured, and refused where it cannot fit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedback.errors import DataRefusedError
+from feedback.settings import Training
+from feedback.starter import model_directory
+from feedback.storage.tables import ModelVersion
+from tests.trainer.tiny import row, write_dataset
+from trainer import machine as machines
+from trainer.machine import Gpu, Machine, find_machine
+from trainer.preflight import (
+    Rows,
+    Shape,
+    Speed,
+    compared,
+    memory_of,
+    plan,
+    preflight,
+    refuse_too_large,
+    rows_of,
+    speed_of,
+)
+
+LLAMA_8B = Shape(
+    layers=32,
+    hidden=4096,
+    inner=14336,
+    key_value=1024,
+    vocabulary=128_256,
+    parameters=8_030_261_248,
+    bytes=16_060_522_496,
+)
+CPU = Machine(cores=2, memory=16 << 30, free=12 << 30)
+ROWS = Rows(count=500, tokens=100_000, longest=400, answered=0.2)
+
+
+def test_a_step_on_a_gpu_is_estimated_within_a_fifth_of_what_was_measured() -> None:
+    """tests/bench/results/train_gpu.md: 8 rows of 1,024 tokens, LoRA of rank 16, a peak of 71.6 GB."""
+    rows = Rows(count=100, tokens=102_400, longest=1024, answered=1.0)
+    found = memory_of(LLAMA_8B, rows, Training(batch=8, rank=16), "cuda")
+    assert found.total == pytest.approx(71.6e9, rel=0.2)
+    assert found.weights == pytest.approx(16.06e9, rel=0.01)
+    assert found.adapter == pytest.approx(
+        41.9e6 * 16, rel=0.05
+    )  # parameters, gradients and two moments in float32
+
+
+def test_the_shape_is_read_from_the_files_whatever_their_names(tmp_path: Path) -> None:
+    found = Shape.of(model_directory())
+    assert found is not None
+    assert (found.layers, found.hidden, found.inner, found.vocabulary) == (2, 256, 512, 2048)
+    assert found.parameters == json.loads((model_directory() / "meta.json").read_text())["parameters"]
+    assert Shape.of(tmp_path) is None
+    (tmp_path / "config.json").write_text('{"n_embd": 64, "n_layer": 2}')
+    assert Shape.of(tmp_path) is None
+
+
+def test_rows_are_counted_by_a_sample(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", [row(number) for number in range(40)], [])
+    found = rows_of(dataset, model_directory() / "tokenizer.json")
+    assert found.count == 40 and 0 < found.answered < 1
+    assert found.tokens >= 40 * 10 and found.longest < 100
+    assert rows_of(tmp_path / "none", model_directory() / "tokenizer.json").count == 0
+
+
+def test_time_and_money_come_from_what_was_measured_and_from_an_assumption_before(tmp_path: Path) -> None:
+    settings = Training(epochs=2, price_per_hour=3.6, hosted_prices={"elsewhere": 5.0})
+    first = preflight(None, 1_800_000, ROWS, settings, "cpu")
+    assert "the first training will tell" in first.rests_on and first.memory is None
+    later = preflight(None, 1_800_000, ROWS, settings, "cpu", speed=Speed(1000.0, 4.0, "assistant@1.0"))
+    assert later.seconds == pytest.approx(4 + 200)
+    assert later.cost == pytest.approx(0.204) and later.hosted == {"elsewhere": 1.0}
+    assert "as with assistant@1.0" in later.told() and "elsewhere 1.00" in later.told()
+    assert preflight(None, 1, ROWS, settings, "cpu", "dpo", Speed(1000.0, 0.0, "x")).seconds == 400
+
+
+def test_the_newest_version_of_the_same_base_and_device_gives_the_speed() -> None:
+    def version(number: str, **facts: Any) -> ModelVersion:
+        return ModelVersion(
+            id=number,
+            model="m",
+            number=number,
+            base="b",
+            base_revision="r",
+            adapter_hash="h",
+            note="",
+            facts=facts,
+            created=0.0,
+        )
+
+    versions = [
+        version("1.3"),
+        version("1.2", base_parameters=7, device="cuda", tokens_per_second=9.0),
+        version("1.1", base_parameters=7, device="cpu", tokens_per_second=5.0, seconds_loading=1.0),
+        version("1.0", base_parameters=7, device="cpu", tokens_per_second=1.0),
+    ]
+    assert speed_of(versions, 7, "cpu") == Speed(5.0, 1.0, "m@1.1")
+    assert speed_of(versions, 8, "cpu") is None
+
+
+def test_what_cannot_fit_is_refused_with_its_numbers_and_what_to_change() -> None:
+    wanted = preflight(LLAMA_8B, LLAMA_8B.parameters, ROWS, Training(), "cpu")
+    with pytest.raises(
+        DataRefusedError, match=r"needs about .* and the cpu has 17\.2 GB; take a smaller base"
+    ):
+        refuse_too_large(wanted, CPU.memory)
+    long = preflight(LLAMA_8B, LLAMA_8B.parameters, Rows(9, 9000, 2000, 0.5), Training(), "cuda")
+    with pytest.raises(DataRefusedError, match=r"lower \[training\] batch or max_tokens"):
+        refuse_too_large(long, 40 << 30)
+    refuse_too_large(preflight(None, 1, ROWS, Training(), "cpu"), 1)
+
+
+@given(st.integers(1, 64), st.integers(1, 4000), st.integers(1, 256))
+def test_more_of_anything_never_takes_less(batch: int, longest: int, rank: int) -> None:
+    def total(batch: int, longest: int, rank: int) -> int:
+        return memory_of(LLAMA_8B, Rows(9, 99, longest, 0.3), Training(batch=batch, rank=rank), "cuda").total
+
+    least = total(batch, longest, rank)
+    assert least <= min(
+        total(batch + 1, longest, rank), total(batch, longest + 1, rank), total(batch, longest, rank + 1)
+    )
+
+
+def test_the_facts_hold_the_estimate_beside_what_was_measured() -> None:
+    shape = Shape.of(model_directory())
+    wanted = preflight(shape, 1_800_000, ROWS, Training(), "cpu", speed=Speed(1000.0, 0.0, "m@1.0"))
+    assert wanted.memory is not None
+    facts = {"peak_memory_bytes": 2 * wanted.memory.total, "seconds": wanted.seconds / 1.5, "device": "cpu"}
+    found = compared(wanted, facts)
+    assert (found["memory_error"], found["time_error"]) == (-0.5, 0.5)
+    assert "memory_error" not in compared(wanted, facts | {"device": "cuda"})
+
+
+def test_a_base_that_is_not_at_hand_has_no_estimate(tmp_path: Path) -> None:
+    assert plan(tmp_path, tmp_path, Training(), CPU, "sft", None) is None
+
+
+def test_gpus_are_those_that_nvidias_tool_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034, 20000'\necho 'NVIDIA L4, 23034, 100'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = find_machine()
+    assert found.gpus == [
+        Gpu("NVIDIA L4", 23034 << 20, 20000 << 20),
+        Gpu("NVIDIA L4", 23034 << 20, 100 << 20),
+    ]
+    assert (found.device, found.device_memory) == ("cuda", 23034 << 20)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_machine().device == "cpu"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert find_machine().gpus == []
+    monkeypatch.setattr(machines, "_container_limit", lambda: 1 << 20)
+    assert find_machine().memory == 1 << 20
+
+
+def test_neither_needs_torch() -> None:
+    program = "import trainer.preflight, trainer.doctor, sys; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"

