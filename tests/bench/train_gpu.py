@@ -118,9 +118,10 @@ def _ours(
 
     from trainer.base_model import BaseModel
     from trainer.batches import Order
-    from trainer.finetune import ROOM, _gradient, repeat_exactly
+    from trainer.finetune import _gradient, repeat_exactly
     from trainer.lora import new_adapter
     from trainer.objectives import Supervised
+    from trainer.preflight import ROOM
     from trainer.tokens import Encoded
     from trainer.training_state import TrainingState
 
