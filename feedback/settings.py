@@ -207,6 +207,14 @@ class Schedule(Section, frozen=True):
     """When cycles start by themselves (five fields, UTC); empty means only by hand."""
     poll_seconds: Seconds = 1.0
     lease_seconds: Seconds = 15.0
+    webhook: str = ""
+    """Address that is told when a cycle ends; signed where STARLOOP_WEBHOOK_SECRET is set."""
+    email: str = ""
+    """Whom to write to when a cycle ends, through `smtp`."""
+    email_from: str = ""
+    """Sender of these letters; empty takes `email`."""
+    smtp: str = ""
+    """`smtp://user@host:587` or `smtps://…`; the password is STARLOOP_SMTP_PASSWORD's value."""
 
 
 class Teacher(Section, frozen=True):

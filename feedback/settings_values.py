@@ -43,6 +43,24 @@ def _urls(urls: list[str]) -> str | None:
     return "; ".join(wrong) or None
 
 
+def _webhook(url: str) -> str | None:
+    return _urls([url]) if url else None
+
+
+def _smtp(url: str) -> str | None:
+    if not url:
+        return None
+    problem = f"{url!r} is not a mail server such as smtp://user@mail.example:587 or smtps://mail.example"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return problem
+    if parts.password is not None:
+        return "holds a password; leave it out, and set STARLOOP_SMTP_PASSWORD"
+    return None if parts.scheme in ("smtp", "smtps") and parts.hostname and port != 0 else problem
+
+
 def _cron(expression: str) -> str | None:
     if expression in ("", Schedule().cron):
         return None  # and APScheduler need not be loaded
@@ -103,4 +121,6 @@ _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Model, "pattern"): _pattern,
     (Model, "check"): _check,
     (Schedule, "cron"): _cron,
+    (Schedule, "webhook"): _webhook,
+    (Schedule, "smtp"): _smtp,
 }

@@ -36,6 +36,7 @@ from server.routes import (
     metrics,
     models,
     pages,
+    reading_pages,
     reports,
     session,
 )
@@ -60,6 +61,7 @@ _FAMILIES = (
     health,
     metrics,
     pages,
+    reading_pages,
 )
 
 

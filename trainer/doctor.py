@@ -27,6 +27,7 @@ from feedback.storage.database import Database, need_record
 from feedback.storage.migrations import HEAD
 from feedback.storage.tables import Case, DatasetVersion, Failure, Key
 from trainer.machine import Machine, find_machine
+from trainer.notices import SECRET_VARIABLE
 from trainer.preflight import Rows, Shape, gigabytes, plan, preflight, speed_of
 from trainer.teacher import KEY_VARIABLE
 
@@ -59,6 +60,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _disk(settings)
     yield _port(settings)
     yield from _environment(settings)
+    yield from _notices(settings)
     yield from _files(settings)
     yield from _record(settings, machine)
 
@@ -201,6 +203,19 @@ def _environment(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "teacher", "problem", f"[teacher] url is set and {KEY_VARIABLE} is not; export the key"
             )
+
+
+def _notices(settings: Settings) -> Iterator[Finding]:
+    wanted = settings.schedule
+    if bool(wanted.email) != bool(wanted.smtp):
+        there, missing = ("email", "smtp") if wanted.email else ("smtp", "email")
+        yield Finding(
+            "notices", "problem", f"[schedule] {there} is set and {missing} is not, so no letter is written"
+        )
+    if wanted.webhook and not os.environ.get(SECRET_VARIABLE):
+        yield Finding(
+            "notices", "note", f"the webhook's calls are not signed; set {SECRET_VARIABLE} for that"
+        )
 
 
 def _files(settings: Settings) -> Iterator[Finding]:

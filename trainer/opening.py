@@ -12,6 +12,7 @@ from feedback.registry.models import ensure_models
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from trainer.gateway import open_gateway
+from trainer.notices import PASSWORD_VARIABLE, SECRET_VARIABLE
 from trainer.publication import make_version
 from trainer.teacher import KEY_VARIABLE, Teacher
 from trainer.workshop import Workshop, utc_now
@@ -29,7 +30,10 @@ def open_workshop(settings: Settings) -> Iterator[Workshop]:
         teacher = Teacher(settings.teacher, key) if settings.teacher.url else None
         train = partial(make_version, database, settings, utc_now)
         try:
-            yield Workshop(database, settings, gateway, train, teacher=teacher)
+            secrets = {
+                name: os.environ[name] for name in (SECRET_VARIABLE, PASSWORD_VARIABLE) if name in os.environ
+            }
+            yield Workshop(database, settings, gateway, train, teacher=teacher, secrets=secrets)
         finally:
             gateway.close()
             if teacher is not None:

@@ -18,6 +18,7 @@ from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
 from trainer.cycle import next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
+from trainer.notices import Notifier
 from trainer.record import LoopStoppedError
 from trainer.workshop import Workshop
 
@@ -36,6 +37,7 @@ class Loop:
         self._stopping = stopping
         self._wanted = workshop.settings.schedule
         self._leads = False
+        self._notices = Notifier(workshop.database, workshop.settings, workshop.clock, workshop.secrets)
 
     def run(self) -> None:
         """Keep the schedule."""
@@ -49,12 +51,14 @@ class Loop:
             first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
         scheduler.start()
+        self._notices.start(lambda: self._leads)
         try:
             while not self._stopping.is_set():
                 if not self.poll():
                     self._stopping.wait(self._wanted.poll_seconds)
         finally:
             scheduler.shutdown(wait=False)
+            self._notices.stop()
             self._let_go()
 
     def poll(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -42,6 +42,8 @@ class Workshop:
     clock: Callable[[], datetime] = utc_now
     teacher: Teacher | None = None
     """Where `[teacher] url` names one."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """What only the environment tells: the webhook's secret, the mail server's password."""
 
     def model(self, name: str) -> Model:
         """The model's section of the configuration. Raises `NotFoundError` where there is none, or none any more."""

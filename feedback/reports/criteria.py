@@ -35,11 +35,11 @@ def next_steps(report: Report) -> list[str]:
         return ["Nobody asked this model in this month: point an application at it."]
     if report.volume.errors > 0.01 * (report.volume.answers + report.volume.errors):
         steps.append(
-            f"{report.volume.errors:,} requests failed; `starloop failures list --reason error` and the gateway's log say why."
+            f"{report.volume.errors:,} requests failed; the gateway's log and /inferences?reason=error say why."
         )
     if not report.improvement:
         steps.append(
-            "Nothing compares the serving version with the base yet: draw golden cases (`POST /v1/cases/draw`), confirm "
+            "Nothing compares the serving version with the base yet: draw golden cases (starloop data golden draw), confirm "
             "their answers, and run a cycle."
         )
     rated = report.stars.rated_share or 0.0
@@ -110,7 +110,7 @@ def _format(report: Report) -> Criterion:
             "right form",
             "≥ 95 % valid",
             "unknown",
-            "the model has no schema, labels, pattern or check, or no answers",
+            "the model has no schema, labels, pattern or check, or triage has not looked yet",
         )
     state: Literal["met", "not met"] = "met" if report.valid_format >= FORMAT else "not met"
     return Criterion("right form", "≥ 95 % valid", state, f"{_percent(report.valid_format)} valid")

@@ -14,8 +14,9 @@ from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_fail
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.versions import order_of
 from feedback.reports.criteria import Criterion, criteria, next_steps
-from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
+from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, answered, days, reasons, stars, volumes
 from feedback.settings import Settings
+from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion, Move
 
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
@@ -101,8 +102,10 @@ class Report(Struct, kw_only=True):
     days: list[Day]
     reasons: dict[str, int]
     """Failures by reason; one answer may have several."""
+    looked_until: str | None
+    """Triage, which a cycle begins with, has looked at what was answered until then; None where at nothing of the month."""
     valid_format: float | None
-    """Share of answers that meet the task contract; None where the model has none, or triage does not look."""
+    """Share of the answers looked at that meet the task contract; None where the model has none, or triage does not look."""
     kinds: list[FailingKind]
     groups: list[FailingGroup]
     moves: list[MoveRow]
@@ -158,10 +161,15 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         session.exec(select(ModelVersion.number, ModelVersion.note).where(ModelVersion.model == model)).all()
     )
     everything = volume[ALL]
+    mark = session.get(TriageMark, model)
+    looked = (
+        Period(model, since, min(until, mark.stored)) if mark is not None and mark.stored > since else None
+    )
     valid = None
-    looked = TaskContract.from_settings(configured).restricts and "schema_invalid" not in settings.triage.off
-    if looked and everything.answers:
-        valid = 1 - min(failed.get("schema_invalid", 0), everything.answers) / everything.answers
+    checks = TaskContract.from_settings(configured).restricts and "schema_invalid" not in settings.triage.off
+    if checks and looked is not None and (answers := answered(session, looked)):
+        broken = failed if looked.until == until else reasons(session, looked)
+        valid = 1 - min(broken.get("schema_invalid", 0), answers) / answers
     report = Report(
         model=model,
         month=month,
@@ -180,6 +188,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         ],
         days=days(session, period),
         reasons=failed,
+        looked_until=None if looked is None else _moment(looked.until),
         valid_format=valid,
         kinds=kinds.items if kinds else [],
         groups=kinds.groups if kinds else [],

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from html import escape
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 640, 180, 44, 24, 10
+_SLOTS = 10
+"""Places at least, so that few values are not drawn as walls."""
 
 
 def bars(title: str, labels: Sequence[str], values: Sequence[float]) -> str:
     """One bar for each label, from 0."""
     top = _round_up(max(values, default=0.0))
-    step = (_WIDTH - _LEFT) / max(len(values), 1)
+    step = (_WIDTH - _LEFT) / max(len(values), _SLOTS)
     drawn = [
         f'<rect class="bar" x="{_LEFT + place * step + step * 0.1:.1f}" y="{_y(value, 0, top):.1f}" '
         f'width="{step * 0.8:.1f}" height="{_y(0, 0, top) - _y(value, 0, top):.1f}">'
@@ -23,7 +25,7 @@ def bars(title: str, labels: Sequence[str], values: Sequence[float]) -> str:
 
 def line(title: str, labels: Sequence[str], values: Sequence[float | None], low: float, high: float) -> str:
     """A line through the values, broken where there is none."""
-    step = (_WIDTH - _LEFT) / max(len(values), 1)
+    step = (_WIDTH - _LEFT) / max(len(values), _SLOTS)
     path, pen = [], "M"
     dots = []
     for place, value in enumerate(values):
@@ -51,10 +53,9 @@ def _plot(
     )
     ends = ""
     if labels:
-        ends = (
-            f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{escape(labels[0])}</text>'
-            f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">{escape(labels[-1])}</text>'
-        )
+        ends = f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{escape(labels[0])}</text>'
+        if len(labels) >= _SLOTS:
+            ends += f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">{escape(labels[-1])}</text>'
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{lines}{drawn}{ends}</svg>'
 
 

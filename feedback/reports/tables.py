@@ -65,8 +65,10 @@ def _ratings(report: Report) -> list[str | Table]:
 
 
 def _failures(report: Report) -> list[str | Table]:
+    if report.looked_until is None:
+        return ["Triage has not looked at this month yet; a cycle begins with it: starloop cycle run."]
     if not report.reasons:
-        return ["No answer of this month was selected as a failure."]
+        return [f"No answer until {report.looked_until} was selected as a failure."]
     answers = max(report.volume.answers, 1)
     parts: list[str | Table] = [
         Table(
@@ -97,7 +99,10 @@ def _failures(report: Report) -> list[str | Table]:
         )
     else:
         parts.append("No kind of input fails more often than the rest.")
-    parts.append(f"{report.waiting:,} failures wait for a right answer.")
+    parts.append(
+        f"{report.waiting:,} failures wait for a right answer. Triage has looked at what was answered until "
+        f"{report.looked_until}."
+    )
     return parts
 
 

@@ -81,12 +81,12 @@ def volumes(session: Session, period: Period) -> dict[str, Volume]:
     """By version."""
     milliseconds = _class_of(col(Inference.latency_ms))
     failed = and_(col(Inference.status) >= 400, col(Inference.status) != 499)
-    answered = col(Inference.status) < 400
+    good = col(Inference.status) < 400
     query: Select[Any] = (
         columns_of(
             col(Inference.version),
             milliseconds,
-            func.count().filter(answered),
+            func.count().filter(good),
             func.count().filter(failed),
             func.coalesce(func.sum(col(Inference.prompt_tokens)), 0),
             func.coalesce(func.sum(col(Inference.completion_tokens)), 0),
@@ -128,6 +128,12 @@ def volumes(session: Session, period: Period) -> dict[str, Volume]:
 
 ALL = ""
 """The key under which the sums over all versions stand."""
+
+
+def answered(session: Session, period: Period) -> int:
+    """How many requests were answered."""
+    query = select(func.count()).where(period.covers(), col(Inference.status) < 400)
+    return session.exec(query).one()
 
 
 def stars(session: Session, period: Period, volume: Mapping[str, Volume]) -> dict[str, Stars]:

@@ -12,6 +12,7 @@ from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from feedback.storage.import_table import DataImport as DataImport
+from feedback.storage.notice_table import Notice as Notice
 from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
 from feedback.storage.training_tables import TrainingStep as TrainingStep
@@ -385,8 +386,7 @@ class Audit(SQLModel, table=True):
     """Owner of the key, the operating system's user, or the part of Starloop that acted."""
     key_id: str | None = None
     act: str = Field(index=True)
-    subject: str
-    """Id or name of what was acted on."""
+    subject: str  # id or name of what was acted on
     details: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 

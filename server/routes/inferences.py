@@ -65,7 +65,7 @@ def inference(inference_id: FromPath[str], request: GatewayRequest, gateway: Par
     caller = request.user
     with gateway.database.reading() as session:
         row = get_inference(session, identifier)
-        if row is None or not caller.reaches(row.model) or not _is_open_to(row, caller):
+        if row is None or not caller.reaches(row.model) or not is_open_to(row, caller):
             raise NotFoundError(f"there is no inference {identifier}")
         return show_inference(row, feedback_of(session, identifier))
 
@@ -83,7 +83,8 @@ def with_ratings(
     return Listed([show_inference_line(row, ratings.get(row.id)) for row in rows], next_cursor)
 
 
-def _is_open_to(row: Inference, caller: Caller) -> bool:
+def is_open_to(row: Inference, caller: Caller) -> bool:
+    """Whether a caller may see an inference: with the review scope any, else those made with the same key."""
     return caller.may("review") or row.key_id == caller.key_id
 
 

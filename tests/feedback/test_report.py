@@ -22,6 +22,7 @@ from feedback.reports.forms import html, markdown
 from feedback.reports.plots import bars, line
 from feedback.reports.traffic import percentile
 from feedback.settings import Engine, Settings
+from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion
 from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
@@ -135,11 +136,31 @@ def test_failures_are_counted_by_reason_and_form_by_those_that_broke_it(world: W
         session.add(_failed(world, asked[0], "schema_invalid", "low_rating"))
         session.add(_failed(world, asked[1], "low_rating"))
         session.commit()
+    assert _report(world).valid_format is None  # triage has not said that it looked
+    with world.database.session() as session:
+        session.add(TriageMark(model="assistant", stored=LATER.timestamp(), rules="x"))
+        session.commit()
     found = _report(world)
     assert found.reasons == {"low_rating": 2, "schema_invalid": 1}
     assert found.valid_format == pytest.approx(39 / 40)
     assert {one.name: one.state for one in found.criteria}["right form"] == "met"
     assert found.waiting == 2
+
+
+def test_the_share_of_right_form_is_of_what_triage_has_looked_at(world: World) -> None:
+    early = [world.ask(f"prompt {number}") for number in range(10)]
+    later = NOW + timedelta(days=1)
+    for number in range(30):
+        world.ask(f"later {number}", id=new_id(later), created=later.timestamp())
+    world.write()
+    with world.database.session() as session:
+        session.add(_failed(world, early[0], "schema_invalid"))
+        session.add(TriageMark(model="assistant", stored=(NOW + timedelta(hours=1)).timestamp(), rules="x"))
+        session.commit()
+    found = _report(world)
+    assert found.valid_format == pytest.approx(0.9)
+    assert found.looked_until == "2026-03-01T13:00:00+00:00"
+    assert "until 2026-03-01T13:00" in markdown(found).replace("\\", "")
 
 
 def _turn(world: World) -> None:

@@ -85,6 +85,10 @@ HEAD /health/live                      in   in    in       in     in    in    in
 GET /health/ready                      in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 HEAD /health/ready                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /                                  in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /inferences                        in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /inferences/{inference_id}         in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /versions                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /report                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /static/{name}                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /metrics                           401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /schema                            401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401

@@ -138,6 +138,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_data_import_model", "data_import", ["model"], unique=False)
     op.create_table(
+        "notice",
+        sa.Column("cycle_id", sa.String(36), nullable=False),
+        sa.Column("channel", sa.String(16), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("told", sa.Text(), nullable=False),
+        sa.Column("next_attempt", sa.Float(), nullable=False),
+        sa.Column("updated", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("cycle_id", "channel"),
+    )
+    op.create_table(
         "dataset_version",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),

@@ -1,0 +1,69 @@
+"""Pages: their templates, the headers that keep them to themselves, and who looks at them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from litestar import Response
+
+from feedback.errors import NoKeyError, UnavailableError
+from server.access import Caller
+from server.gateway import Gateway
+from server.request import GatewayRequest, caller_of
+
+GUARDED = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_templates = Environment(
+    loader=PackageLoader("server", "pages/templates"), autoescape=True, undefined=StrictUndefined
+)
+_templates.filters["moment"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+STATIC = {
+    file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+    for file in files("server").joinpath("pages/static").iterdir()
+}
+
+
+class Visitor(NamedTuple):
+    """Who looks at a page: by session, or somebody at this machine while there are no keys."""
+
+    caller: Caller | None
+    """None for a stranger, who is asked to sign in."""
+    lock: str | None
+    """Why, in words."""
+    trouble: str | None
+    """What keeps the page from being shown just now."""
+
+    def models(self, gateway: Gateway) -> list[str]:
+        """The models that this visitor may look at."""
+        caller = self.caller
+        return [] if caller is None else sorted(m for m in gateway.live.current.models if caller.reaches(m))
+
+
+def visitor_of(request: GatewayRequest, *scopes: str) -> Visitor:
+    """Who asks for a page; a key without any of the scopes is a stranger there."""
+    try:
+        caller = caller_of(request)
+    except NoKeyError as error:
+        return Visitor(None, str(error), None)
+    except UnavailableError as error:
+        return Visitor(None, None, str(error))
+    if scopes and not caller.may(*scopes):
+        return Visitor(None, f"this page is for keys with the scope {' or '.join(scopes)}", None)
+    return Visitor(caller, None, None)
+
+
+def page(template: str, status: int = 200, **facts: Any) -> Response[str]:
+    """A page under the strict policy. All values are shown as text."""
+    text = _templates.get_template(template).render(**facts)
+    return Response(text, media_type="text/html", headers=GUARDED, status_code=status)

@@ -1,0 +1,176 @@
+"""Pages to read: inferences, versions, the monthly report. Made on the server, without scripts; filters stand in the address."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from litestar import Response, get
+from litestar.params import FromPath, FromQuery, QueryParameter
+from markupsafe import Markup
+from sqlmodel import select
+
+from feedback.errors import BadInputError, NotAllowedError, NotFoundError, StarloopError, UnavailableError
+from feedback.ids import parse_id
+from feedback.registry.models import get_model, list_moves
+from feedback.registry.versions import list_versions
+from feedback.reports.apart import Wanted, report_apart
+from feedback.reports.forms import fragment
+from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
+from feedback.storage.tables import Example, Failure
+from server.rendering import Visitor, page, visitor_of
+from server.request import OPEN, SCOPES, GatewayRequest, Parts
+from server.routes.inferences import is_open_to, moment, with_ratings
+from server.views import show_inference
+
+_OPEN = {SCOPES: OPEN}
+_PAGE = 50
+_MOVES = 50
+
+
+@get("/inferences", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def inferences(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str] = "",
+    version: FromQuery[str] = "",
+    rating: Annotated[str, QueryParameter(name="rating_lte")] = "",
+    reason: FromQuery[str] = "",
+    user: FromQuery[str] = "",
+    since: FromQuery[str] = "",
+    until: FromQuery[str] = "",
+    q: FromQuery[str] = "",
+    cursor: FromQuery[str] = "",
+) -> Response[str]:
+    """Search what was asked and answered, a page at a time."""
+    asked = {
+        "model": model,
+        "version": version,
+        "rating_lte": rating,
+        "reason": reason,
+        "user": user,
+        "since": since,
+        "until": until,
+        "q": q,
+    }
+    visitor = visitor_of(request, "infer", "review")
+
+    def shown() -> dict[str, Any]:
+        caller = visitor.caller
+        assert caller is not None
+        names = visitor.models(gateway)
+        wanted = InferenceFilter(
+            model=caller.narrowed(model or (names[0] if caller.models is not None and names else None)),
+            version=version or None,
+            rating_lte=int(rating) if rating in ("1", "2", "3", "4", "5") else None,
+            reason=reason or None,
+            user=user or None,
+            key_id=None if caller.may("review") else caller.key_id,
+            since=moment(since or None, "since"),
+            until=moment(until or None, "until"),
+            q=q or None,
+        )
+        with gateway.database.reading() as session:
+            found = search(session, wanted, _PAGE, cursor or None)
+            listed = with_ratings(session, found.items, found.next_cursor)
+        following = ""
+        if listed.next_cursor:
+            kept = {name: value for name, value in asked.items() if value}
+            following = "/inferences?" + urlencode(kept | {"cursor": listed.next_cursor})
+        return {"items": listed.items, "following": following}
+
+    nothing = {"items": [], "following": ""}
+    return _shown("inferences.html", visitor, nothing, shown, asked=asked, models=visitor.models(gateway))
+
+
+@get("/inferences/{inference_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def inference(inference_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Response[str]:
+    """One inference with everything that was said about it, and the dataset versions that hold it."""
+    visitor = visitor_of(request, "infer", "review")
+
+    def shown() -> dict[str, Any]:
+        caller = visitor.caller
+        assert caller is not None
+        identifier = parse_id(inference_id)
+        with gateway.database.reading() as session:
+            row = get_inference(session, identifier)
+            if row is None or not caller.reaches(row.model) or not is_open_to(row, caller):
+                raise NotFoundError(f"there is no inference {identifier}")
+            failure = session.exec(select(Failure).where(Failure.inference_id == identifier)).first()
+            learned = session.exec(
+                select(Example.dataset_id, Example.split, Example.source).where(
+                    Example.inference_id == identifier
+                )
+            ).all()
+            one = show_inference(row, feedback_of(session, identifier))
+        return {"one": one, "failure": failure, "learned": learned if caller.may("review", "train") else []}
+
+    return _shown("inference.html", visitor, {"one": None, "failure": None, "learned": []}, shown)
+
+
+@get("/versions", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def versions(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") -> Response[str]:
+    """A model's versions, newest first, and the moves of its champion with who decided and why."""
+    visitor = visitor_of(request, "infer", "review", "train")
+    names = visitor.models(gateway)
+    chosen = model or (names[0] if names else "")
+
+    def shown() -> dict[str, Any]:
+        assert visitor.caller is not None
+        visitor.caller.need_model(chosen)
+        with gateway.database.reading() as session:
+            row = get_model(session, chosen)
+            return {
+                "row": row,
+                "versions": list_versions(session, chosen),
+                "moves": list_moves(session, chosen, _MOVES, None).items,
+            }
+
+    nothing: dict[str, Any] = {"row": None, "versions": [], "moves": []}
+    return _shown("versions.html", visitor, nothing, shown, models=names, chosen=chosen)
+
+
+@get("/report", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def report(
+    request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", month: FromQuery[str] = ""
+) -> Response[str]:
+    """A model's month."""
+    visitor = visitor_of(request, "review", "train")
+    names = visitor.models(gateway)
+    chosen = model or (names[0] if names else "")
+    now = gateway.now()
+    wanted = month or f"{now:%Y-%m}"
+
+    def shown() -> dict[str, Any]:
+        assert visitor.caller is not None
+        visitor.caller.need_model(chosen)
+        found = report_apart(Wanted(gateway.settings, chosen, wanted, now))
+        return {"body": Markup(fragment(found))}
+
+    return _shown("report.html", visitor, {"body": ""}, shown, models=names, chosen=chosen, month=wanted)
+
+
+def _shown(
+    template: str, visitor: Visitor, nothing: dict[str, Any], make: Any, **facts: Any
+) -> Response[str]:
+    """The page with what `make` finds; with why there is nothing, where the visitor may not look or it cannot be found."""
+    status, problem, found = 200, visitor.trouble, nothing
+    if visitor.caller is not None and facts.get("chosen") == "":
+        problem = "this key is for no model that is served here"
+    elif visitor.caller is not None:
+        try:
+            found = make()
+        except NotFoundError as error:
+            status, problem = 404, str(error)
+        except NotAllowedError as error:
+            status, problem = 403, str(error)
+        except BadInputError as error:
+            status, problem = 400, str(error)
+        except UnavailableError as error:
+            status, problem = 503, str(error)
+        except StarloopError as error:
+            status, problem = 500, str(error)
+    return page(template, status, lock=visitor.lock, trouble=problem, **facts, **found)
+
+
+ROUTES = [inferences, inference, versions, report]

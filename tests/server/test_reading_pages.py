@@ -1,0 +1,122 @@
+"""Pages to read: what they show, to whom, and that filters and trouble are told on the page."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.server.inside import Inside
+from tests.server.test_access import make_key
+from tests.server.test_session import carried, sign_in
+from tests.server.upstream import FakeEngine
+from tests.server.versions import add_version
+
+PAGES = ("/inferences", "/versions", "/report")
+
+
+def shown(gateway: Inside, address: str, headers: dict[str, str] | None = None, status: int = 200) -> str:
+    gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0)
+    answer = gateway.call("GET", address, None, headers)
+    assert answer.status == status, answer.body
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    text: str = answer.body.decode()
+    assert "<script" not in text and " style=" not in text and "//" not in re.sub(r'value="[^"]*"', "", text)
+    return text
+
+
+def visitor(gateway: Inside, *scopes: str, models: list[str] | None = None) -> dict[str, str]:
+    return carried(sign_in(gateway, make_key(gateway, *scopes, models=models)))
+
+
+def test_inferences_are_found_by_what_stands_in_the_address(gateway: Inside) -> None:
+    asked = [
+        gateway.ask({"messages": [{"role": "user", "content": text}], "user": user})
+        for text, user in (("Where is my parcel?", "ann"), ("I was charged twice.", "bob"))
+    ]
+    gateway.call(
+        "POST", "/v1/feedback", {"inference_id": asked[1].headers["x-starloop-inference-id"], "rating": 2}
+    )
+    page = shown(gateway, "/inferences")
+    assert "Where is my parcel?" in page and "I was charged twice." in page and "★★☆☆☆" in page
+    assert "charged" not in shown(gateway, "/inferences?q=parcel")
+    assert "parcel" not in shown(gateway, "/inferences?user=bob")
+    only = shown(gateway, "/inferences?rating_lte=2")
+    assert "charged" in only and "parcel" not in only
+    assert "Nothing matches." in shown(gateway, "/inferences?version=9.9")
+    wrong = shown(gateway, "/inferences?since=yesterday", status=400)
+    assert 'role="alert"' in wrong and 'value="yesterday"' in wrong
+
+
+def test_older_ones_are_a_link_away_with_the_same_filter(gateway: Inside) -> None:
+    for number in range(52):
+        gateway.ask({"messages": [{"role": "user", "content": f"number {number:02d} of many"}]})
+    first = shown(gateway, "/inferences?q=of+many")
+    (following,) = re.findall(r'href="(/inferences\?[^"]+cursor=[^"]+)"', first)
+    second = shown(gateway, following.replace("&amp;", "&"))
+    assert "number 51" in first and "number 01" in second and "number 51" not in second
+    assert 'value="of many"' in second
+
+
+def test_one_inference_shows_all_that_was_said_and_nothing_of_it_is_markup(
+    gateway: Inside, engine: FakeEngine
+) -> None:
+    engine.answer = lambda body: "</pre><script>alert(1)</script>"
+    asked = gateway.ask(
+        {"messages": [{"role": "user", "content": "<b>bold</b>"}], "metadata": {"<i>": "<u>"}}
+    ).headers["x-starloop-inference-id"]
+    gateway.call(
+        "POST",
+        "/v1/feedback",
+        {"inference_id": asked, "rating": 1, "correction": "<s>right</s>", "comment": "<q>"},
+    )
+    page = shown(gateway, f"/inferences/{asked}")
+    for text in ("&lt;b&gt;bold", "&lt;s&gt;right", "&lt;q&gt;", "&lt;i&gt;=&lt;u&gt;", "★☆☆☆☆"):
+        assert text in page, text
+    assert "there is no inference" in shown(
+        gateway, "/inferences/0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f", status=404
+    )
+    assert 'role="alert"' in shown(gateway, "/inferences/nonsense", status=400)
+
+
+def test_versions_say_which_serves_and_who_moved_it(gateway: Inside) -> None:
+    number = add_version(gateway.gateway.database, gateway.settings.directory)
+    gateway.call("POST", "/v1/models/assistant/promote", {"version": number, "reason": "better & <faster>"})
+    page = shown(gateway, "/versions")
+    assert re.search(rf"{re.escape(number)} <span class=\"badge\">serves", page)
+    assert "better &amp; &lt;faster&gt;" in page and f"base → {number}" in page
+    assert "there is no model" in shown(gateway, "/versions?model=nobody", status=404)
+
+
+def test_the_report_is_the_months_and_wrong_months_are_told(gateway: Inside) -> None:
+    gateway.ask({"messages": [{"role": "user", "content": "Hello?"}]})
+    page = shown(gateway, "/report")
+    assert "Are users rating highly?" in page and "<svg" in page
+    assert "write YYYY-MM" in shown(gateway, "/report?month=soon", status=400)
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_strangers_and_keys_of_another_scope_are_asked_to_sign_in(gateway: Inside, address: str) -> None:
+    gateway.ask({"messages": [{"role": "user", "content": "a secret question"}]})
+    page = shown(gateway, address, visitor(gateway, "feedback"))
+    assert "Sign in first" in page and "secret question" not in page
+    make_key(gateway, "admin")
+    gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0)
+    assert "Sign in first" in shown(gateway, address, {"x-forwarded-for": "10.0.0.9"})
+
+
+def test_a_key_sees_its_own_inferences_and_its_own_models(gateway: Inside) -> None:
+    mine, other = make_key(gateway, "infer"), make_key(gateway, "infer")
+    body = {"messages": [{"role": "user", "content": "the other's question"}]}
+    asked = gateway.ask(body, {"authorization": f"Bearer {other}"}).headers["x-starloop-inference-id"]
+    me = carried(sign_in(gateway, mine))
+    assert "question" not in shown(gateway, "/inferences", me)
+    assert "there is no inference" in shown(gateway, f"/inferences/{asked}", me, 404)
+    narrow = visitor(gateway, "review", models=["another"])
+    assert "is not for the model" in shown(gateway, "/versions?model=assistant", narrow, 403)
+    assert "is not for the model" in shown(gateway, "/report?model=assistant", narrow, 403)
+
+
+def test_the_page_that_one_is_on_is_marked_in_the_navigation(gateway: Inside) -> None:
+    for address in PAGES:
+        assert f'<a href="{address}" aria-current="page">' in shown(gateway, address)

@@ -1,0 +1,229 @@
+"""Tells people that a cycle has ended: by a webhook, by e-mail, or both.
+
+What is to be told stands in the record before it is sent, so a kill loses none; one may then be told twice, and `id` says
+so. A receiver that hangs or refuses is tried again with growing pauses for a day, in a thread that holds nothing else up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import smtplib
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from sqlmodel import Session, col, select
+
+from feedback.errors import StarloopError
+from feedback.settings import Schedule, Settings
+from feedback.storage.database import Database
+from feedback.storage.notice_table import Notice
+from feedback.storage.tables import Cycle
+from feedback.threads import name_this_thread
+
+SECRET_VARIABLE, PASSWORD_VARIABLE = "STARLOOP_WEBHOOK_SECRET", "STARLOOP_SMTP_PASSWORD"
+SIGNATURE = "x-starloop-signature"
+ENDED = ("done", "cancelled", "failed")
+PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0, 7200.0, 14400.0, 28800.0)
+"""Seconds until the next attempt; after the last one it is given up."""
+
+_SECONDS = 10.0
+_REACH = 86_400.0
+"""How long ago a cycle may have ended to be told of: who switches notices on hears nothing of last year."""
+_MOST = 20
+_log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Looks for cycles that ended and tells of them; one for each loop that leads."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        secrets: Mapping[str, str],
+    ) -> None:
+        self._database = database
+        self._wanted = settings.schedule
+        self._clock = clock
+        self._secrets = secrets
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, leads: Callable[[], bool]) -> None:
+        """Tell in the background while `leads` says so; does nothing where no channel is set."""
+        if channels(self._wanted):
+            self._thread = threading.Thread(target=self._run, args=(leads,), name="notices", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the attempt that is under way; what is not told yet is for the next start."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(2 * _SECONDS)
+
+    def tell_once(self) -> int:
+        """Try all that is due once; how many attempts were made."""
+        attempts = 0
+        for cycle, channel in self._due():
+            attempts += 1
+            try:
+                told, arrived = self._send(cycle, channel), True
+            except (httpx.HTTPError, OSError, smtplib.SMTPException, ValueError) as error:
+                told, arrived = f"{type(error).__name__}: {error}"[:500], False
+            self._note(cycle.id, channel, arrived, told)
+        return attempts
+
+    def _run(self, leads: Callable[[], bool]) -> None:
+        name_this_thread("notices")
+        while not self._stopping.wait(self._wanted.poll_seconds):
+            if not leads():
+                continue
+            try:
+                self.tell_once()
+            except StarloopError as error:  # the database, most often: it is all tried again
+                _log.info("notices wait: %s", error)
+            except Exception:  # the thread's boundary
+                _log.exception("a notice could not be made")
+
+    def _due(self) -> list[tuple[Cycle, str]]:
+        now = self._clock().timestamp()
+        with self._database.session() as session:
+            ended = session.exec(
+                select(Cycle)
+                .where(col(Cycle.state).in_(ENDED), col(Cycle.updated) > now - _REACH)
+                .order_by(col(Cycle.id).desc())
+                .limit(_MOST)
+            ).all()
+            due = [
+                (cycle, channel)
+                for cycle in reversed(ended)
+                for channel in channels(self._wanted)
+                if _is_due(session, cycle.id, channel, now)
+            ]
+            session.commit()
+        return due
+
+    def _send(self, cycle: Cycle, channel: str) -> str:
+        if channel == "webhook":
+            return self._post(cycle)
+        return self._mail(cycle)
+
+    def _post(self, cycle: Cycle) -> str:
+        body = json.dumps(document(cycle)).encode()
+        headers = {"content-type": "application/json"}
+        secret = self._secrets.get(SECRET_VARIABLE)
+        if secret:
+            headers[SIGNATURE] = signature(secret, body)
+        with httpx.Client(timeout=_SECONDS, follow_redirects=False) as client:
+            answer = client.post(self._wanted.webhook, content=body, headers=headers)
+        if answer.status_code >= 300:
+            raise ValueError(f"it answered {answer.status_code}")
+        return f"it answered {answer.status_code}"
+
+    def _mail(self, cycle: Cycle) -> str:
+        server = urlsplit(self._wanted.smtp)
+        message = EmailMessage()
+        message["Subject"] = f"{cycle.model}: {_outcome(cycle)}"
+        message["From"] = self._wanted.email_from or self._wanted.email
+        message["To"] = self._wanted.email
+        message["Message-ID"] = f"<{cycle.id}@starloop>"
+        message.set_content(_letter(cycle))
+        secure = server.scheme == "smtps"
+        context = ssl.create_default_context()
+        port = server.port or (465 if secure else 25)
+        made = (
+            smtplib.SMTP_SSL(server.hostname or "", port, timeout=_SECONDS, context=context)
+            if secure
+            else smtplib.SMTP(server.hostname or "", port, timeout=_SECONDS)
+        )
+        with made as client:
+            if not secure and client.has_extn("starttls"):
+                client.starttls(context=context)
+            password = self._secrets.get(PASSWORD_VARIABLE)
+            if server.username and password:
+                client.login(server.username, password)
+            client.send_message(message)
+        return f"{server.hostname} took it"
+
+    def _note(self, cycle_id: str, channel: str, arrived: bool, told: str) -> None:
+        now = self._clock().timestamp()
+        with self._database.session() as session:
+            row = session.get(Notice, (cycle_id, channel))
+            assert row is not None
+            row.attempts += 1
+            row.told, row.updated = told, now
+            given_up = row.attempts > len(PAUSES)
+            row.state = "sent" if arrived else "failed" if given_up else "sending"
+            if not arrived and not given_up:
+                row.next_attempt = now + PAUSES[row.attempts - 1]
+            session.add(row)
+            session.commit()
+            state = row.state
+        if not arrived:
+            _log.warning("the end of cycle %s was not told by %s (%s): %s", cycle_id, channel, state, told)
+
+
+def channels(wanted: Schedule) -> list[str]:
+    """Over which channels the settings want to be told."""
+    return [
+        name for name, set_ in (("webhook", wanted.webhook), ("email", wanted.email and wanted.smtp)) if set_
+    ]
+
+
+def document(cycle: Cycle) -> dict[str, Any]:
+    """What the webhook gets. `id` is the same for the same cycle, so that one which comes twice is known."""
+    return {
+        "event": "cycle.ended",
+        "id": cycle.id,
+        "model": cycle.model,
+        "outcome": cycle.decision or cycle.state,
+        "version": cycle.version,
+        "reason": cycle.reason or "",
+        "needs_a_person": _needs_a_person(cycle),
+        "ended": datetime.fromtimestamp(cycle.updated, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def signature(secret: str, body: bytes) -> str:
+    """`sha256=` and the HMAC-SHA-256 (hex) of the body under the secret, to be compared by the receiver."""
+    return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
+
+
+def _is_due(session: Session, cycle_id: str, channel: str, now: float) -> bool:
+    row = session.get(Notice, (cycle_id, channel))
+    if row is None:
+        session.add(Notice(cycle_id=cycle_id, channel=channel, state="sending", updated=now))
+        return True
+    return row.state == "sending" and row.next_attempt <= now
+
+
+def _outcome(cycle: Cycle) -> str:
+    outcome = cycle.decision or cycle.state
+    return f"{outcome}, waits for a decision" if _needs_a_person(cycle) else outcome
+
+
+def _needs_a_person(cycle: Cycle) -> bool:
+    return cycle.decision == "proposed"
+
+
+def _letter(cycle: Cycle) -> str:
+    version = f"{cycle.model}@{cycle.version}" if cycle.version else "no new version"
+    lines = [
+        f"Cycle {cycle.id} of {cycle.model} has ended: {_outcome(cycle)}.",
+        f"Version: {version}.",
+        "",
+        cycle.reason or "",
+    ]
+    if _needs_a_person(cycle):
+        lines += ["", f"To promote it: starloop models promote {version} --reason '…'"]
+    return "\n".join(lines) + "\n"
