@@ -72,7 +72,7 @@ def gate_section(cycles: int) -> list[str]:
             ).decision
             for seed in range(cycles)
         ]
-        shares = [f"{said.count(one) / cycles:.1%}" for one in ("promoted", "inconclusive", "rejected")]  # type: ignore[arg-type]
+        shares = [f"{said.count(one) / cycles:.1%}" for one in ("promoted", "inconclusive", "rejected")]
         lines.append(f"| {name} | **{shares[0]}** | {shares[1]} | {shares[2]} | {asked} |")
     return [*lines, ""]
 
@@ -141,8 +141,8 @@ class Crowd:
         return 2 * float(stdtr(1e6, -abs(parts[0][0] - parts[1][0]) / error)) if error else 1.0
 
 
-def _canary(crowd: Crowd, wanted: Canary, stop: Callable[[Look], bool]) -> tuple[Look | None, int, bool]:
-    """The look that stopped it, the users who had rated by then, and whether the naive test ever called a difference."""
+def _canary(crowd: Crowd, wanted: Canary, stop: Callable[[object], bool]) -> tuple[Look | None, int, bool]:
+    """The look whose ruling stopped it, the users who had rated by then, and whether the naive test ever called a difference."""
     done, naive = 0, False
     for point in crowd.looks(_EVERY):
         crowd.rate(done, point)
@@ -150,7 +150,7 @@ def _canary(crowd: Crowd, wanted: Canary, stop: Callable[[Look], bool]) -> tuple
         ours, theirs = crowd.arm(True), crowd.arm(False)
         naive = naive or crowd.naive_p() < 0.05
         seen = look(ours, theirs, [], wanted, over=False, watch=False)
-        if stop(seen):
+        if stop(seen.ruling):
             return seen, ours.users + theirs.users, naive
     return None, 0, naive
 
@@ -172,7 +172,7 @@ def canary_section(cycles: int) -> list[str]:
             for seed in range(cycles):
                 crowd = Crowd(seed, 4000, share, (3.8, 3.8), heavy)
                 wanted = Canary(better=True)
-                seen, _, called = _canary(crowd, wanted, lambda one: one.ruling in ("pass", "roll back"))
+                seen, _, called = _canary(crowd, wanted, {"pass", "roll back"}.__contains__)
                 back += seen is not None and seen.ruling == "roll back"
                 better += seen is not None and seen.ruling == "pass"
                 naive += called
@@ -198,9 +198,8 @@ def canary_section(cycles: int) -> list[str]:
             users = []
             for seed in range(60):
                 crowd = Crowd(10_000 + seed, 20_000, share, (3.6 + difference, 3.6), False)
-                found, count, _ = _canary(
-                    crowd, Canary(better=difference > 0), lambda one, ruling=ruling: one.ruling == ruling
-                )  # type: ignore[misc]
+                wanted = Canary(better=difference > 0)
+                found, count, _ = _canary(crowd, wanted, {ruling}.__contains__)
                 users.append(count if found is not None else 10**9)
             middle = median(users)
             told = "–" if middle > 20_000 else f"{middle:,.0f}"
