@@ -232,6 +232,10 @@ class Canary(Section, frozen=True):
 class Schedule(Section, frozen=True):
     cron: str = "0 3 * * *"
     """When cycles start by themselves (five fields, UTC); empty means only by hand."""
+    new_corrections: Count = 0
+    """Start one when so many corrections came since the last; 0 does not."""
+    rating_drop: Annotated[float, Meta(ge=0.0, le=4.0)] = 0.0
+    """Start one when a day's mean stars fell by so much, beyond chance; 0 does not."""
     poll_seconds: Seconds = 1.0
     lease_seconds: Seconds = 15.0
     webhook: str = ""

@@ -1,4 +1,4 @@
-"""When cycles run: by the clock for every model, and at once for those that somebody asked for.
+"""When cycles run: by the clock for every model, when corrections or ratings call for one, and when somebody asks.
 
 Of several loops on one database the holder of the lease works; the others stand by.
 """
@@ -16,17 +16,20 @@ from feedback.cron import cron_trigger
 from feedback.errors import ConflictError, StarloopError
 from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
+from feedback.settings import Model
 from trainer.canary_keeper import CanaryKeeper
 from trainer.cycle import next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.notices import Notifier
 from trainer.record import LoopStoppedError
+from trainer.triggers import reason_to_begin
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
 _LATE_SECONDS = 3600
 _TROUBLE_SECONDS = 5.0
 _EXPIRY_HOURS = 6
+_DUE_MINUTES = 1
 
 
 class Loop:
@@ -49,6 +52,8 @@ class Loop:
         )
         if self._wanted.cron:
             scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
+        if self._wanted.new_corrections or self._wanted.rating_drop:
+            scheduler.add_job(self.request_where_due, "interval", minutes=_DUE_MINUTES)
         if self._workshop.settings.capture.retention_days:
             first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
@@ -92,17 +97,38 @@ class Loop:
         if not self._leads:
             return
         for model in self._workshop.settings.model:
+            self._request(model, "schedule")
+
+    def request_where_due(self) -> None:
+        """Ask for a cycle of each model whose corrections or ratings call for one."""
+        if not self._leads:
+            return
+        for model in self._workshop.settings.model:
             try:
-                with self._workshop.database.session() as session:
-                    now = self._workshop.clock()
-                    asked = request_cycle(session, model.name, model.mode, [], "schedule", now)
-                    facts = {"model": model.name, "mode": model.mode, "guards_off": []}
-                    note(session, Actor("schedule"), "cycle.start", asked.id, now, **facts)
-                    session.commit()
-            except ConflictError as error:
-                _log.info("no scheduled cycle of %s: %s", model.name, error)
+                with self._workshop.database.reading() as session:
+                    reason = reason_to_begin(session, model.name, self._wanted, self._workshop.clock())
             except StarloopError as error:
-                _log.warning("no scheduled cycle of %s: %s", model.name, error)
+                _log.warning("whether %s needs a cycle is not known just now: %s", model.name, error)
+                continue
+            except Exception:  # the job's boundary
+                _log.exception("whether %s needs a cycle is not known just now", model.name)
+                continue
+            if reason is not None:
+                self._request(model, reason)
+
+    def _request(self, model: Model, by: str) -> None:
+        """Ask for a cycle, unless the model has one under way."""
+        try:
+            with self._workshop.database.session() as session:
+                now = self._workshop.clock()
+                asked = request_cycle(session, model.name, model.mode, [], by, now)
+                facts = {"model": model.name, "mode": model.mode, "guards_off": [], "because": by}
+                note(session, Actor("schedule"), "cycle.start", asked.id, now, **facts)
+                session.commit()
+        except ConflictError as error:
+            _log.info("no cycle of %s (%s): %s", model.name, by, error)
+        except StarloopError as error:
+            _log.warning("no cycle of %s (%s): %s", model.name, by, error)
 
     def expire(self) -> None:
         """Remove what is older than it may be, if this loop leads."""
