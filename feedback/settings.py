@@ -193,6 +193,8 @@ class Evaluation(Section, frozen=True):
     request_seconds: Seconds = 120.0
     suite_limit: Positive = 2000
     """Most cases taken from one suite."""
+    samples: Annotated[int, Meta(ge=0, le=32)] = 0
+    """Answers drawn to each of a hundred golden cases, to see how far they agree; 0 draws none."""
 
 
 class Promotion(Section, frozen=True):

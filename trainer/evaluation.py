@@ -25,6 +25,7 @@ from trainer.gateway import Answer, Gateway
 
 _CHECK_SECONDS = 0.5
 _QUERY_SIZE = 500
+_TEMPERATURE = 0.7
 
 
 class PinnedVersion(Struct, frozen=True):
@@ -89,6 +90,19 @@ class Evaluation:
     def ask(self, version: PinnedVersion, case: EvalCase) -> Answer:
         """One answer, asked now whatever is known."""
         return self._gateway.complete(version.name, case.messages, self._max_tokens)
+
+    def samples(
+        self, version: PinnedVersion, cases: Sequence[EvalCase], count: int, check: Callable[[], None]
+    ) -> dict[str, list[str]]:
+        """`count` answers of the version to every case, drawn at temperature 0.7, by case id. They are not kept."""
+
+        def drawn(case: EvalCase) -> list[str]:
+            check()
+            given = self._gateway.sample(version.name, case.messages, count, _TEMPERATURE, self._max_tokens)
+            return [text for text, _ in given]
+
+        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="evaluation") as pool:
+            return dict(zip((case.id for case in cases), pool.map(drawn, cases), strict=True))
 
     def case_hash(self, version: PinnedVersion, messages: Sequence[Mapping[str, Any]]) -> str:
         """SHA-256 of what determines the greedy answer of a version."""

@@ -8,7 +8,7 @@ that it raises is the runner's business.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from sqlmodel import col, select
@@ -26,9 +26,10 @@ from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
 from trainer.gate import Evidence, decide
 from trainer.latency import measure
+from trainer.metrics import Metrics, agreement
 from trainer.proposals import propose_where_configured
 from trainer.record import CycleCancelledError, CycleRecord
-from trainer.scoring import Answers, Metrics, outcomes, validity
+from trainer.scoring import Answers, outcomes, validity
 from trainer.settling import settle
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
 from trainer.training import Progress
@@ -36,6 +37,8 @@ from trainer.training_lines import TrainingLines
 from trainer.workshop import Workshop
 
 Step = Callable[[Workshop, CycleRecord], None]
+_SAMPLED = 100
+"""Golden cases that several samples are drawn for."""
 _log = logging.getLogger(__name__)
 
 
@@ -109,8 +112,10 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
     }
     ours, theirs = (pinned(workshop.settings, model, number) for number in (champion, record.challenger))
     cases = [*suites.golden, *suites.regression]
+    consistency = _consistency(workshop, record, suites, contract, (champion, record.challenger))
     latency = measure(workshop.evaluation(), ours, theirs, cases, record.check)
-    record.add(champion=champion, versions=versions, latency=msgspec.to_builtins(latency))
+    facts = {"latency": msgspec.to_builtins(latency), "consistency": consistency}
+    record.add(champion=champion, versions=versions, **facts)
     counts = ", ".join(f"{len(cases)} {suite}" for suite, cases in suites.named().items())
     record.end(f"{len(answers)} versions answered {counts} cases; the champion is {champion}")
 
@@ -168,6 +173,24 @@ def _answers(workshop: Workshop, record: CycleRecord, suites: Suites, champion: 
         version = pinned(workshop.settings, model, number)
         answers[number] = evaluation.answers(version, suites.every(), record.check, advance)
     return answers
+
+
+def _consistency(
+    workshop: Workshop, record: CycleRecord, suites: Suites, contract: TaskContract, numbers: Sequence[str]
+) -> dict[str, float | None]:
+    """How far several samples of a version agree with each other, by number; nothing where no samples are asked for."""
+    wanted = workshop.settings.evaluation
+    if not wanted.samples:
+        return {}
+    model, evaluation = workshop.model(record.row.model), workshop.evaluation()
+    cases = suites.golden[:_SAMPLED]
+    return {
+        number: agreement(
+            evaluation.samples(pinned(workshop.settings, model, number), cases, wanted.samples, record.check),
+            contract,
+        )
+        for number in numbers
+    }
 
 
 def _champion(workshop: Workshop, record: CycleRecord) -> str:

@@ -17,7 +17,8 @@ from tests.trainer.test_lease import Clock
 from trainer.evaluation import Evaluation, PinnedVersion
 from trainer.gateway import Answer, Gateway
 from trainer.latency import PAIRS, measure
-from trainer.scoring import Metrics, matches, outcomes, validity
+from trainer.metrics import Metrics
+from trainer.scoring import matches, outcomes, validity
 from trainer.suites import suite_hash
 
 BASE, FIRST = PinnedVersion("assistant", "base", "revision-a"), PinnedVersion("assistant", "1.0")

@@ -30,8 +30,9 @@ def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> No
     from feedback.registry.versions import get_version
     from trainer.comparison import Comparison
     from trainer.evaluation import pinned
+    from trainer.metrics import Metrics
     from trainer.opening import open_workshop
-    from trainer.scoring import Metrics, outcomes
+    from trainer.scoring import outcomes
     from trainer.suites import collect
 
     numbers = list(dict.fromkeys(number.strip() for number in versions.split(",") if number.strip()))
