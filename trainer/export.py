@@ -20,6 +20,7 @@ from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import Base, resolve_base
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
+from feedback.reports.card import model_card
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import ModelVersion
@@ -63,11 +64,13 @@ def export_version(
     where the adapter is not what was published, `StorageError` where the folder cannot be written.
     """
     version: ModelVersion | None = None
+    card: str | None = None
     with database.reading() as session:
         base_name = get_model(session, name).base
         if number != BASE:
             version = get_version(session, name, number)
             base_name = version.base
+            card = model_card(session, name, number)
     if version is None and not merged:
         raise BadInputError(f"{name}@{BASE} has no adapter; add --merged to export the base's own weights")
     if output.exists():
@@ -89,7 +92,7 @@ def export_version(
             version.dataset_id,
             version.note,
         )
-    return _written(output, about, base, adapter, settings)
+    return _written(output, about, base, adapter, settings, card)
 
 
 def _proved(store: AdapterStore, version: ModelVersion, base: Base) -> Path:
@@ -107,7 +110,9 @@ def _proved(store: AdapterStore, version: ModelVersion, base: Base) -> Path:
     return store.path(name)
 
 
-def _written(output: Path, about: Exported, base: Base, adapter: Path | None, settings: Settings) -> Exported:
+def _written(
+    output: Path, about: Exported, base: Base, adapter: Path | None, settings: Settings, card: str | None
+) -> Exported:
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +122,8 @@ def _written(output: Path, about: Exported, base: Base, adapter: Path | None, se
         else:
             assert adapter is not None
             shutil.copytree(adapter, partial)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
         about.files = {file.name: _digest(file) for file in sorted(partial.iterdir()) if file.is_file()}
         (partial / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n")
         partial.rename(output)

@@ -36,11 +36,11 @@ def title(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The report as Markdown."""
-    lines = [f"# {_plain(title(report))}", "", _plain(opening(report)), ""]
+    lines = [f"# {plain(title(report))}", "", plain(opening(report)), ""]
     for section in sections(report):
         lines += [f"## {section.title}", ""]
         for part in section.parts:
-            lines += [*(_markdown_table(part) if isinstance(part, Table) else [_plain(part)]), ""]
+            lines += [*(_markdown_table(part) if isinstance(part, Table) else [plain(part)]), ""]
     return "\n".join(lines)
 
 
@@ -98,10 +98,10 @@ def _markdown_table(table: Table) -> list[str]:
     rule = ["---" if place < table.plain else "--:" for place in range(len(table.columns))]
     return [
         f"| {' | '.join(cells)} |"
-        for cells in (table.columns, rule, *([_plain(cell) for cell in row] for row in table.rows))
+        for cells in (table.columns, rule, *([plain(cell) for cell in row] for row in table.rows))
     ]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
     return _MARKDOWN.sub(r"\\\1", " ".join(harmless(text).split()))

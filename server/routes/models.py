@@ -10,6 +10,7 @@ from feedback.access.audit import Actor
 from feedback.registry.models import get_model
 from feedback.registry.snapshot import Snapshot
 from feedback.registry.versions import list_versions
+from feedback.reports.card import model_card
 from feedback.storage.tables import ModelVersion, RegisteredModel
 from server.access import Caller
 from server.promotion import Moved, promote, roll_back
@@ -45,6 +46,17 @@ def versions(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> Ve
     request.user.need_model(name)
     with gateway.database.reading() as session:
         return _versions(session, name)
+
+
+@get("/v1/models/{name:str}/versions/{number:str}/card", opt=_READ, sync_to_thread=True)
+def version_card(
+    name: FromPath[str], number: FromPath[str], request: GatewayRequest, gateway: Parts
+) -> Response[str]:
+    """A version's model card, as Markdown."""
+    request.user.need_model(name)
+    with gateway.database.reading() as session:
+        text = model_card(session, name, number)
+    return Response(text, media_type="text/markdown; charset=utf-8")
 
 
 @post("/v1/models/{name:str}/promote", status_code=200, opt=_ADMIN)
@@ -119,4 +131,4 @@ def _version(row: RegisteredModel, version: ModelVersion) -> VersionView:
     )
 
 
-ROUTES = [models, model, versions, promote_version, roll_back_model, retire_version]
+ROUTES = [models, model, versions, version_card, promote_version, roll_back_model, retire_version]
