@@ -38,6 +38,7 @@ from server.routes import (
     pages,
     reading_pages,
     reports,
+    review,
     session,
 )
 from server.telemetry.traces import with_endpoint
@@ -48,6 +49,7 @@ _FAMILIES = (
     feedback,
     inferences,
     failures,
+    review,
     cases,
     candidates,
     holds,

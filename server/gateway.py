@@ -22,6 +22,7 @@ from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
 from server.adapter_watch import AdapterWatch
+from server.beliefs import Beliefs
 from server.capture import Capture
 from server.conversations import Conversations
 from server.counters import Counters
@@ -59,6 +60,7 @@ class Gateway:
         self.adapters = AdapterStore(settings.directory / "adapters")
         self.engines = Engines(settings.engine, self.metrics, self._prepare_replica)
         self.conversations = Conversations()
+        self.beliefs = Beliefs(settings, now)
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()

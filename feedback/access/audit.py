@@ -25,6 +25,7 @@ Act = Literal[
     "cycle.start",
     "cycle.cancel",
     "failure.resolve",
+    "failure.reopen",
     "case.draw",
     "case.confirm",
     "case.drop",
