@@ -35,6 +35,7 @@ from server.routes import (
     inferences,
     metrics,
     models,
+    overview,
     pages,
     reading_pages,
     reports,
@@ -64,6 +65,7 @@ _FAMILIES = (
     metrics,
     pages,
     reading_pages,
+    overview,
 )
 
 

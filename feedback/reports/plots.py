@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 640, 180, 44, 24, 10
+_LABEL = 60
 _SLOTS = 10
 """Places at least, so that few values are not drawn as walls."""
 
@@ -23,11 +24,23 @@ def bars(title: str, labels: Sequence[str], values: Sequence[float]) -> str:
     return _plot(title, labels, "".join(drawn), [(0, f"{0}"), (top, f"{top:,.0f}")], 0, top)
 
 
-def line(title: str, labels: Sequence[str], values: Sequence[float | None], low: float, high: float) -> str:
-    """A line through the values, broken where there is none."""
+def line(
+    title: str,
+    labels: Sequence[str],
+    values: Sequence[float | None],
+    low: float,
+    high: float,
+    bands: Sequence[tuple[float, float] | None] = (),
+    marks: Sequence[tuple[int, str]] = (),
+) -> str:
+    """A line through the values, broken where there is none.
+
+    `bands` are intervals around them, `marks` names at places, such as the version that began to serve there.
+    """
     step = (_WIDTH - _LEFT) / max(len(values), _SLOTS)
     path, pen = [], "M"
-    dots = []
+    dots = [_band(_LEFT + (place + 0.5) * step, band, low, high) for place, band in enumerate(bands) if band]
+    dots += [_mark(_LEFT + place * step, name) for place, name in marks]
     for place, value in enumerate(values):
         if value is None:
             pen = "M"
@@ -39,8 +52,22 @@ def line(title: str, labels: Sequence[str], values: Sequence[float | None], low:
         )
         pen = "L"
     drawn = f'<path class="line" d="{" ".join(path)}"/>{"".join(dots)}'
-    marks = [(low + (high - low) * part / 4, f"{low + (high - low) * part / 4:g}") for part in range(5)]
-    return _plot(title, labels, drawn, marks, low, high)
+    rules = [(low + (high - low) * part / 4, f"{low + (high - low) * part / 4:g}") for part in range(5)]
+    return _plot(title, labels, drawn, rules, low, high)
+
+
+def _band(x: float, band: tuple[float, float], low: float, high: float) -> str:
+    top, bottom = _y(band[1], low, high), _y(band[0], low, high)
+    told = f"<title>95 %: {band[0]:.2f} to {band[1]:.2f}</title>"
+    return f'<rect class="band" x="{x - 4:.1f}" y="{top:.1f}" width="8" height="{max(bottom - top, 1):.1f}">{told}</rect>'
+
+
+def _mark(x: float, name: str) -> str:
+    place = f'x="{x + 3:.1f}"' if x < _WIDTH - _LABEL else f'x="{x - 3:.1f}" text-anchor="end"'
+    return (
+        f'<line class="moved" x1="{x:.1f}" x2="{x:.1f}" y1="{_ABOVE}" y2="{_HEIGHT - _BELOW}"/>'
+        f'<text {place} y="{_ABOVE + 8}">{escape(name)}</text>'
+    )
 
 
 def _plot(

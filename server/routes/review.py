@@ -58,7 +58,8 @@ def claim(data: JSONBody[ClaimCase], request: GatewayRequest, gateway: Parts) ->
     with gateway.database.reading() as session:
         get_model(session, data.model)
         if count_waiting(session, data.model) > 1:  # one alone needs no order
-            belief = gateway.beliefs.of(data.model)
+            found = gateway.beliefs.get(data.model)
+            belief = (found and found.value) or belief
         places = {one.failure_id: one for one in queue(session, data.model, belief)}
     skipped = set(data.skip)
     order = [one for one in places if one not in skipped]

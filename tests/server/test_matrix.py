@@ -88,6 +88,7 @@ HEAD /health/live                      in   in    in       in     in    in    in
 GET /health/ready                      in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 HEAD /health/ready                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /                                  in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /overview                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /review                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences                        in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences/{inference_id}         in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
