@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-data bench-train-gpu faults starter pins clean
+.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-data bench-decisions bench-train-gpu faults starter pins clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -56,6 +56,9 @@ bench-memory: install ## Memory of the gateway over a million requests, and two 
 
 bench-data: install ## Import, near duplicates and what is found in public data; writes tests/bench/results
 	$(BIN)/python -m tests.bench.data $(or $(ARGS),--output tests/bench/results/data.md)
+
+bench-decisions: install ## How often gate, canary and guardrails decide wrongly; writes tests/bench/results
+	$(BIN)/python -m tests.bench.decisions $(or $(ARGS),--output tests/bench/results/decisions.md)
 
 bench-train-gpu: install ## A training step on a GPU beside TRL (needs TRL in .venv); writes tests/bench/results
 	$(BIN)/python -m tests.bench.train_gpu $(or $(ARGS),--output tests/bench/results/train_gpu.md)

@@ -202,6 +202,33 @@ class Promotion(Section, frozen=True):
     """Most that latency per token may grow, as a share of the champion's."""
 
 
+class Canary(Section, frozen=True):
+    """Users compare the challenger with the champion before it is promoted (mode `auto`), and after."""
+
+    share: Share = 0.2
+    """Of the users, who get the challenger; 0 promotes on the gate's word alone."""
+    hours: Seconds = 24.0
+    """After which a canary that neither passed nor failed ends."""
+    at_limit: Literal["promote", "hold"] = "promote"
+    """What becomes of it then: promoted on the gate's word, or left to a person."""
+    margin: Annotated[float, Meta(gt=0.0, le=4.0)] = 0.15
+    """Loss of mean stars that has to be excluded for it to pass early."""
+    better: bool = False
+    """Asks for a proven gain of stars instead."""
+    minimum_users: Annotated[int, Meta(ge=10)] = 50
+    """Users of each version who have to have rated before ratings decide."""
+    guardrail: Share = 0.02
+    """Most that the share of failed or malformed answers may exceed the other version's."""
+    latency: Annotated[float, Meta(gt=0.0)] = 0.5
+    """Most that the time per token may grow, as a share of the other version's."""
+    holdback: Share = 0.05
+    """Of the users, who keep the champion before while a promotion is watched; 0 watches none."""
+    watch_hours: Seconds = 168.0
+    """How long a promotion is watched."""
+    look_seconds: Seconds = 2.0
+    """Between two looks at the guardrails."""
+
+
 class Schedule(Section, frozen=True):
     cron: str = "0 3 * * *"
     """When cycles start by themselves (five fields, UTC); empty means only by hand."""
@@ -257,6 +284,7 @@ class Settings(Section, frozen=True):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     promotion: Promotion = Promotion()
+    canary: Canary = Canary()
     schedule: Schedule = Schedule()
     teacher: Teacher = Teacher()
 

@@ -21,6 +21,7 @@ from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
     audit,
+    canaries,
     candidates,
     cases,
     completions,
@@ -47,6 +48,7 @@ from server.telemetry.traces import with_endpoint
 _FAMILIES = (
     completions,
     models,
+    canaries,
     feedback,
     inferences,
     failures,

@@ -8,7 +8,6 @@ from time import perf_counter
 from litestar.types import Receive, Scope, Send
 
 from feedback.errors import LimitReachedError, StarloopError, StorageError, UnavailableError
-from feedback.ids import new_id
 from feedback.storage.conversations import answers_a_conversation
 from feedback.storage.records import InferenceRecord
 from server.access import Caller
@@ -39,6 +38,7 @@ class Completion:
         caller: Caller,
         purpose: str,
         conversation: str | None,
+        identifier: str,
         now: datetime,
         trace: Trace | None,
     ) -> None:
@@ -55,7 +55,7 @@ class Completion:
         self._asked = ""
         self._first_byte: float | None = None
         self._tokens = 0
-        self.id = new_id(now)
+        self.id = identifier
         self.begun = False
         """The answer's head is on its way: what goes wrong from now on can only end it."""
 

@@ -31,7 +31,7 @@ from server.engine.neutral import neutral_name
 from server.found_beside import FoundBeside
 from server.replicas import Engines, Replica
 from server.retirement import Retirements, UnderWay
-from server.routing import Route
+from server.routing import BASE, Route, answering
 from server.snapshot import LiveSnapshot
 from server.telemetry.gauges import Gauges
 from server.telemetry.metrics import Metrics
@@ -117,7 +117,7 @@ class Gateway:
         self.metrics.close()
 
     async def _prepare_replica(self, base: str, replica: Replica) -> None:
-        """Before an engine that came up gets traffic, it answers once as each champion that it is to serve."""
+        """Before an engine that came up gets traffic, it answers once as each version that it is to serve."""
         replica.neutral = None
         name = neutral_name(replica.base_id)
         try:
@@ -129,18 +129,19 @@ class Gateway:
             _log.warning(
                 "%s is asked for its base by the base's own name: %s", replica.connections.url, error
             )
-        await self._warm_champions(base, replica)
+        await self._warm_versions(base, replica)
 
-    async def _warm_champions(self, base: str, replica: Replica) -> None:
+    async def _warm_versions(self, base: str, replica: Replica) -> None:
         try:
-            champions = [
-                Route(model.name, model.champion, base)
+            routes = [
+                Route(model.name, version, base)
                 for model in self.live.current.models.values()
-                if model.base == base and model.champion is not None
+                for version in answering(model)
+                if model.base == base and version != BASE
             ]
         except UnavailableError:
             return  # there is no view of the registry yet, and so no traffic
-        for route in champions:
+        for route in routes:
             try:
                 with self.under_way.on(route.adapter):
                     await self.adapter_watch.admit(route)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from feedback.access.audit import Act, Actor, note
@@ -60,13 +62,23 @@ async def _move(
     actor: Actor,
     cycle_id: str | None,
 ) -> Moved:
+    async with made_warm(gateway, model, version) as route:
+        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, actor, cycle_id)
+    await asyncio.to_thread(gateway.live.refresh)
+    return moved
+
+
+@asynccontextmanager
+async def made_warm(gateway: Gateway, model: str, version: str) -> AsyncIterator[Route]:
+    """The route to a version that may serve, whose files are sound, and that every healthy engine has answered from.
+
+    Raises what `promote` does.
+    """
     # Held before its state is read: a retirement that begins now waits until no warm-up can load the version again.
     with gateway.under_way.on(None if version == BASE else adapter_name(model, version)):
         route = await asyncio.to_thread(_sound_route, gateway, model, version)
         await warm(gateway, route)
-        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, actor, cycle_id)
-    await asyncio.to_thread(gateway.live.refresh)
-    return moved
+        yield route
 
 
 async def warm(gateway: Gateway, route: Route) -> None:
@@ -104,8 +116,9 @@ def _write(
     to = None if route.version == BASE else route.version
     with gateway.database.session() as session:
         now = gateway.now()
+        before = get_model(session, route.model).moves
         move = move_champion(session, route.model, to, kind, reason, actor.name, cycle_id, now)
-        if move in session.new:  # and not one that this cycle made before
+        if move.position > before:  # and not one that this cycle made before
             act: Act = "champion.promote" if kind == "promotion" else "champion.rollback"
             facts = {"from": move.from_version or BASE, "to": route.version, "reason": reason}
             note(session, actor, act, route.model, now, move_id=move.id, cycle_id=cycle_id, **facts)

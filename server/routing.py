@@ -35,11 +35,12 @@ class Route(NamedTuple):
         return None if self.version == BASE else adapter_name(self.model, self.version)
 
 
-def choose(requested: str, snapshot: Snapshot, stays: str | None = None) -> Route:
+def choose(requested: str, snapshot: Snapshot, stays: str | None = None, unit: str | None = None) -> Route:
     """The route for what a client wrote under `model`: a registered name, `name@version` or `name@base`.
 
-    `stays` is the version that the conversation is on already: it goes before the champion as long as it can serve.
-    Raises `UnknownModelError`.
+    `stays` is the version that the conversation is on already: it goes before the champion as long as it can serve and
+    was not rejected or rolled back. `unit` (`registry.arms.unit_of`) is whom the request counts for while users
+    compare two versions; without it the champion answers. Raises `UnknownModelError`.
     """
     name, pinned, version = requested.partition("@")
     model = snapshot.models.get(name)
@@ -48,8 +49,12 @@ def choose(requested: str, snapshot: Snapshot, stays: str | None = None) -> Rout
         raise UnknownModelError(f"there is no model {_short(name)}; registered are: {known}")
     if pinned:
         return Route(name, _servable(model, version), model.base)
-    if stays is not None and (stays == BASE or stays in model.versions):
+    if stays is not None and stays not in model.left and (stays == BASE or stays in model.versions):
         return Route(name, stays, model.base)
+    if unit is not None and model.arms is not None:
+        dealt = model.arms.version_for(unit)
+        if dealt == BASE or dealt in model.versions:
+            return Route(name, dealt, model.base)
     return Route(name, model.champion or BASE, model.base)
 
 
@@ -57,6 +62,12 @@ def is_served(route: Route, snapshot: Snapshot) -> bool:
     """Whether a route that was chosen a moment ago still leads somewhere."""
     model = snapshot.models.get(route.model)
     return model is not None and (route.version == BASE or route.version in model.versions)
+
+
+def answering(model: ModelRoute) -> tuple[str, ...]:
+    """The versions that users get who name none: the champion, and where they compare two, both."""
+    champion = model.champion or BASE
+    return (champion,) if model.arms is None else tuple({model.arms.version, model.arms.against, champion})
 
 
 def is_pinned(requested: str) -> bool:

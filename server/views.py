@@ -104,6 +104,25 @@ class MovedView(Struct, kw_only=True):
     move_id: str
 
 
+class CanaryView(Struct, kw_only=True):
+    """Two versions that answer different users. `result` holds the numbers of the last look, once there was one."""
+
+    id: str
+    model: str
+    kind: str
+    version: str
+    against: str
+    share: float
+    state: str
+    reason: str | None
+    started_by: str
+    cycle_id: str | None
+    result: dict[str, Any]
+    created: datetime
+    limit: datetime
+    ended: datetime | None
+
+
 class RetiredView(Struct, kw_only=True):
     """A retired version; its files go as soon as no gateway and no engine needs them."""
 
@@ -313,7 +332,7 @@ class AuditView(Struct, kw_only=True):
     details: dict[str, Any]
 
 
-_TIMES = {"created", "updated", "confirmed", "resolved"}
+_TIMES = {"created", "updated", "confirmed", "resolved", "limit", "ended"}
 
 
 def view(kind: type[T], row: Any, **more: Any) -> T:

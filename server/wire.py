@@ -58,6 +58,20 @@ class Rollback(Wire):
     reason: Line
 
 
+class NewCanary(Wire):
+    version: Version
+    reason: Line
+    share: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
+    """Of the users; null takes the setting."""
+    hours: Annotated[float, Meta(gt=0.0, le=8784.0)] | None = None
+    """Longest time; null takes the setting."""
+    cycle_id: Name | None = None
+
+
+class EndCanary(Wire):
+    reason: Line
+
+
 class Retire(Wire):
     version: Version
     reason: Line

@@ -37,7 +37,7 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
             record.begin(name)
             _log.info("cycle %s of %s: %s", record.row.id, record.row.model, name)
             _attempt(workshop, record, step, pauses)
-            if record.row.state == "done":
+            if record.row.state != "running":
                 break
     except (LoopStoppedError, LeaseLostError):
         raise

@@ -112,7 +112,20 @@ class Gateway:
             for choice in _document(response).get("choices") or []
         ]
 
-    def promote(self, model: str, version: str, reason: str, cycle_id: str) -> None:
+    def begin_canary(
+        self, model: str, version: str, share: float, hours: float, reason: str, cycle_id: str
+    ) -> None:
+        """Give `version` a share of the users, warmed up first by the server. Raises `ConflictError` where it may not."""
+        body = {"version": version, "share": share, "hours": hours, "reason": reason, "cycle_id": cycle_id}
+        response, _ = self._call(f"/v1/models/{model}/canary", body, {})
+        _raise_for(response, f"beginning the canary of {model}@{version}")
+
+    def roll_back(self, model: str, reason: str) -> None:
+        """Go back to the champion before. Raises `ConflictError` where there is none."""
+        response, _ = self._call(f"/v1/models/{model}/rollback", {"reason": reason}, {})
+        _raise_for(response, f"rolling {model} back")
+
+    def promote(self, model: str, version: str, reason: str, cycle_id: str | None) -> None:
         """Move the champion to `version`, warmed up first by the server. Raises `ConflictError` where it may not."""
         body = {"version": version, "reason": reason, "cycle_id": cycle_id}
         response, _ = self._call(f"/v1/models/{model}/promote", body, {})

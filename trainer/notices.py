@@ -1,4 +1,4 @@
-"""Tells people that a cycle has ended: by a webhook, by e-mail, or both.
+"""Tells people that a cycle, or what users compared, has ended: by a webhook, by e-mail, or both.
 
 What is to be told stands in the record before it is sent, so a kill loses none; one may then be told twice, and `id` says
 so. A receiver that hangs or refuses is tried again with growing pauses for a day, in a thread that holds nothing else up.
@@ -16,17 +16,17 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from feedback.errors import StarloopError
 from feedback.settings import Schedule, Settings
 from feedback.storage.database import Database
 from feedback.storage.notice_table import Notice
-from feedback.storage.tables import Cycle
+from feedback.storage.tables import Canary, Cycle
 from feedback.threads import name_this_thread
 
 SECRET_VARIABLE, PASSWORD_VARIABLE = "STARLOOP_WEBHOOK_SECRET", "STARLOOP_SMTP_PASSWORD"
@@ -42,8 +42,21 @@ _MOST = 20
 _log = logging.getLogger(__name__)
 
 
+class News(NamedTuple):
+    """One end, as it is told."""
+
+    id: str
+    kind: str
+    """`cycle`, `watch`, or `canary` for one that a person began."""
+    model: str
+    outcome: str
+    version: str | None
+    reason: str
+    ended: float
+
+
 class Notifier:
-    """Looks for cycles that ended and tells of them; one for each loop that leads."""
+    """Looks for what ended and tells of it; one for each loop that leads."""
 
     def __init__(
         self,
@@ -74,13 +87,13 @@ class Notifier:
     def tell_once(self) -> int:
         """Try all that is due once; how many attempts were made."""
         attempts = 0
-        for cycle, channel in self._due():
+        for news, channel in self._due():
             attempts += 1
             try:
-                told, arrived = self._send(cycle, channel), True
+                told, arrived = self._send(news, channel), True
             except (httpx.HTTPError, OSError, smtplib.SMTPException, ValueError) as error:
                 told, arrived = f"{type(error).__name__}: {error}"[:500], False
-            self._note(cycle.id, channel, arrived, told)
+            self._note(news.id, channel, arrived, told)
         return attempts
 
     def _run(self, leads: Callable[[], bool]) -> None:
@@ -95,31 +108,25 @@ class Notifier:
             except Exception:  # the thread's boundary
                 _log.exception("a notice could not be made")
 
-    def _due(self) -> list[tuple[Cycle, str]]:
+    def _due(self) -> list[tuple[News, str]]:
         now = self._clock().timestamp()
         with self._database.session() as session:
-            ended = session.exec(
-                select(Cycle)
-                .where(col(Cycle.state).in_(ENDED), col(Cycle.updated) > now - _REACH)
-                .order_by(col(Cycle.id).desc())
-                .limit(_MOST)
-            ).all()
             due = [
-                (cycle, channel)
-                for cycle in reversed(ended)
+                (news, channel)
+                for news in _ended(session, now - _REACH)
                 for channel in channels(self._wanted)
-                if _is_due(session, cycle.id, channel, now)
+                if _is_due(session, news.id, channel, now)
             ]
             session.commit()
         return due
 
-    def _send(self, cycle: Cycle, channel: str) -> str:
+    def _send(self, news: News, channel: str) -> str:
         if channel == "webhook":
-            return self._post(cycle)
-        return self._mail(cycle)
+            return self._post(news)
+        return self._mail(news)
 
-    def _post(self, cycle: Cycle) -> str:
-        body = json.dumps(document(cycle)).encode()
+    def _post(self, news: News) -> str:
+        body = json.dumps(document(news)).encode()
         headers = {"content-type": "application/json"}
         secret = self._secrets.get(SECRET_VARIABLE)
         if secret:
@@ -130,14 +137,14 @@ class Notifier:
             raise ValueError(f"it answered {answer.status_code}")
         return f"it answered {answer.status_code}"
 
-    def _mail(self, cycle: Cycle) -> str:
+    def _mail(self, news: News) -> str:
         server = urlsplit(self._wanted.smtp)
         message = EmailMessage()
-        message["Subject"] = f"{cycle.model}: {_outcome(cycle)}"
+        message["Subject"] = f"{news.model}: {_outcome(news)}"
         message["From"] = self._wanted.email_from or self._wanted.email
         message["To"] = self._wanted.email
-        message["Message-ID"] = f"<{cycle.id}@starloop>"
-        message.set_content(_letter(cycle))
+        message["Message-ID"] = f"<{news.id}@starloop>"
+        message.set_content(_letter(news))
         secure = server.scheme == "smtps"
         context = ssl.create_default_context()
         port = server.port or (465 if secure else 25)
@@ -170,7 +177,7 @@ class Notifier:
             session.commit()
             state = row.state
         if not arrived:
-            _log.warning("the end of cycle %s was not told by %s (%s): %s", cycle_id, channel, state, told)
+            _log.warning("the end of %s was not told by %s (%s): %s", cycle_id, channel, state, told)
 
 
 def channels(wanted: Schedule) -> list[str]:
@@ -180,17 +187,17 @@ def channels(wanted: Schedule) -> list[str]:
     ]
 
 
-def document(cycle: Cycle) -> dict[str, Any]:
-    """What the webhook gets. `id` is the same for the same cycle, so that one which comes twice is known."""
+def document(news: News) -> dict[str, Any]:
+    """What the webhook gets. `id` is the same for the same end, so that one which comes twice is known."""
     return {
-        "event": "cycle.ended",
-        "id": cycle.id,
-        "model": cycle.model,
-        "outcome": cycle.decision or cycle.state,
-        "version": cycle.version,
-        "reason": cycle.reason or "",
-        "needs_a_person": _needs_a_person(cycle),
-        "ended": datetime.fromtimestamp(cycle.updated, UTC).isoformat(timespec="seconds"),
+        "event": f"{news.kind}.ended",
+        "id": news.id,
+        "model": news.model,
+        "outcome": news.outcome,
+        "version": news.version,
+        "reason": news.reason,
+        "needs_a_person": _needs_a_person(news),
+        "ended": datetime.fromtimestamp(news.ended, UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -207,23 +214,51 @@ def _is_due(session: Session, cycle_id: str, channel: str, now: float) -> bool:
     return row.state == "sending" and row.next_attempt <= now
 
 
-def _outcome(cycle: Cycle) -> str:
-    outcome = cycle.decision or cycle.state
-    return f"{outcome}, waits for a decision" if _needs_a_person(cycle) else outcome
+def _ended(session: Session, since: float) -> list[News]:
+    """What ended since then and is to be told, oldest first."""
+    cycles = session.exec(
+        select(Cycle)
+        .where(col(Cycle.state).in_(ENDED), col(Cycle.updated) > since)
+        .order_by(col(Cycle.id).desc())
+        .limit(_MOST)
+    ).all()
+    # the canary of a cycle is told with that
+    canaries = session.exec(
+        select(Canary)
+        .where(col(Canary.ended) > since, or_(Canary.kind == "watch", col(Canary.cycle_id).is_(None)))
+        .order_by(col(Canary.id).desc())
+        .limit(_MOST)
+    ).all()
+    news = [
+        News(
+            row.id, "cycle", row.model, row.decision or row.state, row.version, row.reason or "", row.updated
+        )
+        for row in reversed(cycles)
+    ]
+    news += [
+        News(row.id, row.kind, row.model, row.state, row.version, row.reason or "", row.ended or 0.0)
+        for row in reversed(canaries)
+    ]
+    return sorted(news, key=lambda one: one.ended)
 
 
-def _needs_a_person(cycle: Cycle) -> bool:
-    return cycle.decision == "proposed"
+def _outcome(news: News) -> str:
+    outcome = news.outcome.replace("_", " ")
+    return f"{outcome}, waits for a decision" if _needs_a_person(news) else outcome
 
 
-def _letter(cycle: Cycle) -> str:
-    version = f"{cycle.model}@{cycle.version}" if cycle.version else "no new version"
+def _needs_a_person(news: News) -> bool:
+    return news.outcome == "proposed"
+
+
+def _letter(news: News) -> str:
+    version = f"{news.model}@{news.version}" if news.version else "no new version"
     lines = [
-        f"Cycle {cycle.id} of {cycle.model} has ended: {_outcome(cycle)}.",
+        f"The {news.kind} {news.id} of {news.model} has ended: {_outcome(news)}.",
         f"Version: {version}.",
         "",
-        cycle.reason or "",
+        news.reason,
     ]
-    if _needs_a_person(cycle):
+    if _needs_a_person(news):
         lines += ["", f"To promote it: starloop models promote {version} --reason '…'"]
     return "\n".join(lines) + "\n"

@@ -49,6 +49,12 @@ class CycleRecord:
             raise NotFoundError(f"there is no cycle {cycle_id!r}; `starloop cycle list` shows them")
         self.row = row
 
+    @property
+    def challenger(self) -> str:
+        """Number of the version that the cycle trained."""
+        assert self.row.version is not None
+        return self.row.version
+
     def save(self, **fields: Any) -> None:
         """Write fields of the row. Raises `LeaseLostError`, with nothing written, where another loop leads."""
         with self._database.session() as session:
@@ -85,6 +91,13 @@ class CycleRecord:
     def end(self, outcome: str, **fields: Any) -> None:
         """Note what the step did, together with what it changes of the row."""
         self.save(steps=self._last(ended=self._clock().isoformat(), outcome=outcome, progress=None), **fields)
+
+    def leave_to_users(self, outcome: str) -> None:
+        """The step has begun a canary: the loop is free, the cycle waits for what the users say."""
+        now = self._clock().isoformat()
+        begun = {"step": "canary", "started": now, "ended": None, "outcome": None}
+        steps = [*self._last(ended=now, outcome=outcome, progress=None), begun]
+        self.save(steps=steps, state="canary", step="canary")
 
     def finish(self, decision: str, reason: str) -> None:
         """The cycle is done, with this decision."""

@@ -16,6 +16,7 @@ from feedback.cron import cron_trigger
 from feedback.errors import ConflictError, StarloopError
 from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
+from trainer.canary_keeper import CanaryKeeper
 from trainer.cycle import next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.notices import Notifier
@@ -37,6 +38,7 @@ class Loop:
         self._stopping = stopping
         self._wanted = workshop.settings.schedule
         self._leads = False
+        self._canaries = CanaryKeeper(workshop, lease, stopping)
         self._notices = Notifier(workshop.database, workshop.settings, workshop.clock, workshop.secrets)
 
     def run(self) -> None:
@@ -52,12 +54,14 @@ class Loop:
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
         scheduler.start()
         self._notices.start(lambda: self._leads)
+        self._canaries.start(lambda: self._leads)
         try:
             while not self._stopping.is_set():
                 if not self.poll():
                     self._stopping.wait(self._wanted.poll_seconds)
         finally:
             scheduler.shutdown(wait=False)
+            self._canaries.stop()
             self._notices.stop()
             self._let_go()
 

@@ -20,16 +20,16 @@ from feedback.datasets.freeze import build_dataset
 from feedback.errors import DataRefusedError
 from feedback.ids import new_id
 from feedback.registry.models import get_model
-from feedback.registry.versions import get_version, mark_version
-from feedback.storage.tables import Move, SuiteLook
+from feedback.storage.tables import SuiteLook
 from trainer.checkpoints import discard_checkpoints
 from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
-from trainer.gate import Decision, Evidence, decide
+from trainer.gate import Evidence, decide
 from trainer.latency import measure
 from trainer.proposals import propose_where_configured
 from trainer.record import CycleCancelledError, CycleRecord
 from trainer.scoring import Answers, Metrics, outcomes, validity
+from trainer.settling import settle
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines
@@ -107,7 +107,7 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
         }
         for number, given in answers.items()
     }
-    ours, theirs = (pinned(workshop.settings, model, number) for number in (champion, _challenger(record)))
+    ours, theirs = (pinned(workshop.settings, model, number) for number in (champion, record.challenger))
     cases = [*suites.golden, *suites.regression]
     latency = measure(workshop.evaluation(), ours, theirs, cases, record.check)
     record.add(champion=champion, versions=versions, latency=msgspec.to_builtins(latency))
@@ -122,7 +122,7 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
     answers = _answers(
         workshop, record, suites, champion
     )  # from the cache, but for cases that are newer than it
-    ours, theirs = answers[champion], answers[_challenger(record)]
+    ours, theirs = answers[champion], answers[record.challenger]
     contract = TaskContract.from_settings(workshop.model(record.row.model))
     evidence = Evidence(
         golden=outcomes(suites.golden, ours, theirs),
@@ -137,29 +137,6 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
     record.end(f"{decision.decision}: {decision.reason}")
 
 
-def settle(workshop: Workshop, record: CycleRecord) -> None:
-    """Act on what the gate said, as far as the cycle's mode allows. Promotes at most once, whatever happens."""
-    cycle, name = record.row, f"{record.row.model}@{_challenger(record)}"
-    result = cycle.result or {}
-    decision = msgspec.convert(result["gate"], Decision)
-    if decision.decision == "rejected":
-        with workshop.database.session() as session:
-            # a person may have promoted it meanwhile, which stands
-            if get_version(session, cycle.model, _challenger(record)).state == "registered":
-                mark_version(session, cycle.model, _challenger(record), "rejected")
-            session.commit()
-    if cycle.mode == "report":
-        record.finish("reported", f"nothing was moved; the gate said {decision.decision}: {decision.reason}")
-    elif decision.for_a_person:
-        record.finish("proposed", f"there is no golden set, so a person decides on {name}: {decision.reason}")
-    elif decision.decision != "promoted":
-        record.finish(decision.decision, decision.reason)
-    elif cycle.mode == "propose":
-        record.finish("proposed", f"{name} waits for a person to promote it: {decision.reason}")
-    else:
-        _promote(workshop, record, decision)
-
-
 STEPS: dict[str, Step] = {
     "triage": triage,
     "dataset": freeze,
@@ -168,24 +145,6 @@ STEPS: dict[str, Step] = {
     "gate": gate,
     "settle": settle,
 }
-
-
-def _promote(workshop: Workshop, record: CycleRecord, decision: Decision) -> None:
-    """Move the champion, unless this cycle has moved it before or somebody else has moved it since the comparison."""
-    cycle, compared = record.row, (record.row.result or {})["champion"]
-    with workshop.database.reading() as session:
-        moved = session.exec(select(Move).where(Move.cycle_id == cycle.id)).first()
-        serving = get_model(session, cycle.model).champion or "base"
-    if moved is None and serving != compared:
-        record.finish(
-            "inconclusive",
-            f"the champion moved from {compared} to {serving} while the cycle ran, and the comparison was with the "
-            "former; run another cycle",
-        )
-        return
-    if moved is None:
-        workshop.gateway.promote(cycle.model, _challenger(record), decision.reason, cycle.id)
-    record.finish("promoted", decision.reason)
 
 
 def _suites(workshop: Workshop, record: CycleRecord) -> Suites:
@@ -201,7 +160,7 @@ def _answers(workshop: Workshop, record: CycleRecord, suites: Suites, champion: 
     """All suites answered by base, champion and challenger, by number."""
     evaluation, model = workshop.evaluation(), workshop.model(record.row.model)
     answers: dict[str, Answers] = {}
-    for number in dict.fromkeys(("base", champion, _challenger(record))):
+    for number in dict.fromkeys(("base", champion, record.challenger)):
 
         def advance(done: int, total: int, version: str = number) -> None:
             record.progress(version=version, done=done, total=total)
@@ -215,11 +174,6 @@ def _champion(workshop: Workshop, record: CycleRecord) -> str:
     """The version to beat: the one that serves now."""
     with workshop.database.reading() as session:
         return get_model(session, record.row.model).champion or "base"
-
-
-def _challenger(record: CycleRecord) -> str:
-    assert record.row.version is not None
-    return record.row.version
 
 
 def _count_look(workshop: Workshop, record: CycleRecord, suites: Suites) -> int:

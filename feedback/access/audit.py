@@ -1,4 +1,4 @@
-"""The audit log: who did what to keys, champions, versions, cycles, failure cases and evaluation cases, and who
+"""The audit log: who did what to keys, champions, versions, canaries, cycles, failure cases and evaluation cases, and who
 had what erased.
 
 Written in the transaction of the act itself, so that neither stands without the other; the database refuses to change or
@@ -22,6 +22,8 @@ Act = Literal[
     "champion.promote",
     "champion.rollback",
     "version.retire",
+    "canary.begin",
+    "canary.end",
     "cycle.start",
     "cycle.cancel",
     "failure.resolve",

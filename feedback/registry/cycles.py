@@ -19,13 +19,15 @@ from feedback.storage.tables import Cycle
 
 GUARDS = ("raters", "replay", "size")
 """Guards of curation that a cycle may be asked to do without, by name."""
-_OPEN = ("queued", "running")
+_OPEN = ("queued", "running", "canary")
+
+_DOING = {"queued": "queued", "running": "running", "canary": "in its canary, where users decide"}
 
 
 def request_cycle(
     session: Session, model: str, mode: Mode, guards_off: Sequence[str], requested_by: str, now: datetime
 ) -> Cycle:
-    """Queue a cycle. Raises `ConflictError` while one of that model is queued or running: they take turns."""
+    """Queue a cycle. Raises `ConflictError` while one of that model has not ended: they take turns."""
     unknown = [guard for guard in guards_off if guard not in GUARDS]
     if unknown:
         raise BadFieldError(
@@ -35,7 +37,7 @@ def request_cycle(
     open_ = session.exec(select(Cycle).where(Cycle.model == model, col(Cycle.state).in_(_OPEN))).first()
     if open_ is not None:
         raise ConflictError(
-            f"cycle {open_.id} of {model!r} is {open_.state}; wait for its end, or cancel it with "
+            f"cycle {open_.id} of {model!r} is {_DOING[open_.state]}; wait for its end, or cancel it with "
             f"`starloop cycle cancel {open_.id}`"
         )
     cycle = Cycle(

@@ -15,6 +15,7 @@ from sqlmodel import Session, col, select
 from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
+from feedback.registry.arms import end_by_move
 from feedback.settings import Settings
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import ModelVersion, Move, RegisteredModel
@@ -200,6 +201,7 @@ def _move(
     row.moves += 1
     session.add(row)
     session.add(move)
+    end_by_move(session, move)
     return move
 
 

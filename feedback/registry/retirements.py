@@ -17,6 +17,7 @@ from sqlmodel import Session, col, delete, func, select
 from feedback.access.audit import Actor, note
 from feedback.errors import ConflictError
 from feedback.ids import new_id
+from feedback.registry.arms import open_canary
 from feedback.registry.models import SERVABLE, champions_before, lock_model
 from feedback.registry.versions import get_version, mark_version, order_of
 from feedback.storage.tables import GatewayWorker, ModelVersion, RegisteredModel, Retirement
@@ -40,8 +41,8 @@ def begin_retirement(
 ) -> Retirement:
     """Take a version out of service for good; one that was retired before keeps its row.
 
-    Raises `NotFoundError`, and `ConflictError` for the champion, the version that a rollback leads to and one whose
-    adapter is just being published.
+    Raises `NotFoundError`, and `ConflictError` for the champion, the version that a rollback leads to, one that a
+    canary or watch compares and one whose adapter is just being published.
     """
     row = lock_model(session, model)
     version = get_version(session, model, number)
@@ -57,6 +58,12 @@ def begin_retirement(
         raise ConflictError(
             f"{name} was the champion before this one, and a rollback leads to it; it can be retired after the next "
             "promotion"
+        )
+    on_trial = open_canary(session, model)
+    if on_trial is not None and number in (on_trial.version, on_trial.against):
+        raise ConflictError(
+            f"{name} answers users in a {on_trial.kind}; it can be retired when that has ended (`starloop models show "
+            f"{model}`)"
         )
     if version.state == "staged":
         raise ConflictError(f"{name} is being published; wait for the end of its cycle")

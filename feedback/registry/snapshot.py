@@ -7,9 +7,10 @@ from sqlmodel import Session, col, select
 
 from feedback.access.limits import Limits, read_limits
 from feedback.registry.adapters import adapter_name
+from feedback.registry.arms import Arms
 from feedback.registry.models import SERVABLE
 from feedback.registry.retirements import open_retirements
-from feedback.storage.tables import Key, ModelVersion, RegisteredModel
+from feedback.storage.tables import Canary, Key, ModelVersion, RegisteredModel
 
 
 class ModelRoute(Struct, frozen=True):
@@ -25,6 +26,10 @@ class ModelRoute(Struct, frozen=True):
     created: float
     hashes: dict[str, str] = {}
     """By number: the hash with which each of the versions was registered."""
+    left: frozenset[str] = frozenset()
+    """Numbers that no conversation stays on: rejected, or rolled back by what users said."""
+    arms: Arms | None = None
+    """Two versions that users compare just now; one of them is the champion."""
 
 
 class Retiring(Struct, frozen=True):
@@ -64,13 +69,21 @@ class Snapshot(Struct, frozen=True):
 
 
 def load_snapshot(session: Session) -> Snapshot:
-    """The registry as it stands, in four queries."""
+    """The registry as it stands, in six queries."""
     servable: dict[tuple[str, str], dict[str, str]] = {}
-    query = select(
-        ModelVersion.model, ModelVersion.base, ModelVersion.number, ModelVersion.adapter_hash
-    ).where(col(ModelVersion.state).in_(SERVABLE))
-    for model, base, number, adapter_hash in session.exec(query):
+    left: dict[str, set[str]] = {}
+    query = select(ModelVersion.model, ModelVersion.base, ModelVersion.number, ModelVersion.adapter_hash)
+    for model, base, number, adapter_hash in session.exec(query.where(col(ModelVersion.state).in_(SERVABLE))):
         servable.setdefault((model, base), {})[number] = adapter_hash
+    rejected = select(ModelVersion.model, ModelVersion.number).where(ModelVersion.state == "rejected")
+    for model, number in session.exec(rejected):
+        left.setdefault(model, set()).add(number)
+    arms = {}
+    for canary in session.exec(select(Canary).where(col(Canary.state).in_(("open", "rolled_back")))):
+        if canary.state == "open":
+            arms[canary.model] = Arms.of(canary)
+        else:
+            left.setdefault(canary.model, set()).add(canary.version)
     models = {
         row.name: ModelRoute(
             name=row.name,
@@ -81,6 +94,8 @@ def load_snapshot(session: Session) -> Snapshot:
             moves=row.moves,
             created=row.created,
             hashes=servable.get((row.name, row.base), {}),
+            left=frozenset(left.get(row.name, ())) - {row.champion or ""},
+            arms=arms.get(row.name),
         )
         for row in session.exec(select(RegisteredModel))
     }

@@ -1,4 +1,4 @@
-"""The table of notices about cycles, part of `tables`: what was told to whom, and whether it arrived."""
+"""The table of notices about what ended, part of `tables`: what was told to whom, and whether it arrived."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from sqlmodel import Field, SQLModel, Text
 
 
 class Notice(SQLModel, table=True):
-    """One cycle's end, told over one channel."""
+    """The end of a cycle, a watch or a canary, told over one channel."""
 
     __tablename__ = "notice"
 
     cycle_id: str = Field(primary_key=True, max_length=36)
+    """Id of what ended."""
     channel: str = Field(primary_key=True, max_length=16)
     """`webhook` or `email`."""
     state: str

@@ -11,7 +11,9 @@ from typing import Any
 from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from feedback.storage.canary_table import Canary as Canary
 from feedback.storage.import_table import DataImport as DataImport
+from feedback.storage.lease_table import Lease as Lease
 from feedback.storage.notice_table import Notice as Notice
 from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
@@ -305,7 +307,7 @@ class Cycle(SQLModel, table=True):
     model: str = Field(index=True)
     mode: str
     state: str = Field(default="queued", index=True)
-    """`queued`, `running`, `done`, `cancelled`, `failed`."""
+    """`queued`, `running`, `canary` (users are deciding), `done`, `cancelled`, `failed`."""
     step: str | None = None
     """The step that is running or comes next."""
     decision: str | None = None
@@ -388,13 +390,3 @@ class Audit(SQLModel, table=True):
     act: str = Field(index=True)
     subject: str  # id or name of what was acted on
     details: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
-
-
-class Lease(SQLModel, table=True):
-    """Who leads: one loop at a time."""
-
-    __tablename__ = "lease"
-
-    name: str = Field(primary_key=True)
-    holder: str
-    expires: float

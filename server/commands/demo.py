@@ -38,6 +38,9 @@ replay = 8.0              # a model of two million parameters forgets more easil
 [training]
 rank = 8
 threads = {threads}               # nobody waits for an answer while the demo trains
+[canary]
+share = 0                 # the gate alone decides, so that a turn takes minutes; by default users compare first, for a day
+holdback = 0
 [schedule]
 cron = ""                 # cycles start when the demo asks for one
 """

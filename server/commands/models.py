@@ -19,13 +19,14 @@ from feedback.access.keys import read_loop_key
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.errors import BadFieldError, BadInputError, UnavailableError
 from feedback.ids import parse_id
+from feedback.registry.canaries import list_canaries
 from feedback.registry.lineage import lineage as lineage_of
 from feedback.registry.lineage import lineage_of_inference, lineage_of_user
 from feedback.registry.models import get_model, list_moves
 from feedback.registry.versions import list_versions
 from feedback.settings import Settings
 from feedback.storage.database import opened
-from feedback.storage.tables import ModelVersion, Move, RegisteredModel
+from feedback.storage.tables import Canary, ModelVersion, Move, RegisteredModel
 from server.access import PERSON_HEADER
 from server.processes.ports import url_of
 from server.routing import BASE
@@ -33,6 +34,20 @@ from server.views import moment
 
 _MOVE_SECONDS = 180.0
 _MOVES = 100
+_LAST = 3
+_CANARY = (
+    "id",
+    "model",
+    "kind",
+    "version",
+    "against",
+    "share",
+    "state",
+    "reason",
+    "started_by",
+    "cycle_id",
+    "result",
+)
 
 
 _PLUGGED = "starloop.commands.models"
@@ -74,12 +89,12 @@ def list_(settings: Settings, as_json: bool) -> None:
     )
 
 
-@models.command(short_help="one model's versions and moves")
+@models.command(short_help="one model's versions, moves and canaries")
 @click.argument("name", metavar="MODEL")
 @json_option
 @settings_option
 def show(settings: Settings, name: str, as_json: bool) -> None:
-    """A model's versions, and the last hundred moves of its champion with who decided and why.
+    """A model's versions, its canaries, and the last hundred moves of its champion with who decided and why.
 
     Example: starloop models show assistant
     """
@@ -87,13 +102,16 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
         row = get_model(session, name)
         versions = [_version(row, version) for version in list_versions(session, name)]
         moves = [_move(move) for move in list_moves(session, name, _MOVES, None).items]
+        canaries = [_canary(one) for one in list_canaries(session, name, _MOVES, None).items]
     emit(
-        _model(row) | {"versions": versions, "moves": moves},
+        _model(row) | {"versions": versions, "moves": moves, "canaries": canaries},
         as_json,
         lambda: _versions_table(name, versions),
     )
     if not as_json:
         emit(None, False, lambda: _moves_table(moves))
+        for one in canaries[:_LAST]:
+            click.echo(_compared(one))
 
 
 @models.command(short_help="make a version the champion")
@@ -125,6 +143,45 @@ def rollback(settings: Settings, name: str, reason: str, as_json: bool) -> None:
     """
     moved = _call(settings, f"/v1/models/{quote(name)}/rollback", {"reason": reason})
     emit(moved, as_json, lambda: _told(moved))
+
+
+@models.command(short_help="let some of the users compare a version with the champion")
+@click.argument("version", metavar="MODEL@VERSION")
+@click.option("--reason", required=True, help="Why; it is recorded.")
+@click.option(
+    "--share", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Of the users, who get it."
+)
+@click.option("--hours", type=click.FloatRange(0, 8784, min_open=True), help="Longest time.")
+@json_option
+@settings_option
+def canary(
+    settings: Settings, version: str, reason: str, share: float | None, hours: float | None, as_json: bool
+) -> None:
+    """Give a version a share of a model's users; asks the running gateway. The loop promotes it when their ratings say so.
+
+    It is taken back when ratings, errors, format or latency get worse beyond chance. Without --share and --hours the
+    settings hold.
+
+    Example: starloop models canary assistant@1.2 --share 0.1 --reason "better on refunds"
+    """
+    name, number = _named(version)
+    body = {"version": number, "reason": reason, "share": share, "hours": hours}
+    begun = _call(settings, f"/v1/models/{quote(name)}/canary", body)
+    emit(begun, as_json, lambda: _compared(begun))
+
+
+@models.command(name="end-canary", short_help="end the canary or the watch of a model")
+@click.argument("name", metavar="MODEL")
+@click.option("--reason", required=True, help="Why; it is recorded.")
+@json_option
+@settings_option
+def end_canary(settings: Settings, name: str, reason: str, as_json: bool) -> None:
+    """All users get the champion again; asks the running gateway.
+
+    Example: starloop models end-canary assistant --reason "wrong version"
+    """
+    ended = _call(settings, f"/v1/models/{quote(name)}/canary/end", {"reason": reason})
+    emit(ended, as_json, lambda: _compared(ended))
 
 
 @models.command(short_help="take a version out of service for good")
@@ -179,7 +236,7 @@ def _named(text: str) -> tuple[str, str]:
     return name, number
 
 
-def _call(settings: Settings, path: str, body: dict[str, str]) -> dict[str, Any]:
+def _call(settings: Settings, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Ask the gateway on this machine with the key that the loop uses, in the name of who stands at the terminal."""
     address = url_of(settings.server.host, settings.server.port)
     key = read_loop_key(settings.directory)
@@ -198,10 +255,24 @@ def _call(settings: Settings, path: str, body: dict[str, str]) -> dict[str, Any]
             f"the gateway at {address} does not answer ({error}); start it with `starloop up`, "
             "or give the configuration that it runs with"
         ) from None
-    if answer.status_code not in (200, 202):
+    if answer.status_code not in (200, 201, 202):
         raise BadInputError(_problem(answer))
     moved: dict[str, Any] = answer.json()
     return moved
+
+
+def _canary(row: Canary) -> dict[str, Any]:
+    times = {name: moment(getattr(row, name)) for name in ("created", "limit", "ended")}
+    return {name: getattr(row, name) for name in _CANARY} | times
+
+
+def _compared(row: dict[str, Any]) -> str:
+    name = f"{row['model']}@{row['version']}"
+    if row["state"] != "open":
+        return f"{row['kind']} of {name}: {row['state']}: {row['reason']}"
+    told = (row["result"] or {}).get("reason") or "no look yet"
+    whom = "gets it" if row["kind"] == "canary" else f"keeps {row['against']}"
+    return f"{row['kind']} of {name}: {row['share']:.0%} of the users {whom}, until {row['limit']} at the latest; {told}"
 
 
 def _problem(answer: httpx.Response) -> str:

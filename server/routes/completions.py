@@ -5,14 +5,16 @@ from __future__ import annotations
 from litestar import post
 
 from feedback.errors import BadFieldError
+from feedback.ids import new_id
 from feedback.registry.adapters import adapter_name
+from feedback.registry.arms import unit_of
 from server.application import DIRECT
 from server.body import Body, read_chat, read_completion
 from server.completion import Completion
 from server.gateway import Gateway
 from server.openapi import ChatOperation, CompletionOperation
 from server.request import COUNTED, SCOPES, GatewayRequest, Parts
-from server.routing import choose
+from server.routing import choose, is_pinned
 
 _PURPOSES = ("production", "evaluation", "replay")
 _INFER = {SCOPES: ("infer",), COUNTED: True, DIRECT: True}
@@ -43,11 +45,22 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
         stays = gateway.conversations.version(body.model, conversation)
         if stays is not None and gateway.adapter_watch.problem(adapter_name(body.model, stays)):
             stays = None
-    route = choose(body.model, gateway.live.current, stays)
+    now = gateway.now()
+    identifier = new_id(now)
+    unit = unit_of(body.user, conversation, identifier) if purpose == "production" else None
+    route = choose(body.model, gateway.live.current, stays, unit)
     caller.need_model(route.model)
+    if (
+        route.adapter is not None
+        and not is_pinned(body.model)
+        and gateway.adapter_watch.problem(route.adapter)
+    ):
+        route = choose(
+            body.model, gateway.live.current
+        )  # a challenger's files may be bad, the champion serves on
     traces = gateway.traces
     trace = None if traces is None else traces.begin(path, route, request.headers.get("traceparent"))
-    return Completion(gateway, path, body, route, caller, purpose, conversation, gateway.now(), trace)
+    return Completion(gateway, path, body, route, caller, purpose, conversation, identifier, now, trace)
 
 
 ROUTES = [chat_completion, completion]

@@ -100,6 +100,8 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
     done: list[tuple[str, str, Any, str]] = [
         ("/v1/models/{name}/promote", "assistant", {"version": number, "reason": "why"}, "champion.promote"),
         ("/v1/models/{name}/rollback", "assistant", {"reason": "why"}, "champion.rollback"),
+        ("/v1/models/{name}/canary", "assistant", {"version": number, "reason": "why"}, "canary.begin"),
+        ("/v1/models/{name}/canary/end", "assistant", {"reason": "why"}, "canary.end"),
         ("/v1/models/{name}/retire", "assistant", {"version": spare, "reason": "why"}, "version.retire"),
         ("/v1/failures/{failure_id}/resolve", failure, {"action": "dismiss"}, "failure.resolve"),
         ("/v1/failures/{failure_id}/reopen", failure, None, "failure.reopen"),
@@ -131,7 +133,8 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         )
         assert answer.status < 300, answer.body
         cycle = answer.json.get("id", "") if path == "/v1/cycles" else cycle
-    rows = log(gateway, admin)
+    rows = log(gateway, admin, "?limit=100")
+    print([row["act"] for row in rows])
     assert [row["act"] for row in rows] == [act for *_, act in done]
     assert {row["actor"] for row in rows} == {"ada"} and len({row["key_id"] for row in rows}) == 1
     by_act = {row["act"]: row for row in rows}

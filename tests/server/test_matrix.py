@@ -46,6 +46,9 @@ GET /v1/models/{name}                  401  in    403      in     in    in    40
 GET /v1/models/{name}/versions         401  in    403      in     in    in    403   401 401  in   in   in    401   401  401    401
 POST /v1/models/{name}/promote         401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/models/{name}/rollback        401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
+GET /v1/models/{name}/canaries         401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
+POST /v1/models/{name}/canary          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/models/{name}/canary/end      401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/models/{name}/retire          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/feedback                      401  403   in       403    403   in    403   401 401  in   403  in    401   401  401    401
 OPTIONS /v1/feedback                   in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
@@ -198,6 +201,8 @@ class House:
             "/v1/completions": {"model": "assistant", "prompt": "x"},
             "/v1/models/{name}/promote": {"version": "base", "reason": "test"},
             "/v1/models/{name}/rollback": {"reason": "test"},
+            "/v1/models/{name}/canary": {"version": "9.9", "reason": "test"},
+            "/v1/models/{name}/canary/end": {"reason": "test"},
             "/v1/models/{name}/retire": {"version": "9.9", "reason": "test"},
             "/v1/feedback": {"inference_id": self.ids["inference"], "rating": 1},
             "/v1/failures/{failure_id}/resolve": {"action": "dismiss"},

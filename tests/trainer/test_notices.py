@@ -20,7 +20,7 @@ from feedback.settings import Schedule, Settings
 from feedback.settings_file import load
 from feedback.storage.database import Database
 from feedback.storage.notice_table import Notice
-from feedback.storage.tables import Cycle
+from feedback.storage.tables import Canary, Cycle
 from tests.feedback.world import NOW
 from trainer.notices import PASSWORD_VARIABLE, PAUSES, SECRET_VARIABLE, SIGNATURE, Notifier, signature
 
@@ -236,6 +236,40 @@ def test_a_letter_says_what_waits_and_how_to_decide(sqlite_database: Database) -
     assert "To: owner@example.com" in letter and "From: starloop@example.com" in letter
     assert "starloop models promote assistant@1.2" in letter
     assert desk.notices()[0].told == "127.0.0.1 took it"
+
+
+def test_a_watch_that_rolled_back_is_told_and_a_canary_of_a_cycle_only_with_that(
+    sqlite_database: Database, receiver: Receiver
+) -> None:
+    desk = Desk(sqlite_database, webhook=receiver.url)
+    with sqlite_database.session() as session:
+        for name, kind, cycle in (("a", "canary", "one"), ("b", "watch", "one"), ("c", "canary", None)):
+            session.add(
+                Canary(
+                    id=name,
+                    model="assistant",
+                    kind=kind,
+                    version="1.2",
+                    against="1.1",
+                    share=0.2,
+                    salt="one",
+                    state="rolled_back",
+                    reason="rated worse beyond chance",
+                    started_by="gate",
+                    cycle_id=cycle,
+                    created=0.0,
+                    limit=0.0,
+                    ended=NOW.timestamp(),
+                )
+            )
+        session.commit()
+    assert desk.notifier().tell_once() == 2
+    told = [json.loads(body) for _, body in receiver.got]
+    assert [(one["event"], one["id"], one["outcome"]) for one in told] == [
+        ("watch.ended", "b", "rolled_back"),
+        ("canary.ended", "c", "rolled_back"),
+    ]
+    assert told[0]["reason"] == "rated worse beyond chance"
 
 
 def test_a_mail_server_that_is_away_does_not_keep_the_webhook_waiting(

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlmodel import Session
 
+from feedback.access.audit import Actor
 from feedback.datasets.groups import prompt_hash
 from feedback.errors import ConflictError
 from feedback.ids import new_id
+from feedback.registry.canaries import begin_canary
 from feedback.registry.cycles import request_cycle
-from feedback.registry.models import ensure_models, move_champion
+from feedback.registry.models import ensure_models, move_champion, rollback_target
 from feedback.registry.versions import mark_version, reserve_version
+from feedback.settings import Canary as CanarySettings
 from feedback.settings import Dataset, Engine, Evaluation, Model, Settings, Storage
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, Feedback, Inference, ModelVersion
@@ -74,6 +78,7 @@ class FakeServer:
         self.versions: dict[str, Callable[[str], str]] = {"base": talented("old")}
         self.asked: list[tuple[str, str]] = []
         self.promotions: list[dict[str, Any]] = []
+        self.canaries: list[dict[str, Any]] = []
         self.away = False
         self._lock = threading.Lock()
 
@@ -96,24 +101,29 @@ class FakeServer:
                     "usage": {"completion_tokens": 5},
                 },
             )
-        assert request.url.path == f"/v1/models/{MODEL}/promote"
-        self.promotions.append(body)
         try:
             with self._database.session() as session:
-                move_champion(
-                    session,
-                    MODEL,
-                    body["version"],
-                    "promotion",
-                    body["reason"],
-                    "gate",
-                    body["cycle_id"],
-                    self._clock(),
-                )
+                self._move(session, request.url.path.removeprefix(f"/v1/models/{MODEL}/"), body)
                 session.commit()
         except ConflictError as error:
             return httpx.Response(409, json={"error": {"message": str(error)}})
-        return httpx.Response(200, json={"model": MODEL, "version": body["version"]})
+        return httpx.Response(200, json={"model": MODEL})
+
+    def _move(self, session: Session, what: str, body: dict[str, Any]) -> None:
+        now, reason = self._clock(), body["reason"]
+        if what == "promote":
+            self.promotions.append(body)
+            version, cycle_id = body["version"], body["cycle_id"]
+            move_champion(session, MODEL, version, "promotion", reason, "gate", cycle_id, now)
+        elif what == "rollback":
+            to = rollback_target(session, MODEL)
+            move_champion(session, MODEL, to, "rollback", reason, "loop", None, now)
+        else:
+            assert what == "canary"
+            self.canaries.append(body)
+            share, hours, cycle_id = body["share"], body["hours"], body["cycle_id"]
+            gate = Actor("gate")
+            begin_canary(session, MODEL, body["version"], share, hours, reason, gate, cycle_id, now)
 
 
 class World:
@@ -134,6 +144,7 @@ class World:
         (base / "model.safetensors").write_bytes(b"weights")
         examples = directory / "examples.jsonl"
         examples.write_text("".join(_conversation(prompt("old", n)) for n in range(600)), encoding="utf-8")
+        promises.setdefault("canary", CanarySettings(share=0, holdback=0))
         self.settings = Settings(
             storage=Storage(directory=str(directory)),
             engine=[Engine(base=str(base))],

@@ -70,7 +70,7 @@ def cycle() -> None:
 def run(
     model: str, mode: Mode | None, guards_off: tuple[str, ...], as_json: bool, settings: Settings
 ) -> None:
-    """Run a cycle to its end and say what came of it.
+    """Run a cycle to its end, or to its canary, and say what came of it.
 
     Where a loop is running, it is the one that works and this command waits for it; else the cycle runs here. One that
     was interrupted is gone on with. The exit status is 1 when the challenger is rejected or the cycle fails.
@@ -107,7 +107,7 @@ def run(
         else:
             row = _follow(workshop, ask(workshop).id, say)
     emit(_document(row), as_json, lambda: _sentence(row))
-    sys.exit(1 if row.state != "done" or row.decision == "rejected" else 0)
+    sys.exit(1 if row.state not in ("done", "canary") or row.decision == "rejected" else 0)
 
 
 @cycle.command(name="list")
@@ -226,6 +226,11 @@ def _time(seconds: float) -> str:
 
 
 def _sentence(row: Cycle) -> str:
+    if row.state == "canary":
+        begun = next(step["outcome"] for step in reversed(row.steps) if step["outcome"])
+        return (
+            f"{_outcome(row)}: {begun}; the loop (`starloop up` or `loop`) ends it when they have said enough"
+        )
     return f"{_outcome(row)}: {row.reason}"
 
 

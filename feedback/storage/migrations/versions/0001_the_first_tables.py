@@ -138,6 +138,35 @@ def upgrade() -> None:
     )
     op.create_index("ix_data_import_model", "data_import", ["model"], unique=False)
     op.create_table(
+        "canary",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("against", sa.String(), nullable=False),
+        sa.Column("share", sa.Float(), nullable=False),
+        sa.Column("salt", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("started_by", sa.String(), nullable=False),
+        sa.Column("cycle_id", sa.String(36), nullable=True),
+        sa.Column("result", sa.JSON(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("limit", sa.Float(), nullable=False),
+        sa.Column("ended", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_canary_cycle_id", "canary", ["cycle_id"], unique=False)
+    op.create_index("ix_canary_model", "canary", ["model"], unique=False)
+    op.create_index(
+        "canary_open",
+        "canary",
+        ["model"],
+        unique=True,
+        sqlite_where=sa.text("state = 'open'"),
+        postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_table(
         "notice",
         sa.Column("cycle_id", sa.String(36), nullable=False),
         sa.Column("channel", sa.String(16), nullable=False),

@@ -1,0 +1,42 @@
+"""The table of canaries and watches, part of `tables`: two versions of a model that answer different users at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Index, Text, text
+from sqlmodel import Field, SQLModel
+
+_OPEN: dict[str, Any] = dict.fromkeys(("sqlite_where", "postgresql_where"), text("state = 'open'"))
+
+
+class Canary(SQLModel, table=True):
+    """One comparison by users. Of each model at most one is open."""
+
+    __tablename__ = "canary"
+    __table_args__ = (Index("canary_open", "model", unique=True, **_OPEN),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    model: str = Field(index=True)
+    kind: str
+    """`canary`: the challenger gets a share of the users. `watch`: the champion before keeps one."""
+    version: str
+    """Number of the version on trial: the challenger, or in a watch the champion that was just promoted."""
+    against: str
+    """What it is compared with: the champion, or in a watch the one before; `base` is the base itself."""
+    share: float
+    """Of the users, 0..1: who gets the challenger, or in a watch the champion before."""
+    salt: str
+    """What users are dealt to the arms by; a watch takes its canary's, so that nobody changes arms for no reason."""
+    state: str = "open"
+    """`open`, `passed`, `rolled_back`, or `withdrawn` (a person or another move ended it)."""
+    reason: str | None = Field(default=None, sa_type=Text)
+    """Why it ended, in words; why it began stands in the audit log."""
+    started_by: str
+    cycle_id: str | None = Field(default=None, index=True, max_length=36)
+    result: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    """The numbers of the last look (`trainer.canary`)."""
+    created: float
+    limit: float
+    """When it ends for want of evidence (Unix seconds)."""
+    ended: float | None = None

@@ -1,0 +1,227 @@
+"""Keeps canaries and watches: looks at what users say, and acts when that or a guardrail decides.
+
+It has a thread of its own in the loop that leads, so a training of hours holds no rollback up. Every act is one
+transaction or one call to the server, and what follows from it is read off the record: a loop that is killed in between
+leaves nothing that the next one would not find. A cycle whose users are deciding is in state `canary`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+from sqlmodel import Session, col, select
+
+from feedback.access.audit import Actor
+from feedback.errors import ConflictError, StarloopError, UnavailableError
+from feedback.registry.canaries import BASE, End, begin_watch, canary_of, end_canary, open_canaries
+from feedback.registry.models import get_model
+from feedback.storage.tables import Canary, Cycle
+from feedback.threads import name_this_thread
+from trainer.canary import Arm, Look, look
+from trainer.canary_evidence import Evidence
+from trainer.guardrails import due_look, guard
+from trainer.lease import LeaseLostError, LoopLease
+from trainer.workshop import Workshop
+
+ACTOR = Actor("canary")
+_RATINGS_SHARE = 0.05
+"""Most of the time that counting ratings may take: with many of them it is done less often than looking at guardrails."""
+_log = logging.getLogger(__name__)
+
+
+class CanaryKeeper:
+    """One for each loop; works while its loop leads."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        lease: LoopLease,
+        stopping: threading.Event,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now` is in seconds and only measures how long a look takes."""
+        self._workshop = workshop
+        self._lease = lease
+        self._loop_stopping = stopping
+        self._now = now
+        self._wanted = workshop.settings.canary
+        self._watched: dict[str, _Watched] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, leads: Callable[[], bool]) -> None:
+        """Look in the background while `leads` says so."""
+        self._thread = threading.Thread(target=self._run, args=(leads,), name="canary", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the look that is under way."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def look_at_all(self) -> None:
+        """One look at every canary and watch, then at the cycles that waited for one that has ended."""
+        with self._workshop.database.reading() as session:
+            rows = open_canaries(session)
+        self._watched = {row.id: self._watched.get(row.id) or self._watch(row) for row in rows}
+        for row in rows:
+            try:
+                self._look_at(row)
+            except UnavailableError as error:
+                _log.warning("the %s of %s@%s waits: %s", row.kind, row.model, row.version, error)
+        self._go_on_with_cycles()
+
+    def _run(self, leads: Callable[[], bool]) -> None:
+        name_this_thread("canary")
+        while not self._stopping.wait(self._wanted.look_seconds):
+            if not leads():
+                continue
+            try:
+                self.look_at_all()
+            except LeaseLostError as error:
+                _log.info("%s", error)
+            except StarloopError as error:  # the database, most often: nothing is decided meanwhile
+                _log.warning("canaries cannot be looked at just now: %s", error)
+            except Exception:  # the thread's boundary
+                _log.exception("canaries cannot be looked at just now")
+
+    def _look_at(self, row: Canary) -> None:
+        if self._cancelled(row):
+            self._end(row, "withdrawn", "its cycle was cancelled on request")
+            return
+        watched = self._watched[row.id]
+        if watched.evidence is None:
+            self._end(row, "withdrawn", f"there is no [[model]] {row.model!r} in the configuration any more")
+            return
+        seen = self._look(row, watched, watched.evidence)
+        if seen.ruling == "go on":
+            return
+        _log.info("%s of %s@%s: %s, %s", row.kind, row.model, row.version, seen.ruling, seen.reason)
+        if row.kind == "watch":
+            self._end_watch(row, seen)
+        elif seen.ruling == "roll back":
+            self._end(row, "rolled_back", seen.reason)
+        elif seen.ruling == "time is up" and self._wanted.at_limit == "hold":
+            self._end(row, "withdrawn", f"{seen.reason}; [canary] at_limit leaves it to a person")
+        else:
+            self._promote(row, seen.reason)
+
+    def _watch(self, row: Canary) -> _Watched:
+        model = self._workshop.settings.model_named(row.model)
+        return _Watched(row, None if model is None else Evidence(self._workshop.settings, model, row))
+
+    def _look(self, row: Canary, watched: _Watched, evidence: Evidence) -> Look:
+        """Count what there is, keep the numbers in the record, and say what follows."""
+        with self._workshop.database.reading() as session:
+            if self._now() >= watched.count_again:
+                begun = self._now()
+                watched.arms = evidence.arms(session)
+                watched.count_again = self._now() + (self._now() - begun) / _RATINGS_SHARE
+            on_trial, against = evidence.tallies(session)
+        ours, theirs = watched.arms
+        due = due_look(max(len(on_trial.failed), ours.answers), watched.looks)
+        slower = None if row.against == BASE else self._wanted.latency
+        guardrails = guard(
+            on_trial, against, due if due > watched.looks else None, self._wanted.guardrail, slower
+        )
+        over = self._workshop.clock().timestamp() >= row.limit
+        seen = look(ours, theirs, guardrails, self._wanted, over, row.kind == "watch")
+        result = {"looks": due, **msgspec.to_builtins(seen)}
+        if due > watched.looks or result != watched.told:
+            with self._workshop.database.session() as session:
+                self._lease.confirm(session)
+                kept = session.get_one(Canary, row.id)
+                kept.result = result
+                session.add(kept)
+                session.commit()
+            watched.looks, watched.told = due, result
+        return seen
+
+    def _promote(self, row: Canary, reason: str) -> None:
+        """Ask the server to move the champion, which ends the canary; what it refuses ends it too."""
+        reason = f"canary: {reason}"
+        try:
+            self._workshop.gateway.promote(row.model, row.version, reason, row.cycle_id)
+        except UnavailableError:
+            raise
+        except StarloopError as error:
+            self._end(row, "withdrawn", f"it passed, but could not be promoted: {error}")
+
+    def _end_watch(self, row: Canary, seen: Look) -> None:
+        if seen.ruling == "roll back":
+            try:
+                self._workshop.gateway.roll_back(row.model, f"watch: {seen.reason}")
+            except ConflictError as error:
+                self._end(row, "withdrawn", f"it should be rolled back ({seen.reason}), but: {error}")
+        else:
+            self._end(row, "passed", seen.reason)
+
+    def _end(self, row: Canary, state: End, reason: str) -> None:
+        with self._workshop.database.session() as session:
+            self._lease.confirm(session)
+            end_canary(session, row.id, state, reason, ACTOR, self._workshop.clock())
+            session.commit()
+
+    def _cancelled(self, row: Canary) -> bool:
+        if row.cycle_id is None or row.kind == "watch":
+            return False
+        with self._workshop.database.reading() as session:
+            cycle = session.get(Cycle, row.cycle_id)
+        return cycle is not None and cycle.cancel_requested
+
+    def _go_on_with_cycles(self) -> None:
+        """End the cycles whose canary has ended, as that did."""
+        with self._workshop.database.reading() as session:
+            waiting = list(session.exec(select(Cycle).where(Cycle.state == "canary").order_by(col(Cycle.id))))
+            ended = [(cycle, canary_of(session, cycle.id, "canary")) for cycle in waiting]
+        for cycle, canary in ended:
+            if canary is not None and canary.state == "open":
+                continue
+            record = self._workshop.record(self._lease, self._loop_stopping, cycle.id)
+            if canary is None or cycle.cancel_requested:
+                record.stop("cancelled", "cancelled on request during its canary")
+            elif canary.state == "passed":
+                with self._workshop.database.session() as session:
+                    self._lease.confirm(session)
+                    watch_promotion(self._workshop, session, cycle, canary.against)
+                    session.commit()
+                record.finish("promoted", canary.reason or "")
+            else:
+                decision = "rejected" if canary.state == "rolled_back" else "inconclusive"
+                record.finish(decision, canary.reason or "")
+
+
+class _Watched:
+    """What the keeper remembers of one open canary between two looks; lost with it, and no harm done."""
+
+    def __init__(self, row: Canary, evidence: Evidence | None) -> None:
+        self.evidence = evidence
+        self.arms = (Arm(), Arm())
+        self.count_again = 0.0
+        self.looks = int(row.result.get("looks", 0))
+        self.told: dict[str, object] | None = None
+
+
+def watch_promotion(workshop: Workshop, session: Session, cycle: Cycle, before: str) -> None:
+    """Leave the configured share of the users with the champion before, while the promotion is watched."""
+    wanted = workshop.settings.canary
+    if not wanted.holdback or cycle.version is None:
+        return
+    if (get_model(session, cycle.model).champion or BASE) != cycle.version:
+        return
+    begin_watch(
+        session,
+        cycle.model,
+        cycle.version,
+        before,
+        wanted.holdback,
+        wanted.watch_hours,
+        ACTOR,
+        cycle.id,
+        workshop.clock(),
+    )

@@ -1,0 +1,129 @@
+"""Errors, form and pace of two versions that answer users at once: what must not get worse, and acts at once. Pure.
+
+Looked at again and again, a test at a fixed level fires by chance sooner or later. So each kind of harm may be called
+falsely once in 300 comparisons over all looks together: a look is due when a quarter more answers have come
+than at the last one, and the k-th may spend 6/(π k)² of that. Beside it stands one rule for a version that breaks down
+in mid-life, however many answers came before: half of its newest fifty bad, where less than a tenth of the other's are.
+
+Of one user no more than ten answers count, as those of one user fail together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean, variance
+
+import numpy as np
+
+from feedback.analysis.association import more_often
+from trainer.findings import Finding, counted
+
+WINDOW = 1000
+"""Newest answers of each version that are looked at."""
+PER_USER = 10
+_FIRST, _GROWTH = 8, 1.25
+_SPENT = 0.01 / 3
+_NEWEST, _BROKEN, _WHOLE = 50, 0.5, 0.1
+_FEWEST_PACED = 20
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One answer, as far as guardrails look at it."""
+
+    unit: str
+    failed: bool
+    """The engine or the connection failed."""
+    malformed: bool
+    """It broke its contract, was empty, cut off, or went round in circles."""
+    log_pace: float | None = None
+    """Natural logarithm of milliseconds per output token."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The newest answers of one version, newest first, of each unit at most ten."""
+
+    failed: list[bool] = field(default_factory=list)
+    malformed: list[bool] = field(default_factory=list)
+    """Of those that did not fail."""
+    paces: list[float] = field(default_factory=list)
+    """Mean `log_pace` of each unit."""
+
+    @classmethod
+    def of(cls, answers: Iterable[Watched]) -> Tally:
+        """From answers, newest first."""
+        failed: list[bool] = []
+        malformed: list[bool] = []
+        seen: dict[str, int] = {}
+        paces: dict[str, list[float]] = {}
+        for answer in answers:
+            seen[answer.unit] = seen.get(answer.unit, 0) + 1
+            if seen[answer.unit] > PER_USER:
+                continue
+            failed.append(answer.failed)
+            if not answer.failed:
+                malformed.append(answer.malformed)
+            if answer.log_pace is not None:
+                paces.setdefault(answer.unit, []).append(answer.log_pace)
+        return cls(failed, malformed, [fmean(one) for one in paces.values()])
+
+
+def due_look(answers: int, done: int) -> int:
+    """The number of the newest look that is due with so many answers of the version on trial; `done` where none is new."""
+    if answers < _FIRST:
+        return done
+    return max(done, 1 + math.floor(math.log(answers / _FIRST) / math.log(_GROWTH) + 1e-9))
+
+
+def guard(
+    on_trial: Tally, against: Tally, look: int | None, most_excess: float, most_slower: float | None
+) -> list[Finding]:
+    """What the guardrails say. `look`: the number of the look that is due (from 1), None between two of them.
+
+    `most_slower` is None where paces cannot be compared, as beside the bare base.
+    """
+    level = None if look is None else _SPENT * 6 / (math.pi * look) ** 2
+    findings = [
+        _share("errors", "failed", on_trial.failed, against.failed, level, most_excess),
+        _share("format", "malformed", on_trial.malformed, against.malformed, level, most_excess),
+    ]
+    if most_slower is not None:
+        findings.append(_pace(on_trial.paces, against.paces, level, most_slower))
+    return findings
+
+
+def _share(
+    about: str, word: str, ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float
+) -> Finding:
+    if not ours or not theirs:
+        return Finding(about, "open", f"{about}: not both versions have answered yet")
+    bad, other = sum(ours), sum(theirs)
+    share, beside = bad / len(ours), other / len(theirs)
+    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%}), beside {beside:.1%}"
+    newest, others = ours[:_NEWEST], theirs[:_NEWEST]
+    full = len(newest) == _NEWEST == len(others)
+    if full and sum(newest) >= _BROKEN * _NEWEST and sum(others) < _WHOLE * _NEWEST:
+        recent = f"{sum(newest)} of the newest {_NEWEST}, beside {sum(others)}"
+        return Finding(about, "against", f"{text}; {recent}: it broke down")
+    if level is None or share <= beside + most:
+        return Finding(about, "note", text)
+    p = more_often(np.array([bad]), np.array([len(ours)]), bad + other, len(ours) + len(theirs))
+    if p[0] < level:
+        return Finding(about, "against", f"{text}; more than {most:.0%} worse beyond chance")
+    return Finding(about, "note", f"{text}; no more than chance explains so far")
+
+
+def _pace(ours: Sequence[float], theirs: Sequence[float], level: float | None, most: float) -> Finding:
+    if min(len(ours), len(theirs)) < _FEWEST_PACED:
+        return Finding("latency", "open", "latency: too few users to compare the time per token")
+    slower = fmean(ours) - fmean(theirs)
+    text = f"latency: {math.expm1(slower):+.0%} time per token over {counted(len(ours), 'user')}"
+    error = math.sqrt(variance(ours) / len(ours) + variance(theirs) / len(theirs))
+    if level is None or slower <= math.log1p(most):
+        return Finding("latency", "note", text)
+    if slower - math.log1p(most) > NormalDist().inv_cdf(1 - level) * error:
+        return Finding("latency", "against", f"{text}; more than {most:.0%} slower beyond chance")
+    return Finding("latency", "note", f"{text}; no more than chance explains so far")

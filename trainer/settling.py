@@ -1,0 +1,77 @@
+"""The last step of a cycle: acts on what the gate said, as far as the cycle's mode allows.
+
+Where `[canary] share` says so, users decide before the champion moves: the cycle then waits in state `canary` while the
+loop goes on with other work, and `trainer.canary_keeper` ends it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from sqlmodel import select
+
+from feedback.registry.canaries import canary_of
+from feedback.registry.models import get_model
+from feedback.registry.versions import get_version, mark_version
+from feedback.storage.tables import Move
+from trainer.canary_keeper import watch_promotion
+from trainer.gate import Decision
+from trainer.record import CycleRecord
+from trainer.workshop import Workshop
+
+
+def settle(workshop: Workshop, record: CycleRecord) -> None:
+    """Report, propose, begin a canary or promote. Promotes at most once, whatever happens."""
+    cycle, name = record.row, f"{record.row.model}@{record.challenger}"
+    result = cycle.result or {}
+    decision = msgspec.convert(result["gate"], Decision)
+    if decision.decision == "rejected":
+        with workshop.database.session() as session:
+            # a person may have promoted it meanwhile, which stands
+            if get_version(session, cycle.model, record.challenger).state == "registered":
+                mark_version(session, cycle.model, record.challenger, "rejected")
+            session.commit()
+    if cycle.mode == "report":
+        record.finish("reported", f"nothing was moved; the gate said {decision.decision}: {decision.reason}")
+    elif decision.for_a_person:
+        record.finish("proposed", f"there is no golden set, so a person decides on {name}: {decision.reason}")
+    elif decision.decision != "promoted":
+        record.finish(decision.decision, decision.reason)
+    elif cycle.mode == "propose":
+        record.finish("proposed", f"{name} waits for a person to promote it: {decision.reason}")
+    else:
+        _go_live(workshop, record, decision)
+
+
+def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> None:
+    """Begin the canary or move the champion, unless somebody else has moved it since the comparison."""
+    cycle, compared = record.row, (record.row.result or {})["champion"]
+    with workshop.database.reading() as session:
+        moved = session.exec(select(Move).where(Move.cycle_id == cycle.id)).first()
+        begun = canary_of(session, cycle.id, "canary")
+        serving = get_model(session, cycle.model).champion or "base"
+    wanted = workshop.settings.canary
+    if moved is not None or begun is not None:
+        pass  # this cycle did so before it was interrupted
+    elif serving != compared:
+        record.finish(
+            "inconclusive",
+            f"the champion moved from {compared} to {serving} while the cycle ran, and the comparison was with the "
+            "former; run another cycle",
+        )
+        return
+    elif wanted.share:
+        workshop.gateway.begin_canary(
+            cycle.model, record.challenger, wanted.share, wanted.hours, decision.reason, cycle.id
+        )
+    else:
+        workshop.gateway.promote(cycle.model, record.challenger, decision.reason, cycle.id)
+    if begun is not None or (moved is None and wanted.share):
+        record.leave_to_users(
+            f"the gate said promoted: {decision.reason}; {wanted.share:.0%} of the users get "
+            f"{cycle.model}@{record.challenger} for at most {wanted.hours:g} h"
+        )
+        return
+    with workshop.database.session() as session:
+        watch_promotion(workshop, session, cycle, compared)
+        session.commit()
+    record.finish("promoted", decision.reason)
