@@ -25,7 +25,9 @@ from server.routes import (
     candidates,
     cases,
     completions,
+    cycle_pages,
     cycles,
+    dataset_pages,
     datasets,
     erasure,
     failures,
@@ -68,6 +70,8 @@ _FAMILIES = (
     pages,
     reading_pages,
     overview,
+    cycle_pages,
+    dataset_pages,
 )
 
 

@@ -126,3 +126,5 @@ class NewCycle(Wire):
     model: Name
     mode: Mode | None = None
     guards_off: list[Literal["raters", "replay", "size"]] = []
+    reason: Line | None = None
+    """Why, for the audit log."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from math import floor, log10
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 640, 180, 44, 24, 10
 _LABEL = 60
+_DRAWN = 300
 _SLOTS = 10
 """Places at least, so that few values are not drawn as walls."""
 
@@ -54,6 +56,55 @@ def line(
     drawn = f'<path class="line" d="{" ".join(path)}"/>{"".join(dots)}'
     rules = [(low + (high - low) * part / 4, f"{low + (high - low) * part / 4:g}") for part in range(5)]
     return _plot(title, labels, drawn, rules, low, high)
+
+
+Points = Sequence[tuple[float, float]]
+
+
+def curves(title: str, series: Mapping[str, Points]) -> str:
+    """Several lines over one number, such as losses over steps, from 0, each named in its own colour."""
+    some = {name: _thinned(points) for name, points in series.items() if points}
+    every = [point for points in some.values() for point in points]
+    if not every:
+        return ""
+    first, last = min(x for x, _ in every), max(x for x, _ in every)
+    top = _above(max(y for _, y in every))
+    drawn = []
+    for place, (name, points) in enumerate(some.items()):
+        spots = [
+            (_LEFT + (x - first) / ((last - first) or 1) * (_WIDTH - _LEFT - 8), _y(y, 0, top))
+            for x, y in points
+        ]
+        path = " ".join(f"{'L' if at else 'M'}{x:.1f} {y:.1f}" for at, (x, y) in enumerate(spots))
+        told = f"{escape(name)}: {points[-1][1]:.3f} at {points[-1][0]:g}"
+        drawn.append(f'<path class="line curve-{place}" d="{path}"><title>{told}</title></path>')
+        drawn.append(
+            f'<circle class="dot curve-{place}" cx="{spots[-1][0]:.1f}" cy="{spots[-1][1]:.1f}" r="3"/>'
+            f'<text class="curve-{place}" x="{_WIDTH - 8}" y="{_ABOVE + 10 + 14 * place}" text-anchor="end">'
+            f"{escape(name)} {points[-1][1]:.3f}</text>"
+        )
+    rules = [(top * part / 4, f"{top * part / 4:g}") for part in range(5)]
+    svg = _plot(title, [], "".join(drawn), rules, 0, top)
+    ends = f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{first:g}</text>'
+    ends += f'<text x="{_WIDTH - 8}" y="{_HEIGHT - 6}" text-anchor="end">{last:g}</text>'
+    return svg.removesuffix("</svg>") + ends + "</svg>"
+
+
+def _thinned(points: Points) -> Points:
+    """At most as many as can be told apart: the means of stretches."""
+    size = -(-len(points) // _DRAWN)
+    if size <= 1:
+        return points
+    stretches = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(some[-1][0], sum(y for _, y in some) / len(some)) for some in stretches]
+
+
+def _above(value: float) -> float:
+    """1, 2, 4 or 5 times a power of ten, however small, that is not below a value."""
+    if value <= 0:
+        return 1.0
+    size = 10.0 ** floor(log10(value))
+    return next((factor * size for factor in (1, 2, 4, 5) if factor * size >= value), 10 * size)
 
 
 def _band(x: float, band: tuple[float, float], low: float, high: float) -> str:

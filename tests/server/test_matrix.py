@@ -95,6 +95,10 @@ GET /overview                          in   in    in       in     in    in    in
 GET /review                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences                        in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences/{inference_id}         in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /cycles                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /cycles/{cycle_id}                 in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /datasets                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /datasets/{dataset_id}             in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /versions                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /report                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /static/{name}                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
