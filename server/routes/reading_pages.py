@@ -12,7 +12,7 @@ from sqlmodel import select
 
 from feedback.errors import NotFoundError
 from feedback.ids import parse_id
-from feedback.registry.models import get_model, list_moves
+from feedback.registry.models import SERVABLE, champions_before, get_model, list_moves
 from feedback.registry.versions import list_versions
 from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.forms import fragment
@@ -120,13 +120,17 @@ def versions(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = ""
         visitor.caller.need_model(chosen)
         with gateway.database.reading() as session:
             row = get_model(session, chosen)
+            before = champions_before(session, row)
             return {
                 "row": row,
+                "may_move": visitor.caller.may("admin"),
+                "back": (before[0] or "base") if before else None,
+                "servable": SERVABLE,
                 "versions": list_versions(session, chosen),
                 "moves": list_moves(session, chosen, _MOVES, None).items,
             }
 
-    nothing: dict[str, Any] = {"row": None, "versions": [], "moves": []}
+    nothing: dict[str, Any] = {"row": None, "versions": [], "moves": [], "may_move": False}
     return shown_page("versions.html", visitor, nothing, shown, models=names, chosen=chosen)
 
 
