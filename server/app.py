@@ -25,7 +25,9 @@ from server.routes import (
     candidates,
     cases,
     completions,
+    cycle_pages,
     cycles,
+    dataset_pages,
     datasets,
     erasure,
     failures,
@@ -36,9 +38,11 @@ from server.routes import (
     inferences,
     metrics,
     models,
+    overview,
     pages,
     reading_pages,
     reports,
+    review,
     session,
 )
 from server.telemetry.traces import with_endpoint
@@ -50,6 +54,7 @@ _FAMILIES = (
     feedback,
     inferences,
     failures,
+    review,
     cases,
     candidates,
     holds,
@@ -64,6 +69,9 @@ _FAMILIES = (
     metrics,
     pages,
     reading_pages,
+    overview,
+    cycle_pages,
+    dataset_pages,
 )
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from feedback.access.keys import ensure_loop_key
 from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
+from feedback.datasets.believed import Asked, Belief, belief_apart
 from feedback.errors import StarloopError, UnavailableError
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
+from feedback.reports.overview import Overview, Span, overview_apart
 from feedback.settings import Settings
 from feedback.storage.carrier import Apart, Carrier, Task
 from feedback.storage.conversations import forget_conversations
@@ -26,6 +28,7 @@ from server.capture import Capture
 from server.conversations import Conversations
 from server.counters import Counters
 from server.engine.neutral import neutral_name
+from server.found_beside import FoundBeside
 from server.replicas import Engines, Replica
 from server.retirement import Retirements, UnderWay
 from server.routing import BASE, Route, answering
@@ -37,6 +40,8 @@ from server.telemetry.traces import Traces
 
 _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 30 * 86_400.0
+_BELIEF_SECONDS, _OVERVIEW_SECONDS = 600.0, 120.0
+"""After so long each is found anew, when somebody asks."""
 INFERENCE_ROUTES = ("/v1/chat/completions", "/v1/completions")
 Clock = Callable[[], datetime]
 
@@ -59,6 +64,8 @@ class Gateway:
         self.adapters = AdapterStore(settings.directory / "adapters")
         self.engines = Engines(settings.engine, self.metrics, self._prepare_replica)
         self.conversations = Conversations()
+        self.beliefs = FoundBeside[str, Belief](self._weigh, now, _BELIEF_SECONDS)
+        self.overviews = FoundBeside[tuple[str, int], Overview](self._look_over, now, _OVERVIEW_SECONDS)
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()
@@ -141,6 +148,12 @@ class Gateway:
                     await replica.warm(route.adapter)
             except UnavailableError as error:
                 _log.warning("%s is not warm: %s", route.name, error)
+
+    def _weigh(self, model: str, now: datetime) -> Belief:
+        return belief_apart(Asked(self.settings, model, now))
+
+    def _look_over(self, which: tuple[str, int], now: datetime) -> Overview:
+        return overview_apart(Span(self.settings, *which, now))
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -9,7 +10,14 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
 
-from feedback.errors import NoKeyError, UnavailableError
+from feedback.errors import (
+    BadInputError,
+    NoKeyError,
+    NotAllowedError,
+    NotFoundError,
+    StarloopError,
+    UnavailableError,
+)
 from server.access import Caller
 from server.gateway import Gateway
 from server.request import GatewayRequest, caller_of
@@ -67,3 +75,26 @@ def page(template: str, status: int = 200, **facts: Any) -> Response[str]:
     """A page under the strict policy. All values are shown as text."""
     text = _templates.get_template(template).render(**facts)
     return Response(text, media_type="text/html", headers=GUARDED, status_code=status)
+
+
+def shown_page(
+    template: str, visitor: Visitor, nothing: dict[str, Any], make: Callable[[], dict[str, Any]], **facts: Any
+) -> Response[str]:
+    """The page with what `make` finds; with why there is nothing, where the visitor may not look or it cannot be found."""
+    status, problem, found = 200, visitor.trouble, nothing
+    if visitor.caller is not None and facts.get("chosen") == "":
+        problem = "this key is for no model that is served here"
+    elif visitor.caller is not None:
+        try:
+            found = make()
+        except NotFoundError as error:
+            status, problem = 404, str(error)
+        except NotAllowedError as error:
+            status, problem = 403, str(error)
+        except BadInputError as error:
+            status, problem = 400, str(error)
+        except UnavailableError as error:
+            status, problem = 503, str(error)
+        except StarloopError as error:
+            status, problem = 500, str(error)
+    return page(template, status, lock=visitor.lock, trouble=problem, **facts, **found)

@@ -13,6 +13,7 @@ Line = Annotated[str, Meta(min_length=1, max_length=1000)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Version = Annotated[str, Meta(min_length=1, max_length=100)]
 Text = Annotated[str, Meta(max_length=1_000_000)]
+Holder = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{8,64}$")]
 Tag = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -83,6 +84,19 @@ class Resolve(Wire):
     correction: Text | AssistantMessage | None = None
 
 
+class ClaimCase(Wire):
+    """`holder` is made anew by each page that reviews; `skip` are cases that it leaves out, `first` one that it wants."""
+
+    model: Name
+    holder: Holder
+    skip: Annotated[list[Name], Meta(max_length=5000)] = []
+    first: Name | None = None
+
+
+class ReleaseCase(Wire):
+    holder: Holder
+
+
 class DecideHold(Wire):
     """`release` lets what is held count, `uphold` keeps it out for good."""
 
@@ -112,3 +126,5 @@ class NewCycle(Wire):
     model: Name
     mode: Mode | None = None
     guards_off: list[Literal["raters", "replay", "size"]] = []
+    reason: Line | None = None
+    """Why, for the audit log."""

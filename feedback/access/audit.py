@@ -7,10 +7,11 @@ delete a row. It names things by id and holds no secret and nothing that a user 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from feedback.ids import new_id
 from feedback.storage.paging import Page, newest_first
@@ -27,6 +28,7 @@ Act = Literal[
     "cycle.start",
     "cycle.cancel",
     "failure.resolve",
+    "failure.reopen",
     "case.draw",
     "case.confirm",
     "case.drop",
@@ -61,6 +63,12 @@ def note(session: Session, actor: Actor, act: Act, subject: str, now: datetime, 
             details=details,
         )
     )
+
+
+def acts_on(session: Session, subject: str, acts: Sequence[Act]) -> list[Audit]:
+    """What was done to a subject, of these kinds, oldest first."""
+    query = select(Audit).where(Audit.subject == subject, col(Audit.act).in_(acts)).order_by(col(Audit.id))
+    return list(session.exec(query))
 
 
 def list_audit(session: Session, act: str | None, limit: int, cursor: str | None) -> Page[Audit]:

@@ -111,5 +111,15 @@ def decide_candidate(
     return row
 
 
+def undecide_candidates(session: Session, inference_id: str) -> int:
+    """Take back what people decided about an inference's candidates; how many there were. The caller commits."""
+    decided = [row for row in candidates_of(session, inference_id) if row.state in _STATES.values()]
+    for row in decided:
+        row.state = "checked" if all(check["passed"] for check in row.checks) else "failed"
+        row.decided_by = row.decided = None
+        session.add(row)
+    return len(decided)
+
+
 def _rank(row: Candidate) -> int:
     return _ORDER["accepted"] if row.state == "accepted" else _ORDER[row.source]

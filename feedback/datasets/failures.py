@@ -96,6 +96,18 @@ def _triage(
     return changed
 
 
+def judge_again(session: Session, row: Failure, settings: Settings, now: datetime) -> None:
+    """Give a case the state that triage finds for it now, as if no person had decided. Nothing is committed."""
+    row.state, row.correction, row.resolved_by, row.resolved = "quarantine", None, None, None
+    row.waits, row.curated = None, None
+    session.add(row)
+    session.flush()
+    configured = settings.model_named(row.model)
+    contract = TaskContract(None) if configured is None else TaskContract.from_settings(configured)
+    window = Traffic(row.model, settings.triage, contract.needs_messages).one(session, row.inference_id)
+    _take(session, window, Triager(contract, settings.triage), row.model, now)
+
+
 def _take(session: Session, window: Window, triager: Triager, model: str, now: datetime) -> int:
     """Judge a window and write down what is new; how many cases are."""
     known = {
@@ -251,9 +263,7 @@ def resolve_failure(
     Raises `NotFoundError`, `BadFieldError` for a correction that is missing, not wanted or against the model's
     contract, `ConflictError` when it was resolved otherwise already.
     """
-    row = session.get(Failure, identifier, with_for_update=True, populate_existing=True)
-    if row is None:
-        raise _unknown(identifier)
+    row = lock_failure(session, identifier)
     if action == "correct" and not (correction or "").strip():
         raise BadFieldError("correction", "is required to correct a failure case")
     if action != "correct" and correction is not None:
@@ -271,6 +281,14 @@ def resolve_failure(
     row.resolved_by, row.resolved, row.waits = by, now.timestamp(), None
     session.add(row)
     session.flush()
+    return row
+
+
+def lock_failure(session: Session, identifier: str) -> Failure:
+    """A failure case as it stands now, held until the transaction ends. Raises `NotFoundError`."""
+    row = session.get(Failure, identifier, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise _unknown(identifier)
     return row
 
 

@@ -118,6 +118,10 @@ class Traffic:
         ).all()
         return self._some(session, {one for _, one in said}, {}, said[-1][0] if len(said) == _ROWS else None)
 
+    def one(self, session: Session, inference_id: str) -> Window:
+        """A single inference. What its user asked next is not looked at again."""
+        return self._some(session, [inference_id], {})
+
     def _some(
         self,
         session: Session,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.versions import order_of
 from feedback.reports.criteria import Criterion, criteria, next_steps
 from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, answered, days, reasons, stars, volumes
-from feedback.settings import Settings
+from feedback.settings import Model, Settings
 from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion, Move
 
@@ -156,20 +157,8 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
     said = stars(session, period, volume)
     failed = reasons(session, period)
     kinds = find_failing_kinds(session, model, since, until) if failed else None
-    names = sorted({*volume, *said} - {ALL}, key=_order)
-    notes = dict(
-        session.exec(select(ModelVersion.number, ModelVersion.note).where(ModelVersion.model == model)).all()
-    )
     everything = volume[ALL]
-    mark = session.get(TriageMark, model)
-    looked = (
-        Period(model, since, min(until, mark.stored)) if mark is not None and mark.stored > since else None
-    )
-    valid = None
-    checks = TaskContract.from_settings(configured).restricts and "schema_invalid" not in settings.triage.off
-    if checks and looked is not None and (answers := answered(session, looked)):
-        broken = failed if looked.until == until else reasons(session, looked)
-        valid = 1 - min(broken.get("schema_invalid", 0), answers) / answers
+    looked_until, valid = in_form(session, settings, configured, period, failed)
     report = Report(
         model=model,
         month=month,
@@ -177,18 +166,10 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         complete=now.timestamp() >= until,
         volume=everything,
         stars=said[ALL],
-        versions=[
-            VersionRow(
-                version=name,
-                note=notes.get(name, ""),
-                volume=volume.get(name, Volume()),
-                stars=said.get(name, Stars()),
-            )
-            for name in names
-        ],
+        versions=version_rows(session, model, volume, said),
         days=days(session, period),
         reasons=failed,
-        looked_until=None if looked is None else _moment(looked.until),
+        looked_until=looked_until,
         valid_format=valid,
         kinds=kinds.items if kinds else [],
         groups=kinds.groups if kinds else [],
@@ -203,6 +184,43 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
     report.criteria = criteria(report)
     report.next_steps = next_steps(report)
     return report
+
+
+def in_form(
+    session: Session, settings: Settings, model: Model, period: Period, failed: Mapping[str, int]
+) -> tuple[str | None, float | None]:
+    """Until when triage has looked at a period's answers, and the share of them that meets the task contract.
+
+    None of the first where it has looked at none, of the second where nothing tells it. `failed` are the period's reasons.
+    """
+    mark = session.get(TriageMark, model.name)
+    if mark is None or mark.stored <= period.since:
+        return None, None
+    looked = Period(model.name, period.since, min(period.until, mark.stored))
+    valid = None
+    checks = TaskContract.from_settings(model).restricts and "schema_invalid" not in settings.triage.off
+    if checks and (answers := answered(session, looked)):
+        broken = failed if looked.until == period.until else reasons(session, looked)
+        valid = 1 - min(broken.get("schema_invalid", 0), answers) / answers
+    return _moment(looked.until), valid
+
+
+def version_rows(
+    session: Session, model: str, volume: Mapping[str, Volume], said: Mapping[str, Stars]
+) -> list[VersionRow]:
+    """What each version that answered, or was rated, did, in the order of their numbers."""
+    notes = dict(
+        session.exec(select(ModelVersion.number, ModelVersion.note).where(ModelVersion.model == model)).all()
+    )
+    return [
+        VersionRow(
+            version=name,
+            note=notes.get(name, ""),
+            volume=volume.get(name, Volume()),
+            stars=said.get(name, Stars()),
+        )
+        for name in sorted({*volume, *said} - {ALL}, key=_order)
+    ]
 
 
 def _order(version: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 th { color: var(--dim); font-weight: 600; } td.number, th.number { text-align: right; white-space: nowrap; }
 p { max-width: 46rem; } p.opening { color: var(--dim); } svg { width: 100%; max-width: 640px; display: block; margin: .5rem 0; }
 svg text { font-size: 11px; fill: var(--dim); } .grid { stroke: var(--line); } .bar { fill: var(--mark); }
+.band { fill: var(--mark); opacity: .25; }
 .line { stroke: var(--mark); fill: none; stroke-width: 2; } .dot { fill: var(--mark); }
 @media print { body { margin: 0; max-width: none; } h2, table, svg { break-inside: avoid; } }
 """
@@ -78,7 +79,8 @@ def _plot(report: Report, which: str) -> str:
     if which == "answers" and any(day.answers for day in report.days):
         return bars("Answers a day", labels, [day.answers for day in report.days])
     if which == "stars" and any(day.mean is not None for day in report.days):
-        return line("Mean stars a day", labels, [day.mean for day in report.days], 1, 5)
+        means, bands = [day.mean for day in report.days], [day.interval for day in report.days]
+        return line("Mean stars a day, with their 95 % intervals", labels, means, 1, 5, bands)
     return ""
 
 

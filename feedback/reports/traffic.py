@@ -74,7 +74,10 @@ class Day(Struct, kw_only=True):
     day: str
     answers: int = 0
     ratings: int = 0
+    raters: int = 0
     mean: float | None = None
+    interval: tuple[float, float] | None = None
+    """At 95 %, as in `Stars`."""
 
 
 def volumes(session: Session, period: Period) -> dict[str, Volume]:
@@ -162,10 +165,18 @@ def days(session: Session, period: Period) -> list[Day]:
     for number, answers in session.connection().execute(counted):
         day_of(number).answers = answers
     means = _by_rater(period, asked).subquery()
-    told = columns_of(means.c.part, func.sum(means.c.count), func.avg(means.c.mean)).group_by(means.c.part)
-    for number, ratings, mean in session.connection().execute(told):
+    told = columns_of(
+        means.c.part,
+        func.count(),
+        func.sum(means.c.count),
+        func.avg(means.c.mean),
+        func.sum(means.c.mean * means.c.mean),
+    ).group_by(means.c.part)
+    for number, raters, ratings, mean, squares in session.connection().execute(told):
         day = day_of(number)
-        day.ratings, day.mean = int(ratings), float(mean)
+        day.ratings, day.raters, day.mean = int(ratings), int(raters), float(mean)
+        if raters > 1:
+            day.interval = _interval(day.raters, day.mean, float(squares))
     return [found[number] for number in sorted(found)]
 
 

@@ -1,4 +1,5 @@
-"""The tables of what waits for a reviewer beside failure cases: raters who are held, and corrections that models proposed."""
+"""The tables of what waits for a reviewer beside failure cases (raters who are held, corrections that models proposed), and of
+who is looking at which case."""
 
 from __future__ import annotations
 
@@ -55,3 +56,14 @@ class Candidate(SQLModel, table=True):
     created: float
     decided_by: str | None = None
     decided: float | None = None
+
+
+class ReviewClaim(SQLModel, table=True):
+    """A failure case that somebody is looking at, so that nobody else is given it. Ends by itself."""
+
+    __tablename__ = "review_claim"
+
+    failure_id: str = Field(primary_key=True, max_length=36)
+    holder: str = Field(index=True, max_length=128)
+    """The key and the page: two people behind one key are two holders."""
+    expires: float

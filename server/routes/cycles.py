@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from litestar import get, post
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from feedback.access.audit import note
 from feedback.registry.cycles import cancel_cycle, get_cycle, list_cycles, request_cycle
@@ -51,6 +53,7 @@ def start(data: JSONBody[NewCycle], request: GatewayRequest, gateway: Parts) -> 
             model=data.model,
             mode=mode,
             guards_off=guards_off,
+            **_why(data.reason),
         )
         session.commit()
         return _shown(cycle)
@@ -81,15 +84,32 @@ def metrics(
 
 
 @post("/v1/cycles/{cycle_id:str}/cancel", opt=_TRAIN, status_code=200, sync_to_thread=True)
-def cancel(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> CycleView:
-    """Ask a cycle to end at its next safe point."""
+def cancel(
+    cycle_id: FromPath[str],
+    request: GatewayRequest,
+    gateway: Parts,
+    reason: Annotated[str | None, QueryParameter(max_length=1000)] = None,
+) -> CycleView:
+    """Ask a cycle to end at its next safe point; the reason stands in the audit log."""
     with gateway.database.session() as session:
         wanted = identifier(cycle_id, "a cycle")
         request.user.need_model(get_cycle(session, wanted).model)
         row = cancel_cycle(session, wanted, gateway.now())
-        note(session, request.user.actor, "cycle.cancel", row.id, gateway.now(), model=row.model)
+        note(
+            session,
+            request.user.actor,
+            "cycle.cancel",
+            row.id,
+            gateway.now(),
+            model=row.model,
+            **_why(reason),
+        )
         session.commit()
         return _shown(row)
+
+
+def _why(reason: str | None) -> dict[str, str]:
+    return {"reason": reason} if reason else {}
 
 
 def _shown(row: Cycle) -> CycleView:

@@ -8,12 +8,12 @@ import msgspec
 from litestar import get
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from feedback.datasets.exports import Format, check_export, exported
+from feedback.datasets.listing import dataset_of, list_datasets
 from feedback.datasets.why import why_example
 from feedback.errors import NotFoundError
-from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import DatasetVersion
 from server.access import Caller
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
@@ -34,7 +34,7 @@ def datasets(
     """Dataset versions, newest first."""
     wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
-        return listed(_page(session, wanted, limit, cursor), lambda row: view(DatasetView, row))
+        return listed(list_datasets(session, wanted, limit, cursor), lambda row: view(DatasetView, row))
 
 
 @get("/v1/datasets/{dataset_id:str}", opt=_READ, sync_to_thread=True)
@@ -73,16 +73,9 @@ def why(
         return WhyView(**why_example(session, gateway.settings.directory, row, example_id))
 
 
-def _page(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[DatasetVersion]:
-    query = select(DatasetVersion)
-    if model is not None:
-        query = query.where(DatasetVersion.model == model)
-    return newest_first(session, query, DatasetVersion, limit, cursor)
-
-
 def _row(session: Session, dataset_id: str, caller: Caller) -> DatasetVersion:
-    row = session.get(DatasetVersion, identifier(dataset_id, "a dataset"))
-    if row is None or not caller.reaches(row.model):
+    row = dataset_of(session, identifier(dataset_id, "a dataset"))
+    if not caller.reaches(row.model):
         raise NotFoundError(f"there is no dataset {dataset_id[:60]}; GET /v1/datasets lists those there are")
     return row
 

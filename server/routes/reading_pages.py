@@ -10,15 +10,15 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup
 from sqlmodel import select
 
-from feedback.errors import BadInputError, NotAllowedError, NotFoundError, StarloopError, UnavailableError
+from feedback.errors import NotFoundError
 from feedback.ids import parse_id
-from feedback.registry.models import get_model, list_moves
+from feedback.registry.models import SERVABLE, champions_before, get_model, list_moves
 from feedback.registry.versions import list_versions
 from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.forms import fragment
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure
-from server.rendering import Visitor, page, visitor_of
+from server.rendering import shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.inferences import is_open_to, moment, with_ratings
 from server.views import show_inference
@@ -80,7 +80,7 @@ def inferences(
         return {"items": listed.items, "following": following}
 
     nothing = {"items": [], "following": ""}
-    return _shown("inferences.html", visitor, nothing, shown, asked=asked, models=visitor.models(gateway))
+    return shown_page("inferences.html", visitor, nothing, shown, asked=asked, models=visitor.models(gateway))
 
 
 @get("/inferences/{inference_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -105,7 +105,7 @@ def inference(inference_id: FromPath[str], request: GatewayRequest, gateway: Par
             one = show_inference(row, feedback_of(session, identifier))
         return {"one": one, "failure": failure, "learned": learned if caller.may("review", "train") else []}
 
-    return _shown("inference.html", visitor, {"one": None, "failure": None, "learned": []}, shown)
+    return shown_page("inference.html", visitor, {"one": None, "failure": None, "learned": []}, shown)
 
 
 @get("/versions", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -120,14 +120,18 @@ def versions(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = ""
         visitor.caller.need_model(chosen)
         with gateway.database.reading() as session:
             row = get_model(session, chosen)
+            before = champions_before(session, row)
             return {
                 "row": row,
+                "may_move": visitor.caller.may("admin"),
+                "back": (before[0] or "base") if before else None,
+                "servable": SERVABLE,
                 "versions": list_versions(session, chosen),
                 "moves": list_moves(session, chosen, _MOVES, None).items,
             }
 
-    nothing: dict[str, Any] = {"row": None, "versions": [], "moves": []}
-    return _shown("versions.html", visitor, nothing, shown, models=names, chosen=chosen)
+    nothing: dict[str, Any] = {"row": None, "versions": [], "moves": [], "may_move": False}
+    return shown_page("versions.html", visitor, nothing, shown, models=names, chosen=chosen)
 
 
 @get("/report", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -147,30 +151,7 @@ def report(
         found = report_apart(Wanted(gateway.settings, chosen, wanted, now))
         return {"body": Markup(fragment(found))}
 
-    return _shown("report.html", visitor, {"body": ""}, shown, models=names, chosen=chosen, month=wanted)
-
-
-def _shown(
-    template: str, visitor: Visitor, nothing: dict[str, Any], make: Any, **facts: Any
-) -> Response[str]:
-    """The page with what `make` finds; with why there is nothing, where the visitor may not look or it cannot be found."""
-    status, problem, found = 200, visitor.trouble, nothing
-    if visitor.caller is not None and facts.get("chosen") == "":
-        problem = "this key is for no model that is served here"
-    elif visitor.caller is not None:
-        try:
-            found = make()
-        except NotFoundError as error:
-            status, problem = 404, str(error)
-        except NotAllowedError as error:
-            status, problem = 403, str(error)
-        except BadInputError as error:
-            status, problem = 400, str(error)
-        except UnavailableError as error:
-            status, problem = 503, str(error)
-        except StarloopError as error:
-            status, problem = 500, str(error)
-    return page(template, status, lock=visitor.lock, trouble=problem, **facts, **found)
+    return shown_page("report.html", visitor, {"body": ""}, shown, models=names, chosen=chosen, month=wanted)
 
 
 ROUTES = [inferences, inference, versions, report]

@@ -15,6 +15,8 @@ from tests.server.inside import Inside
 from tests.server.test_access import bearing, make_key
 from tests.server.versions import add_version
 
+# They keep a case for a few minutes and decide nothing.
+NOTHING_DECIDED = {"/v1/failures/claim", "/v1/failures/{failure_id}/release"}
 ANSWER = json.dumps({"intent": "refund", "urgency": "low"})
 
 
@@ -102,6 +104,7 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         ("/v1/models/{name}/canary/end", "assistant", {"reason": "why"}, "canary.end"),
         ("/v1/models/{name}/retire", "assistant", {"version": spare, "reason": "why"}, "version.retire"),
         ("/v1/failures/{failure_id}/resolve", failure, {"action": "dismiss"}, "failure.resolve"),
+        ("/v1/failures/{failure_id}/reopen", failure, None, "failure.reopen"),
         ("/v1/cases/draw", "", {"model": "assistant", "count": 1}, "case.draw"),
         ("/v1/cases/{case_id}/confirm", first, {"answer": ANSWER}, "case.confirm"),
         ("/v1/cases/{case_id}/drop", second, None, "case.drop"),
@@ -119,7 +122,7 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         for method, (handler, _) in route.route_handler_map.items()
         if method not in ("GET", "HEAD", "OPTIONS") and handler.opt.get(SCOPES) not in ("open", ("infer",))
     }
-    assert {path for path, *_ in done} == changing
+    assert {path for path, *_ in done} == changing - NOTHING_DECIDED
     cycle = ""
     for path, subject, body, _ in done:
         for name in ("name", "failure_id", "case_id", "candidate_id", "hold_id"):

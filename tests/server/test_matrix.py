@@ -58,6 +58,9 @@ GET /v1/inferences/{inference_id}      401  404   403      in     403   in    40
 GET /v1/failures                       401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 GET /v1/failures/kinds                 401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 POST /v1/failures/{failure_id}/resolve 401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/failures/claim                401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/failures/{failure_id}/release 401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/failures/{failure_id}/reopen  401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/cases                          401  403   403      in     403   in    in    401 401  in   in   in    401   401  401    401
 POST /v1/cases/draw                    401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/cases/{case_id}/confirm       401  403   403      in     403   in    403   401 401  in   403  in    401   401  401    401
@@ -89,8 +92,14 @@ HEAD /health/live                      in   in    in       in     in    in    in
 GET /health/ready                      in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 HEAD /health/ready                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /                                  in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /overview                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /review                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences                        in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences/{inference_id}         in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /cycles                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /cycles/{cycle_id}                 in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /datasets                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /datasets/{dataset_id}             in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /versions                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /report                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /static/{name}                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
@@ -202,6 +211,8 @@ class House:
             "/v1/models/{name}/retire": {"version": "9.9", "reason": "test"},
             "/v1/feedback": {"inference_id": self.ids["inference"], "rating": 1},
             "/v1/failures/{failure_id}/resolve": {"action": "dismiss"},
+            "/v1/failures/claim": {"model": "assistant", "holder": "matrix-page"},
+            "/v1/failures/{failure_id}/release": {"holder": "matrix-page"},
             "/v1/cases/draw": {"model": "assistant", "count": 1},
             "/v1/cases/{case_id}/confirm": {"answer": "x"},
             "/v1/candidates/{candidate_id}/decide": {"action": "reject"},

@@ -21,7 +21,11 @@ def shown(gateway: Inside, address: str, headers: dict[str, str] | None = None, 
     assert answer.status == status, answer.body
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     text: str = answer.body.decode()
-    assert "<script" not in text and " style=" not in text and "//" not in re.sub(r'value="[^"]*"', "", text)
+    assert (
+        set(re.findall("<script[^>]*>", text)) <= {'<script type="module" src="/static/act.js">'}
+        and " style=" not in text
+        and "//" not in re.sub(r'value="[^"]*"', "", text)
+    )
     return text
 
 
@@ -86,6 +90,17 @@ def test_versions_say_which_serves_and_who_moved_it(gateway: Inside) -> None:
     assert re.search(rf"{re.escape(number)} <span class=\"badge\">serves", page)
     assert "better &amp; &lt;faster&gt;" in page and f"base → {number}" in page
     assert "there is no model" in shown(gateway, "/versions?model=nobody", status=404)
+
+
+def test_only_who_may_move_the_champion_is_offered_it(gateway: Inside) -> None:
+    number = add_version(gateway.gateway.database, gateway.settings.directory)
+    page = shown(gateway, "/versions")
+    assert f"<option>{number}</option>" in page and 'data-to="/v1/models/assistant/promote"' in page
+    assert "Roll back" not in page
+    gateway.call("POST", "/v1/models/assistant/promote", {"version": number, "reason": "better"})
+    moved = shown(gateway, "/versions")
+    assert "Roll back to base" in moved and f"<option>{number}</option>" not in moved
+    assert "data-to" not in shown(gateway, "/versions", visitor(gateway, "review", "train"))
 
 
 def test_the_report_is_the_months_and_wrong_months_are_told(gateway: Inside) -> None:

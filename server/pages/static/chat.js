@@ -1,30 +1,10 @@
 // The chat page: asks, shows what comes, and sends what the reader thinks of it. Everything that came from a model or
 // a user is set as text, never as markup.
 
-const find = (id) => document.getElementById(id);
+import { call, find, part } from "/static/page.js";
+
 const RECENT = "/v1/inferences?limit=20";
 const earlier = [];
-
-// The session is a cookie that no script can read; this other one shows that it is our own page that asks.
-function guard() {
-  return document.cookie.match(/(?:^|; )starloop-csrf=([0-9a-f]+)/)?.[1] ?? "";
-}
-
-async function call(path, body, method = body === undefined ? "GET" : "POST") {
-  const options = { method };
-  if (method !== "GET") options.headers = { "x-starloop-csrf": guard() };
-  if (body !== undefined) {
-    options.headers["content-type"] = "application/json";
-    options.body = JSON.stringify(body);
-  }
-  const response = await fetch(path, options);
-  if (response.ok) return response;
-  let message = `the server answered with status ${response.status}`;
-  try { message = (await response.json()).error.message; } catch { /* not an error object: the status must do */ }
-  const problem = new Error(message);
-  problem.status = response.status;
-  throw problem;
-}
 
 // -- asking
 
@@ -158,13 +138,6 @@ function line(one) {
   );
   item.append(facts, part("p", one.prompt ?? "", "asked"), part("p", one.output ?? one.error ?? "", "said"));
   return item;
-}
-
-function part(kind, text, name = "") {
-  const element = document.createElement(kind);
-  element.textContent = text;
-  element.className = name;
-  return element;
 }
 
 // -- the session

@@ -422,6 +422,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("model", "number"),
     )
     op.create_table(
+        "review_claim",
+        sa.Column("failure_id", sa.String(36), nullable=False),
+        sa.Column("holder", sa.String(128), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("failure_id"),
+    )
+    op.create_index("ix_review_claim_holder", "review_claim", ["holder"], unique=False)
+    op.create_table(
         "suite_look",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),

@@ -1,0 +1,183 @@
+"""A model's last days at a glance: is it rated better, is it quick, what fails, since when. Found in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+
+from msgspec import Struct
+from sqlmodel import Session, col, func, select
+
+from feedback.apart import answer_apart, ask_apart
+from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_failing_kinds
+from feedback.errors import NotFoundError
+from feedback.registry.models import get_model
+from feedback.reports.facts import VersionRow, in_form, version_rows
+from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
+from feedback.settings import Settings
+from feedback.storage.database import open_database
+from feedback.storage.tables import Candidate, Case, Cycle, Failure, ModelVersion, Move, RaterHold
+
+PERIODS = (7, 30, 90)
+"""Days that can be looked over."""
+
+
+class Span(Struct):
+    """Which overview: a model's last days, today included."""
+
+    settings: Settings
+    model: str
+    days: int
+    now: datetime
+
+
+class Mark(Struct):
+    """A move of the champion, and the day in `Overview.days` on which it fell."""
+
+    day: int
+    version: str
+    kind: str
+
+
+class Overview(Struct, kw_only=True):
+    """Shares are 0..1; days are in UTC."""
+
+    model: str
+    since: str
+    volume: Volume
+    stars: Stars
+    before: Stars
+    """Of as many days before."""
+    versions: list[VersionRow]
+    days: list[Day]
+    """Every day from the first on which something was asked or said to today."""
+    marks: list[Mark]
+    reasons: dict[str, int]
+    looked_until: str | None
+    valid_format: float | None
+    kinds: list[FailingKind]
+    groups: list[FailingGroup]
+
+
+class Awaiting(Struct, kw_only=True):
+    """What waits for a person, as it stands now."""
+
+    failures: int
+    """Failure cases without a right answer."""
+    candidates: int
+    """Proposed corrections that passed their checks."""
+    holds: int
+    cases: int
+    """Golden cases drawn and not answered."""
+    proposed: list[tuple[str, str, str]]
+    """Cycles that propose a version: cycle id, version, why."""
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.failures or self.candidates or self.holds or self.cases or self.proposed)
+
+
+def awaiting(session: Session, model: str) -> Awaiting:
+    """What waits for a decision about a model. Quick: counts alone."""
+
+    def count(table: type[Failure | Candidate | RaterHold | Case], state: str) -> int:
+        query = select(func.count()).select_from(table).where(table.model == model, table.state == state)
+        return session.exec(query).one()
+
+    proposed = session.exec(
+        select(Cycle.id, Cycle.version, Cycle.reason)
+        .join(
+            ModelVersion,
+            (col(ModelVersion.model) == col(Cycle.model)) & (col(ModelVersion.number) == col(Cycle.version)),
+        )
+        .where(Cycle.model == model, Cycle.decision == "proposed", ModelVersion.state == "registered")
+        .order_by(col(Cycle.id).desc())
+        .limit(5)
+    )
+    return Awaiting(
+        failures=count(Failure, "quarantine"),
+        candidates=count(Candidate, "checked"),
+        holds=count(RaterHold, "held"),
+        cases=count(Case, "drawn"),
+        proposed=[(identifier, version or "", reason or "") for identifier, version, reason in proposed],
+    )
+
+
+def overview_apart(span: Span) -> Overview:
+    """As `look_over`. Raises what that and `ask_apart` raise."""
+    return ask_apart("feedback.reports.overview", span, Overview, f"the overview of {span.model[:60]!r}")
+
+
+def look_over(session: Session, span: Span) -> Overview:
+    """A model's last days. Raises `NotFoundError` for an unknown model."""
+    configured = span.settings.model_named(span.model)
+    get_model(session, span.model)
+    if configured is None:
+        raise NotFoundError(
+            f"the model {span.model[:60]!r} stands in no [[model]] of the configuration any more"
+        )
+    today = span.now.date()
+    until = span.now.timestamp() + 1
+    since = datetime(today.year, today.month, today.day, tzinfo=span.now.tzinfo).timestamp()
+    since -= (span.days - 1) * 86_400
+    period = Period(span.model, since, until)
+    earlier = Period(span.model, since - span.days * 86_400, since)
+    volume = volumes(session, period)
+    said = stars(session, period, volume)
+    failed = reasons(session, period)
+    looked_until, valid = in_form(session, span.settings, configured, period, failed)
+    shown = _filled(days(session, period), today)
+    kinds = find_failing_kinds(session, span.model, since, until) if failed else None
+    return Overview(
+        model=span.model,
+        since=f"{today - timedelta(days=span.days - 1)}",
+        volume=volume[ALL],
+        stars=said[ALL],
+        before=stars(session, earlier, {})[ALL],
+        versions=version_rows(session, span.model, volume, said),
+        days=shown,
+        marks=_marks(session, period, shown),
+        reasons=failed,
+        looked_until=looked_until,
+        valid_format=valid,
+        kinds=kinds.items if kinds else [],
+        groups=kinds.groups if kinds else [],
+    )
+
+
+def _filled(found: Sequence[Day], today: date) -> list[Day]:
+    """With the days on which nothing was."""
+    if not found:
+        return []
+    known = {day.day: day for day in found}
+    first = date.fromisoformat(found[0].day)
+    names = [f"{first + timedelta(days=place)}" for place in range((today - first).days + 1)]
+    return [known.get(name) or Day(day=name) for name in names]
+
+
+def _marks(session: Session, period: Period, shown: Sequence[Day]) -> list[Mark]:
+    moves = session.exec(
+        select(Move)
+        .where(Move.model == period.model, Move.created >= period.since, Move.created < period.until)
+        .order_by(col(Move.position))
+    )
+    places = {day.day: place for place, day in enumerate(shown)}
+    found = []
+    for move in moves:
+        day = f"{date(1970, 1, 1) + timedelta(days=int(move.created // 86_400))}"
+        if day in places:
+            found.append(Mark(places[day], move.to_version or "base", move.kind))
+    return found
+
+
+def _answer(span: Span) -> Overview:
+    database = open_database(span.settings)
+    try:
+        with database.reading() as session:
+            return look_over(session, span)
+    finally:
+        database.close()
+
+
+if __name__ == "__main__":
+    answer_apart(Span, _answer)

@@ -1,0 +1,31 @@
+// What the scripts of all pages share. Everything that came from a model or a user is set as text, never as markup.
+
+export const find = (id) => document.getElementById(id);
+
+// The session is a cookie that no script can read; this other one shows that it is our own page that asks.
+function guard() {
+  return document.cookie.match(/(?:^|; )starloop-csrf=([0-9a-f]+)/)?.[1] ?? "";
+}
+
+export async function call(path, body, method = body === undefined ? "GET" : "POST", keepalive = false) {
+  const options = { method, keepalive };
+  if (method !== "GET") options.headers = { "x-starloop-csrf": guard() };
+  if (body !== undefined) {
+    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  const response = await fetch(path, options);
+  if (response.ok) return response;
+  let message = `the server answered with status ${response.status}`;
+  try { message = (await response.json()).error.message; } catch { /* not an error object: the status must do */ }
+  const problem = new Error(message);
+  problem.status = response.status;
+  throw problem;
+}
+
+export function part(kind, text, name = "") {
+  const element = document.createElement(kind);
+  element.textContent = text;
+  element.className = name;
+  return element;
+}

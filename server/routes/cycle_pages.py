@@ -1,0 +1,183 @@
+"""`/cycles` and `/cycles/{id}`: turns of the loop, what each step did, and what a person may decide about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from litestar import Response, get
+from litestar.params import FromPath, FromQuery
+from markupsafe import Markup
+from sqlmodel import Session, col, select
+
+from feedback.access.audit import acts_on
+from feedback.errors import NotFoundError
+from feedback.registry.canaries import canary_of
+from feedback.registry.cycles import get_cycle, list_cycles
+from feedback.registry.models import SERVABLE, get_model
+from feedback.registry.training_steps import all_steps, epochs_of
+from feedback.reports.plots import curves
+from feedback.storage.tables import Cycle, ModelVersion, Move, TrainingStep
+from server.rendering import shown_page, visitor_of
+from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
+
+_OPEN = {SCOPES: OPEN}
+_PAGE = 30
+_UNDER_WAY = ("queued", "running", "canary")
+_SUITES = ("golden", "regression", "holdout")
+_SIGNS = {"for": "✓", "against": "✗", "open": "?", "note": "·"}
+
+
+@get("/cycles", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def cycles(
+    request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", cursor: FromQuery[str] = ""
+) -> Response[str]:
+    """A model's cycles, newest first, and the form that asks for one."""
+    visitor = visitor_of(request, "train")
+    names = visitor.models(gateway)
+    chosen = model or (names[0] if names else "")
+
+    def shown() -> dict[str, Any]:
+        assert visitor.caller is not None
+        visitor.caller.need_model(chosen)
+        with gateway.database.reading() as session:
+            get_model(session, chosen)
+            found = list_cycles(session, chosen, _PAGE, cursor or None)
+        configured = gateway.settings.model_named(chosen)
+        return {
+            "items": found.items,
+            "following": found.next_cursor,
+            "under_way": any(one.state in _UNDER_WAY for one in found.items),
+            "mode": configured.mode if configured else "propose",
+        }
+
+    nothing: dict[str, Any] = {"items": [], "following": None, "under_way": False, "mode": ""}
+    return shown_page("cycles.html", visitor, nothing, shown, models=names, chosen=chosen)
+
+
+@get("/cycles/{cycle_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
+def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Response[str]:
+    """One cycle, looked at again by itself while it goes on."""
+    visitor = visitor_of(request, "train")
+
+    def shown() -> dict[str, Any]:
+        caller = visitor.caller
+        assert caller is not None
+        with gateway.database.reading() as session:
+            row = get_cycle(session, identifier(cycle_id, "a cycle"))
+            if not caller.reaches(row.model):
+                raise NotFoundError(f"there is no cycle {row.id}; /cycles lists those there are")
+            trained = all_steps(session, row.id)
+            result = row.result or {}
+            return {
+                "one": row,
+                "under_way": row.state in _UNDER_WAY,
+                "steps": [_step(entry) for entry in row.steps],
+                "acts": _acts(session, row),
+                "plot": Markup(_losses(trained)),
+                "last": trained[-1] if trained else None,
+                "epochs": epochs_of(trained),
+                "noticed": [(step.step, text) for step in trained for text in step.noticed],
+                "versions": list(result.get("versions") or {}),
+                "comparison": _comparison(result.get("versions") or {}),
+                "gate": result.get("gate"),
+                "signs": _SIGNS,
+                "trials": [
+                    trial
+                    for trial in (canary_of(session, row.id, "canary"), canary_of(session, row.id, "watch"))
+                    if trial is not None
+                ],
+                "promotable": caller.may("admin") and _promotable(session, row),
+                "may_end": caller.may("admin"),
+            }
+
+    nothing: dict[str, Any] = {"one": None, "under_way": False}
+    return shown_page("cycle.html", visitor, nothing, shown)
+
+
+class _Step(NamedTuple):
+    name: str
+    started: str
+    took: str
+    outcome: str | None
+    progress: Mapping[str, Any] | None
+
+
+class _Act(NamedTuple):
+    when: float
+    by: str
+    what: str
+    reason: str
+
+
+def _step(entry: Mapping[str, Any]) -> _Step:
+    started, ended = entry.get("started") or "", entry.get("ended")
+    took = ""
+    if started and ended:
+        seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+        took = f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+    return _Step(entry["step"], started, took, entry.get("outcome"), entry.get("progress"))
+
+
+def _acts(session: Session, row: Cycle) -> list[_Act]:
+    """What people and the gate did about a cycle, oldest first."""
+    told = {"cycle.start": "asked for it", "cycle.cancel": "asked for its end"}
+    found = [
+        _Act(one.created, one.actor, told[one.act], one.details.get("reason", ""))
+        for one in acts_on(session, row.id, ("cycle.start", "cycle.cancel"))
+    ]
+    moves = session.exec(select(Move).where(Move.cycle_id == row.id).order_by(col(Move.position)))
+    found += [
+        _Act(one.created, one.decided_by, f"made {one.to_version or 'base'} the champion", one.reason)
+        for one in moves
+    ]
+    return sorted(found)
+
+
+def _losses(trained: Sequence[TrainingStep]) -> str:
+    series = {
+        "training": [(step.step, step.loss) for step in trained if step.loss is not None],
+        "validation": [
+            (step.step, step.validation_loss) for step in trained if step.validation_loss is not None
+        ],
+        "new examples": [
+            (step.step, step.validation_new) for step in trained if step.validation_new is not None
+        ],
+        "old examples": [
+            (step.step, step.validation_old) for step in trained if step.validation_old is not None
+        ],
+    }
+    return curves("Losses over the training's steps, in nats a token", series)
+
+
+def _comparison(versions: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows of the table of versions: what, and a cell for each version."""
+    rows = []
+    for suite in _SUITES:
+        metrics = [found.get(suite) or {} for found in versions.values()]
+        count = max((one.get("n", 0) for one in metrics), default=0)
+        if count:
+            rows.append((f"{suite}: right, of {count}", [_percent(one.get("accuracy")) for one in metrics]))
+            rows.append((f"{suite}: in valid form", [_percent(one.get("valid_format")) for one in metrics]))
+    speeds = [(found.get("golden") or {}).get("ms_per_request") for found in versions.values()]
+    if any(speed is not None for speed in speeds):
+        rows.append(("a request, median", ["–" if speed is None else f"{speed:,.0f} ms" for speed in speeds]))
+    return rows
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _promotable(session: Session, row: Cycle) -> bool:
+    """Whether the cycle's version may be made the champion, and is not."""
+    if row.version is None or row.state in _UNDER_WAY:
+        return False
+    query = select(ModelVersion.state).where(
+        ModelVersion.model == row.model, ModelVersion.number == row.version
+    )
+    return session.exec(query).first() in SERVABLE and get_model(session, row.model).champion != row.version
+
+
+ROUTES = [cycles, cycle]

@@ -1,0 +1,70 @@
+"""`/overview`: a model's last days, and what awaits a decision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Response, get
+from litestar.params import FromQuery
+from markupsafe import Markup
+
+from feedback.errors import BadFieldError
+from feedback.registry.models import get_model
+from feedback.reports.overview import PERIODS, Overview, awaiting
+from feedback.reports.plots import bars, line
+from server.rendering import shown_page, visitor_of
+from server.request import OPEN, SCOPES, GatewayRequest, Parts
+
+
+@get("/overview", opt={SCOPES: OPEN}, include_in_schema=False, sync_to_thread=True)
+def overview(
+    request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", days: FromQuery[str] = "30"
+) -> Response[str]:
+    """What awaits a decision is looked up now; the figures are as they were last found, at most minutes ago."""
+    visitor = visitor_of(request, "review", "train")
+    names = visitor.models(gateway)
+    chosen = model or (names[0] if names else "")
+
+    def shown() -> dict[str, Any]:
+        assert visitor.caller is not None
+        visitor.caller.need_model(chosen)
+        if days not in map(str, PERIODS):
+            raise BadFieldError("days", f"{days[:20]!r} is none of {', '.join(map(str, PERIODS))}")
+        with gateway.database.reading() as session:
+            get_model(session, chosen)
+            waits = awaiting(session, chosen)
+        found = gateway.overviews.get((chosen, int(days)))
+        value = found.value if found else None
+        return {
+            "waits": waits,
+            "found": value,
+            "when": found.when if found else None,
+            "problem": found.problem if found else None,
+            "under_way": found is None,
+            "stars_plot": Markup(_stars(value)) if value else "",
+            "answers_plot": Markup(_answers(value)) if value else "",
+        }
+
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("waits", "found", "when", "problem", "under_way", "stars_plot", "answers_plot")
+    )
+    facts = {"models": names, "chosen": chosen, "days": days, "periods": list(map(str, PERIODS))}
+    return shown_page("overview.html", visitor, nothing, shown, **facts)
+
+
+def _stars(found: Overview) -> str:
+    if not found.stars.ratings:
+        return ""
+    labels = [day.day for day in found.days]
+    means, bands = [day.mean for day in found.days], [day.interval for day in found.days]
+    marks = [(mark.day, mark.version) for mark in found.marks]
+    return line("Mean stars a day, with their 95 % intervals", labels, means, 1, 5, bands, marks)
+
+
+def _answers(found: Overview) -> str:
+    if not found.volume.answers:
+        return ""
+    return bars("Answers a day", [day.day for day in found.days], [day.answers for day in found.days])
+
+
+ROUTES = [overview]

@@ -1,0 +1,129 @@
+"""The overview: what the last days were like, and what waits for a person."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from feedback.datasets.failures import triage_model
+from feedback.errors import NotFoundError
+from feedback.ids import new_id
+from feedback.registry.models import move_champion
+from feedback.registry.versions import mark_version, reserve_version
+from feedback.reports.overview import Overview, Span, awaiting, look_over
+from feedback.reports.plots import line
+from feedback.storage.database import Database
+from feedback.storage.tables import Candidate, Case, Cycle, RaterHold
+from tests.feedback.world import NOW, RIGHT, World, settings_for
+
+LATER = NOW + timedelta(days=3)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    return World(database, settings_for(tmp_path))
+
+
+def look(world: World, days: int = 7, now: Any = LATER) -> Overview:
+    with world.database.reading() as session:
+        return look_over(session, Span(world.settings, "assistant", days, now))
+
+
+def test_every_day_to_today_is_there_with_its_interval(world: World) -> None:
+    for user, stars in (("ann", 1), ("bob", 3), ("cleo", 5)):
+        world.say(world.ask(f"a question of {user}", user=user), stars, rater=user)
+    found = look(world.write())
+    assert [day.day for day in found.days] == [f"{NOW + timedelta(days=n):%Y-%m-%d}" for n in range(4)]
+    first, *rest = found.days
+    assert (first.answers, first.ratings, first.raters, first.mean) == (3, 3, 3, pytest.approx(3.0))
+    assert first.interval == (1.0, 5.0) and found.stars.interval == first.interval
+    assert all((day.answers, day.mean, day.interval) == (0, None, None) for day in rest)
+    assert (found.stars.rated_share, found.before.ratings) == (1.0, 0)
+
+
+def test_what_came_before_is_told_beside_it(world: World) -> None:
+    for user in ("ann", "bob"):
+        world.say(world.ask("early", user=user), 2, rater=user)
+    found = look(world.write(), now=NOW + timedelta(days=9))
+    assert (found.stars.ratings, found.days) == (0, [])
+    assert (found.before.ratings, found.before.mean) == (2, 2.0)
+
+
+def test_moves_of_the_champion_stand_on_their_days(world: World) -> None:
+    world.say(world.ask("a question"), 4)
+    world.write()
+    with world.database.session() as session:
+        row = reserve_version(session, "assistant", None, None, "starter", "r", "h", "", {}, NOW)
+        mark_version(session, "assistant", row.number, "registered")
+        moment = NOW + timedelta(days=2)
+        move_champion(session, "assistant", row.number, "promotion", "better", "gate", None, moment)
+        session.commit()
+    (mark,) = look(world).marks
+    assert (mark.day, mark.version, mark.kind) == (2, row.number, "promotion")
+
+
+def test_failing_answers_and_their_form_are_told_once_triage_has_looked(world: World) -> None:
+    for number in range(3):
+        world.say(world.ask(f"question {number}", "not JSON" if number else RIGHT), 1)
+    world.write()
+    assert (look(world).looked_until, look(world).valid_format) == (None, None)
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, NOW + timedelta(hours=1))
+        session.commit()
+    found = look(world)
+    assert found.reasons["low_rating"] == 3 and found.reasons["schema_invalid"] == 2
+    assert found.groups and found.groups[0].examples
+
+
+def test_an_unknown_model_is_told(world: World) -> None:
+    with world.database.reading() as session, pytest.raises(NotFoundError):
+        look_over(session, Span(world.settings, "nobody", 7, LATER))
+
+
+def test_what_waits_for_a_person_is_counted(world: World) -> None:
+    with world.database.reading() as session:
+        assert awaiting(session, "assistant").nothing
+    world.say(world.ask("a question"), 1)
+    world.write()
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, NOW)
+        version = reserve_version(session, "assistant", None, None, "starter", "r", "h", "", {}, NOW)
+        mark_version(session, "assistant", version.number, "registered")
+        plain: dict[str, Any] = {"model": "assistant", "created": 0.0}
+        ended: dict[str, Any] = {"mode": "propose", "requested_by": "ann", "updated": 0.0, "state": "done"}
+        cycles = [
+            Cycle(id=new_id(NOW), decision="proposed", version=number, reason="it waits", **plain, **ended)
+            for number in (version.number, "9.9")
+        ]
+        asked: dict[str, Any] = {"origin": "t", "request_hash": "0", "answer": "x", "checks": []}
+        session.add_all(cycles)
+        session.add(
+            Candidate(
+                id=new_id(NOW), inference_id=new_id(NOW), source="teacher", state="checked", **plain, **asked
+            )
+        )
+        session.add(RaterHold(id=new_id(NOW), kind="group", target="g", feedback=[], reason="", **plain))
+        case: dict[str, Any] = {"suite": "golden", "prompt_hash": "0", "group_key": "0", "messages": []}
+        session.add(Case(id=new_id(NOW), **plain, **case))
+        session.commit()
+    with world.database.reading() as session:
+        found = awaiting(session, "assistant")
+        assert (found.failures, found.candidates, found.holds, found.cases) == (1, 1, 1, 1)
+        assert found.proposed == [(cycles[0].id, version.number, "it waits")] and not found.nothing
+        assert awaiting(session, "other").nothing
+
+
+def test_bands_and_marks_are_drawn_where_they_belong_and_their_names_are_text() -> None:
+    drawn = line("T", ["a", "b"], [2.0, None], 1, 5, [(1.0, 3.0), None], [(1, "<b>")])
+    root = ElementTree.fromstring(drawn)
+    (band,) = root.findall("rect")
+    (dot,) = root.findall("circle")
+    assert abs(float(band.attrib["x"]) + 4 - float(dot.attrib["cx"])) < 0.11
+    assert float(band.attrib["y"]) < float(dot.attrib["cy"])
+    assert float(band.attrib["y"]) + float(band.attrib["height"]) > float(dot.attrib["cy"])
+    assert [text.text for text in root.findall("text") if text.text == "<b>"] == ["<b>"]
+    assert len([one for one in root.findall("line") if one.attrib["class"] == "moved"]) == 1

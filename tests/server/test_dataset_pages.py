@@ -1,0 +1,99 @@
+"""`/datasets`: what was frozen, by which rules, and why each example is in it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from feedback.datasets.files import folder_of
+from feedback.datasets.freeze import build_dataset
+from feedback.ids import new_id
+from feedback.storage.tables import DatasetVersion
+from tests.feedback.world import NOW, RIGHT, World, settings_for
+from tests.server.inside import Inside
+from tests.server.test_access import bearing, make_key
+from tests.server.test_cycle_pages import page
+from tests.server.test_reading_pages import visitor
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def dataset(gateway: Inside) -> str:
+    """A version of thirty corrections, one of them by somebody who means harm; its id."""
+    world = World(gateway.gateway.database, settings_for(gateway.settings.directory, rater_minimum=50))
+    for number in range(30):
+        prompt = (
+            f"{EVIL if number == 7 else 'question'} number {number} about {'abcdefghij'[number % 10] * 7}"
+        )
+        world.correct(f"{prompt} {number * 7919}", RIGHT, user=f"user {number}")
+    world.write()
+    identifier = new_id(NOW)
+    build_dataset(world.database, world.settings, "assistant", identifier, ["replay"], NOW)
+    return identifier
+
+
+def test_a_version_shows_its_counts_slices_rules_and_examples(gateway: Inside, dataset: str) -> None:
+    listed = page(gateway, "/datasets")
+    assert f'href="/datasets/{dataset}"' in listed and "added" in listed
+    text = page(gateway, f"/datasets/{dataset}")
+    for shown in ("Splits", "correction", "Slices", "refund", "settings: evaluation share", "SHA-256"):
+        assert shown in text, shown
+    assert "?example=0#why" in text
+
+
+def test_examples_are_paged_and_filtered(gateway: Inside, dataset: str) -> None:
+    first = page(gateway, f"/datasets/{dataset}")
+    (following,) = re.findall(r'href="(/datasets/[^"]+after=\d+)"', first)
+    second = page(gateway, following.replace("&amp;", "&"))
+    places = [re.findall(r"<span>(\d+)</span><span>train", text) for text in (first, second)]
+    assert len(places[0]) == 25 and places[1] and not set(places[0]) & set(places[1])
+    assert "None is like that." in page(gateway, f"/datasets/{dataset}?source=replay")
+    assert "None is like that." not in page(gateway, f"/datasets/{dataset}?source=correction&new=1")
+    assert 'role="alert"' in page(gateway, f"/datasets/{dataset}?after=x", status=400)
+
+
+def test_why_an_example_is_in_it_is_for_reviewers(gateway: Inside, dataset: str) -> None:
+    reviewer, trainer = (bearing(make_key(gateway, scope)) for scope in ("review", "train"))
+    text = page(gateway, f"/datasets/{dataset}?example=3", reviewer)
+    assert "Why example 3 is in it" in text and "source: a user wrote it as a correction" in text
+    plain = page(gateway, f"/datasets/{dataset}?example=3", trainer)
+    assert "Why example" not in plain and "#why" not in plain and "number" in plain
+    assert "has no example" in page(gateway, f"/datasets/{dataset}?example=999", reviewer, 404)
+
+
+def test_what_users_wrote_is_text(gateway: Inside, dataset: str) -> None:
+    texts = [
+        page(gateway, f"/datasets/{dataset}{query}")
+        for query in ("", "?after=24", *(f"?example={n}" for n in range(0, 30, 5)))
+    ]
+    assert any("&lt;img src=x" in text for text in texts)
+
+
+def test_a_version_whose_files_are_gone_still_shows_what_is_known(gateway: Inside, dataset: str) -> None:
+    (folder_of(gateway.settings.directory, dataset) / "train.jsonl").unlink()
+    text = page(gateway, f"/datasets/{dataset}")
+    assert "the file is missing" in text and "Splits" in text
+
+
+def test_strangers_other_scopes_and_other_models_see_nothing(gateway: Inside, dataset: str) -> None:
+    assert "Sign in first" in page(gateway, f"/datasets/{dataset}", visitor(gateway, "infer", "feedback"))
+    other = visitor(gateway, "train", models=["other"])
+    assert "there is no dataset" in page(gateway, f"/datasets/{dataset}", other, 404)
+    assert "is not for the model" in page(gateway, "/datasets?model=assistant", other, 403)
+    assert "there is no dataset" in page(
+        gateway, "/datasets/0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f", visitor(gateway, "train"), 404
+    )
+
+
+def test_a_version_with_a_bare_manifest_is_shown(gateway: Inside) -> None:
+    identifier = new_id(NOW)
+    with gateway.gateway.database.session() as session:
+        row = DatasetVersion(
+            id=identifier, model="assistant", content_hash="0", note=EVIL, manifest={}, created=0
+        )
+        session.add(row)
+        session.commit()
+    assert "&lt;img src=x" in page(gateway, f"/datasets/{identifier}")
+    assert "&lt;img src=x" in page(gateway, "/datasets")
