@@ -122,7 +122,7 @@ class DemoClient:
         """Ask for a cycle and wait until it has ended."""
         body = {"model": MODEL, "mode": "auto", "guards_off": list(guards_off)}
         cycle = await self._call("POST", "/v1/cycles", body)
-        while cycle["state"] in ("queued", "running"):
+        while cycle["state"] in ("queued", "running", "canary"):
             show(cycle["step"] or cycle["state"])
             await asyncio.sleep(0.5)
             cycle = await self._call("GET", f"/v1/cycles/{cycle['id']}")

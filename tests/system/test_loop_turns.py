@@ -42,6 +42,9 @@ evaluation_share = 0.35
 replay = 8.0
 [training]
 threads = 2
+[canary]
+share = 0
+holdback = 0
 [schedule]
 cron = ""
 """
