@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -75,6 +75,29 @@ def page(template: str, status: int = 200, **facts: Any) -> Response[str]:
     """A page under the strict policy. All values are shown as text."""
     text = _templates.get_template(template).render(**facts)
     return Response(text, media_type="text/html", headers=GUARDED, status_code=status)
+
+
+def model_page(
+    template: str,
+    request: GatewayRequest,
+    gateway: Gateway,
+    model: str,
+    scopes: Sequence[str],
+    nothing: dict[str, Any],
+    make: Callable[[Caller, str], dict[str, Any]],
+    **facts: Any,
+) -> Response[str]:
+    """The page of one of the visitor's models, the first where none is named, with what `make` finds about it."""
+    visitor = visitor_of(request, *scopes)
+    names = visitor.models(gateway)
+    chosen = model or (names[0] if names else "")
+
+    def shown() -> dict[str, Any]:
+        assert visitor.caller is not None
+        visitor.caller.need_model(chosen)
+        return make(visitor.caller, chosen)
+
+    return shown_page(template, visitor, nothing, shown, models=names, chosen=chosen, **facts)
 
 
 def shown_page(

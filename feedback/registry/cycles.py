@@ -19,7 +19,8 @@ from feedback.storage.tables import Cycle
 
 GUARDS = ("raters", "replay", "size")
 """Guards of curation that a cycle may be asked to do without, by name."""
-_OPEN = ("queued", "running", "canary")
+OPEN = ("queued", "running", "canary")
+"""States of a cycle that has not ended."""
 
 _DOING = {"queued": "queued", "running": "running", "canary": "in its canary, where users decide"}
 
@@ -34,7 +35,7 @@ def request_cycle(
             "guards_off", f"there is no guard {', '.join(unknown)}; there are {', '.join(GUARDS)}"
         )
     lock_model(session, model)
-    open_ = session.exec(select(Cycle).where(Cycle.model == model, col(Cycle.state).in_(_OPEN))).first()
+    open_ = session.exec(select(Cycle).where(Cycle.model == model, col(Cycle.state).in_(OPEN))).first()
     if open_ is not None:
         raise ConflictError(
             f"cycle {open_.id} of {model!r} is {_DOING[open_.state]}; wait for its end, or cancel it with "
@@ -62,7 +63,7 @@ def cancel_cycle(session: Session, identifier: str, now: datetime) -> Cycle:
     cycle = session.get(Cycle, identifier, with_for_update=True, populate_existing=True)
     if cycle is None:
         raise _unknown(identifier)
-    if cycle.state not in _OPEN:
+    if cycle.state not in OPEN:
         raise ConflictError(f"cycle {identifier} is {cycle.state}; there is nothing left to cancel")
     # Asked for in every case: the loop may be taking it up at this very moment.
     cycle.cancel_requested = True

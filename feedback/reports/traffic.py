@@ -164,19 +164,9 @@ def days(session: Session, period: Period) -> list[Day]:
     counted = columns_of(asked, func.count()).where(period.covers()).group_by(asked)
     for number, answers in session.connection().execute(counted):
         day_of(number).answers = answers
-    means = _by_rater(period, asked).subquery()
-    told = columns_of(
-        means.c.part,
-        func.count(),
-        func.sum(means.c.count),
-        func.avg(means.c.mean),
-        func.sum(means.c.mean * means.c.mean),
-    ).group_by(means.c.part)
-    for number, raters, ratings, mean, squares in session.connection().execute(told):
+    for number, said in _stars(session, period, asked).items():
         day = day_of(number)
-        day.ratings, day.raters, day.mean = int(ratings), int(raters), float(mean)
-        if raters > 1:
-            day.interval = _interval(day.raters, day.mean, float(squares))
+        day.ratings, day.raters, day.mean, day.interval = said.ratings, said.raters, said.mean, said.interval
     return [found[number] for number in sorted(found)]
 
 
@@ -241,7 +231,8 @@ def _by_rater(period: Period, part: Any) -> Any:
     )
 
 
-def _stars(session: Session, period: Period, part: Any) -> dict[str | None, Stars]:
+def _stars(session: Session, period: Period, part: Any) -> dict[Any, Stars]:
+    """By the part that the column `part` tells; without one, all of the model under None."""
     means = _by_rater(period, col(Inference.model) if part is None else part).subquery()
     query = columns_of(
         means.c.part,
@@ -250,7 +241,7 @@ def _stars(session: Session, period: Period, part: Any) -> dict[str | None, Star
         func.avg(means.c.mean),
         func.sum(means.c.mean * means.c.mean),
     ).group_by(means.c.part)
-    found: dict[str | None, Stars] = {}
+    found: dict[Any, Stars] = {}
     for name, raters, ratings, mean, squares in session.connection().execute(query):
         told = Stars(ratings=int(ratings), raters=int(raters), mean=float(mean))
         if told.raters > 1:

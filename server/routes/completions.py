@@ -6,7 +6,6 @@ from litestar import post
 
 from feedback.errors import BadFieldError
 from feedback.ids import new_id
-from feedback.registry.adapters import adapter_name
 from feedback.registry.arms import unit_of
 from server.application import DIRECT
 from server.body import Body, read_chat, read_completion
@@ -43,21 +42,15 @@ def _begin(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
     stays = None
     if conversation is not None and purpose == "production" and body.goes_on(conversation):
         stays = gateway.conversations.version(body.model, conversation)
-        if stays is not None and gateway.adapter_watch.problem(adapter_name(body.model, stays)):
-            stays = None
     now = gateway.now()
     identifier = new_id(now)
     unit = unit_of(body.user, conversation, identifier) if purpose == "production" else None
     route = choose(body.model, gateway.live.current, stays, unit)
     caller.need_model(route.model)
-    if (
-        route.adapter is not None
-        and not is_pinned(body.model)
-        and gateway.adapter_watch.problem(route.adapter)
-    ):
-        route = choose(
-            body.model, gateway.live.current
-        )  # a challenger's files may be bad, the champion serves on
+    adapter = None if is_pinned(body.model) else route.adapter
+    if adapter is not None and gateway.adapter_watch.problem(adapter):
+        # the files of a challenger, or of a conversation's version, may be bad: the champion serves on
+        route = choose(body.model, gateway.live.current)
     traces = gateway.traces
     trace = None if traces is None else traces.begin(path, route, request.headers.get("traceparent"))
     return Completion(gateway, path, body, route, caller, purpose, conversation, identifier, now, trace)

@@ -14,17 +14,18 @@ from sqlmodel import Session, col, select
 from feedback.access.audit import acts_on
 from feedback.errors import NotFoundError
 from feedback.registry.canaries import canary_of
+from feedback.registry.cycles import OPEN as UNFINISHED
 from feedback.registry.cycles import get_cycle, list_cycles
 from feedback.registry.models import SERVABLE, get_model
 from feedback.registry.training_steps import all_steps, epochs_of
 from feedback.reports.plots import curves
 from feedback.storage.tables import Cycle, ModelVersion, Move, TrainingStep
-from server.rendering import shown_page, visitor_of
+from server.access import Caller
+from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
 
 _OPEN = {SCOPES: OPEN}
 _PAGE = 30
-_UNDER_WAY = ("queued", "running", "canary")
 _SUITES = ("golden", "regression", "holdout")
 _SIGNS = {"for": "✓", "against": "✗", "open": "?", "note": "·"}
 
@@ -34,13 +35,8 @@ def cycles(
     request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", cursor: FromQuery[str] = ""
 ) -> Response[str]:
     """A model's cycles, newest first, and the form that asks for one."""
-    visitor = visitor_of(request, "train")
-    names = visitor.models(gateway)
-    chosen = model or (names[0] if names else "")
 
-    def shown() -> dict[str, Any]:
-        assert visitor.caller is not None
-        visitor.caller.need_model(chosen)
+    def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         with gateway.database.reading() as session:
             get_model(session, chosen)
             found = list_cycles(session, chosen, _PAGE, cursor or None)
@@ -48,12 +44,12 @@ def cycles(
         return {
             "items": found.items,
             "following": found.next_cursor,
-            "under_way": any(one.state in _UNDER_WAY for one in found.items),
+            "under_way": any(one.state in UNFINISHED for one in found.items),
             "mode": configured.mode if configured else "propose",
         }
 
     nothing: dict[str, Any] = {"items": [], "following": None, "under_way": False, "mode": ""}
-    return shown_page("cycles.html", visitor, nothing, shown, models=names, chosen=chosen)
+    return model_page("cycles.html", request, gateway, model, ("train",), nothing, shown)
 
 
 @get("/cycles/{cycle_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -72,7 +68,7 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
             result = row.result or {}
             return {
                 "one": row,
-                "under_way": row.state in _UNDER_WAY,
+                "under_way": row.state in UNFINISHED,
                 "steps": [_step(entry) for entry in row.steps],
                 "acts": _acts(session, row),
                 "plot": Markup(_losses(trained)),
@@ -172,7 +168,7 @@ def _percent(share: float | None) -> str:
 
 def _promotable(session: Session, row: Cycle) -> bool:
     """Whether the cycle's version may be made the champion, and is not."""
-    if row.version is None or row.state in _UNDER_WAY:
+    if row.version is None or row.state in UNFINISHED:
         return False
     query = select(ModelVersion.state).where(
         ModelVersion.model == row.model, ModelVersion.number == row.version

@@ -18,7 +18,8 @@ from feedback.datasets.why import why_example
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.models import get_model
 from feedback.storage.tables import DatasetVersion, Example, ModelVersion
-from server.rendering import shown_page, visitor_of
+from server.access import Caller
+from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
 
 _OPEN = {SCOPES: OPEN}
@@ -31,13 +32,8 @@ def datasets(
     request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", cursor: FromQuery[str] = ""
 ) -> Response[str]:
     """A model's dataset versions, newest first."""
-    visitor = visitor_of(request, "review", "train")
-    names = visitor.models(gateway)
-    chosen = model or (names[0] if names else "")
 
-    def shown() -> dict[str, Any]:
-        assert visitor.caller is not None
-        visitor.caller.need_model(chosen)
+    def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         with gateway.database.reading() as session:
             get_model(session, chosen)
             found = list_datasets(session, chosen, _PAGE, cursor or None)
@@ -48,7 +44,7 @@ def datasets(
             }
 
     nothing: dict[str, Any] = {"items": [], "following": None, "trained": {}}
-    return shown_page("datasets.html", visitor, nothing, shown, models=names, chosen=chosen)
+    return model_page("datasets.html", request, gateway, model, ("review", "train"), nothing, shown)
 
 
 @get("/datasets/{dataset_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)

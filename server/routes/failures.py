@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from sqlmodel import Session
 
 from feedback.access.audit import note
 from feedback.datasets.failing_kinds import FailingKinds, Question, kinds_apart
@@ -13,6 +14,7 @@ from feedback.datasets.failures import list_failures, resolve_failure
 from feedback.registry.models import get_model
 from feedback.settings import ReasonName
 from feedback.storage.tables import Failure
+from server.access import Caller
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
 from server.routes.inferences import moment
@@ -65,9 +67,7 @@ def resolve(
     wanted = identifier(failure_id, "a failure case")
     correction = correction_text(data.correction)
     with gateway.database.session() as session:
-        known = session.get(Failure, wanted)
-        if known is not None:
-            request.user.need_model(known.model)
+        need_model_of(session, wanted, request.user)
         row = resolve_failure(
             session, wanted, data.action, correction, request.user.owner, gateway.settings, gateway.now()
         )
@@ -75,6 +75,13 @@ def resolve(
         note(session, request.user.actor, "failure.resolve", row.id, gateway.now(), **facts)
         session.commit()
         return view(FailureView, row)
+
+
+def need_model_of(session: Session, failure_id: str, caller: Caller) -> None:
+    """Raises `NotAllowedError` where the key is not for the failure case's model; one that is unknown is told later."""
+    known = session.get(Failure, failure_id)
+    if known is not None:
+        caller.need_model(known.model)
 
 
 ROUTES = [failures, kinds, resolve]

@@ -12,7 +12,8 @@ from feedback.errors import BadFieldError
 from feedback.registry.models import get_model
 from feedback.reports.overview import PERIODS, Overview, awaiting
 from feedback.reports.plots import bars, line
-from server.rendering import shown_page, visitor_of
+from server.access import Caller
+from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 
 
@@ -21,13 +22,8 @@ def overview(
     request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", days: FromQuery[str] = "30"
 ) -> Response[str]:
     """What awaits a decision is looked up now; the figures are as they were last found, at most minutes ago."""
-    visitor = visitor_of(request, "review", "train")
-    names = visitor.models(gateway)
-    chosen = model or (names[0] if names else "")
 
-    def shown() -> dict[str, Any]:
-        assert visitor.caller is not None
-        visitor.caller.need_model(chosen)
+    def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         if days not in map(str, PERIODS):
             raise BadFieldError("days", f"{days[:20]!r} is none of {', '.join(map(str, PERIODS))}")
         with gateway.database.reading() as session:
@@ -48,8 +44,8 @@ def overview(
     nothing: dict[str, Any] = dict.fromkeys(
         ("waits", "found", "when", "problem", "under_way", "stars_plot", "answers_plot")
     )
-    facts = {"models": names, "chosen": chosen, "days": days, "periods": list(map(str, PERIODS))}
-    return shown_page("overview.html", visitor, nothing, shown, **facts)
+    facts = {"days": days, "periods": list(map(str, PERIODS))}
+    return model_page("overview.html", request, gateway, model, ("review", "train"), nothing, shown, **facts)
 
 
 def _stars(found: Overview) -> str:

@@ -18,7 +18,8 @@ from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.forms import fragment
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure
-from server.rendering import shown_page, visitor_of
+from server.access import Caller
+from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.inferences import is_open_to, moment, with_ratings
 from server.views import show_inference
@@ -111,19 +112,14 @@ def inference(inference_id: FromPath[str], request: GatewayRequest, gateway: Par
 @get("/versions", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
 def versions(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") -> Response[str]:
     """A model's versions, newest first, and the moves of its champion with who decided and why."""
-    visitor = visitor_of(request, "infer", "review", "train")
-    names = visitor.models(gateway)
-    chosen = model or (names[0] if names else "")
 
-    def shown() -> dict[str, Any]:
-        assert visitor.caller is not None
-        visitor.caller.need_model(chosen)
+    def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         with gateway.database.reading() as session:
             row = get_model(session, chosen)
             before = champions_before(session, row)
             return {
                 "row": row,
-                "may_move": visitor.caller.may("admin"),
+                "may_move": caller.may("admin"),
                 "back": (before[0] or "base") if before else None,
                 "servable": SERVABLE,
                 "versions": list_versions(session, chosen),
@@ -131,7 +127,7 @@ def versions(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = ""
             }
 
     nothing: dict[str, Any] = {"row": None, "versions": [], "moves": [], "may_move": False}
-    return shown_page("versions.html", visitor, nothing, shown, models=names, chosen=chosen)
+    return model_page("versions.html", request, gateway, model, ("infer", "review", "train"), nothing, shown)
 
 
 @get("/report", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -139,19 +135,17 @@ def report(
     request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", month: FromQuery[str] = ""
 ) -> Response[str]:
     """A model's month."""
-    visitor = visitor_of(request, "review", "train")
-    names = visitor.models(gateway)
-    chosen = model or (names[0] if names else "")
     now = gateway.now()
     wanted = month or f"{now:%Y-%m}"
 
-    def shown() -> dict[str, Any]:
-        assert visitor.caller is not None
-        visitor.caller.need_model(chosen)
+    def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         found = report_apart(Wanted(gateway.settings, chosen, wanted, now))
         return {"body": Markup(fragment(found))}
 
-    return shown_page("report.html", visitor, {"body": ""}, shown, models=names, chosen=chosen, month=wanted)
+    nothing = {"body": ""}
+    return model_page(
+        "report.html", request, gateway, model, ("review", "train"), nothing, shown, month=wanted
+    )
 
 
 ROUTES = [inferences, inference, versions, report]

@@ -8,6 +8,7 @@ from typing import Any
 from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
+from sqlmodel import Session
 
 from feedback.access.audit import note
 from feedback.datasets.believed import Belief
@@ -23,10 +24,10 @@ from feedback.datasets.review_queue import (
     release,
 )
 from feedback.registry.models import get_model
-from feedback.storage.tables import Failure
 from server.access import Caller
-from server.rendering import shown_page, visitor_of
+from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
+from server.routes.failures import need_model_of
 from server.views import FailureView, view
 from server.wire import ClaimCase, ReleaseCase
 
@@ -88,9 +89,7 @@ def let_go(
     """Give a claimed case back before its time; one that somebody else holds stays theirs."""
     wanted = identifier(failure_id, "a failure case")
     with gateway.database.session() as session:
-        known = session.get(Failure, wanted)
-        if known is not None:
-            request.user.need_model(known.model)
+        need_model_of(session, wanted, request.user)
         release(session, wanted, _holder(request.user, data.holder))
         session.commit()
 
@@ -100,9 +99,7 @@ def reopen(failure_id: FromPath[str], request: GatewayRequest, gateway: Parts) -
     """Take back what people decided on a case and its candidates; it waits again. 409 where nothing was decided."""
     wanted = identifier(failure_id, "a failure case")
     with gateway.database.session() as session:
-        known = session.get(Failure, wanted)
-        if known is not None:
-            request.user.need_model(known.model)
+        need_model_of(session, wanted, request.user)
         row = reopen_failure(session, wanted, gateway.settings, gateway.now())
         note(session, request.user.actor, "failure.reopen", row.id, gateway.now(), model=row.model)
         session.commit()
@@ -112,25 +109,20 @@ def reopen(failure_id: FromPath[str], request: GatewayRequest, gateway: Parts) -
 @get("/review", opt={SCOPES: OPEN}, include_in_schema=False, sync_to_thread=True)
 def review(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") -> Response[str]:
     """Work through the failure cases that wait, by keyboard."""
-    visitor = visitor_of(request, "review")
-    names = visitor.models(gateway)
-    chosen = model or (names[0] if names else "")
 
-    def shown() -> dict[str, Any]:
-        assert visitor.caller is not None
-        visitor.caller.need_model(chosen)
+    def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         now = gateway.now()
         with gateway.database.reading() as session:
             get_model(session, chosen)
             return {
                 "waiting": count_waiting(session, chosen),
                 "held": count_held(session, chosen, now),
-                "decided": _decided(session, chosen, visitor.caller, now),
+                "decided": _decided(session, chosen, caller, now),
                 "ready": True,
             }
 
     nothing = {"waiting": 0, "held": 0, "decided": 0, "ready": False}
-    return shown_page("review.html", visitor, nothing, shown, models=names, chosen=chosen)
+    return model_page("review.html", request, gateway, model, ("review",), nothing, shown)
 
 
 def _holder(caller: Caller, page: str) -> str:
@@ -138,7 +130,7 @@ def _holder(caller: Caller, page: str) -> str:
     return f"{caller.key_id or 'local'}:{page}"
 
 
-def _decided(session: Any, model: str, caller: Caller, now: datetime) -> int:
+def _decided(session: Session, model: str, caller: Caller, now: datetime) -> int:
     return count_decided(session, model, caller.owner, now.timestamp() - _DAY)
 
 
