@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -40,6 +40,33 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
     return built
 
 
+def origins(path: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Where each setting that is not a default comes from: the file's name, or the variable that goes before it.
+
+    Keys are as messages name them: `server.port`, `engine[0].base`. For what `load` has taken.
+    """
+    found: dict[str, str] = {}
+    raw = {} if path is None else _parse(path)
+    for section, content in raw.items():
+        tables = content if isinstance(content, list) else [content]
+        for number, table in enumerate(tables):
+            place = f"{section}[{number}]" if isinstance(content, list) else section
+            found |= dict.fromkeys((f"{place}.{key}" for key in table), path.name if path else "")
+    for variable, section, key in _variables(environment):
+        kind = _fields(Settings).get(section)
+        place = f"{section}[0]" if _items(kind) else section
+        found[f"{place}.{key}"] = variable
+    return found
+
+
+def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Variables that set something, with section and key."""
+    for variable in sorted(environment):
+        if variable.startswith(_PREFIX) and "__" in variable:
+            section, key = variable.removeprefix(_PREFIX).lower().split("__", 1)
+            yield variable, section, key
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -55,10 +82,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _overlay(raw: dict[str, Any], environment: Mapping[str, str], problems: list[str]) -> None:
     """Lay `STARLOOP_SERVER__PORT=9000` over `[server] port`; of `[[engine]]` and `[[model]]`, over the first."""
-    for variable, text in sorted(environment.items()):
-        if not variable.startswith(_PREFIX) or "__" not in variable:
-            continue
-        section, key = variable.removeprefix(_PREFIX).lower().split("__", 1)
+    for variable, section, key in _variables(environment):
         kind = _fields(Settings).get(section)
         if kind is None:
             problems.append(
@@ -71,7 +95,7 @@ def _overlay(raw: dict[str, Any], environment: Mapping[str, str], problems: list
         if not isinstance(target, dict):
             continue  # the wrong shape is reported by the walk below
         field = _fields(_items(kind) or kind).get(key)
-        target[key] = _typed(text, field)
+        target[key] = _typed(environment[variable], field)
 
 
 def _typed(text: str, kind: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from feedback.settings import Settings
-from feedback.settings_file import load
+from feedback.settings_file import load, origins
 from server import errors, openapi
 from server.application import Application
 from server.gateway import Clock, Gateway
@@ -36,6 +36,7 @@ from server.routes import (
     holds,
     imports,
     inferences,
+    keys,
     metrics,
     models,
     overview,
@@ -44,8 +45,9 @@ from server.routes import (
     reports,
     review,
     session,
+    settings_page,
 )
-from server.telemetry.traces import with_endpoint
+from server.telemetry.traces import ENDPOINT, with_endpoint
 
 _FAMILIES = (
     completions,
@@ -64,6 +66,7 @@ _FAMILIES = (
     reports,
     erasure,
     audit,
+    keys,
     session,
     health,
     metrics,
@@ -72,22 +75,25 @@ _FAMILIES = (
     overview,
     cycle_pages,
     dataset_pages,
+    settings_page,
 )
 
 
 def create_app(
     settings: Settings,
     *,
+    origins: Mapping[str, str] | None = None,
     now: Clock = lambda: datetime.now(UTC),
     shared_metrics: Path | None = None,
     drains_apart: bool = False,
 ) -> Litestar:
     """One worker's application. Nothing is opened before the server starts it.
 
+    `origins` says where settings that are no defaults come from, for the page that shows them.
     `shared_metrics` is the directory where several workers count together. `drains_apart` brings records to the
     database in a process beside this one.
     """
-    gateway = Gateway(settings, now, shared_metrics, drains_apart)
+    gateway = Gateway(settings, now, shared_metrics, drains_apart, origins)
 
     @asynccontextmanager
     async def life(_app: Litestar) -> AsyncIterator[None]:
@@ -121,6 +127,10 @@ def create_app(
 
 def from_environment(shared_metrics: Path | None = None) -> Litestar:
     """The application of a server process: `STARLOOP_CONFIG` names the file, `STARLOOP_<SECTION>__<KEY>` overrides it."""
-    path = os.environ.get("STARLOOP_CONFIG")
-    settings = with_endpoint(load(Path(path) if path else None, os.environ), os.environ)
-    return create_app(settings, shared_metrics=shared_metrics, drains_apart=True)
+    named = os.environ.get("STARLOOP_CONFIG")
+    path = Path(named) if named else None
+    loaded = load(path, os.environ)
+    settings, known = with_endpoint(loaded, os.environ), origins(path, os.environ)
+    if settings.server.traces != loaded.server.traces:
+        known["server.traces"] = ENDPOINT
+    return create_app(settings, origins=known, shared_metrics=shared_metrics, drains_apart=True)

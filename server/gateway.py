@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -50,13 +50,20 @@ class Gateway:
     """One worker's parts. Made without touching anything; `open` and `close` are its life."""
 
     def __init__(
-        self, settings: Settings, now: Clock, shared_metrics: Path | None = None, drains_apart: bool = False
+        self,
+        settings: Settings,
+        now: Clock,
+        shared_metrics: Path | None = None,
+        drains_apart: bool = False,
+        origins: Mapping[str, str] | None = None,
     ) -> None:
         """`shared_metrics` is the directory where the workers of this gateway count together; None counts alone.
 
         `drains_apart` brings records to the database in a process beside this one, which then has more time.
+        `origins` is where settings come from (`settings_file.origins`).
         """
         self.settings = settings
+        self.origins = origins or {}
         self.now = now
         self.metrics = Metrics()
         self.reports = Reports(self.metrics, settings.server.log_requests, INFERENCE_ROUTES)

@@ -332,7 +332,7 @@ class AuditView(Struct, kw_only=True):
     details: dict[str, Any]
 
 
-_TIMES = {"created", "updated", "confirmed", "resolved", "limit", "ended"}
+_TIMES = {"created", "updated", "confirmed", "resolved", "limit", "ended", "expires", "revoked"}
 
 
 def view(kind: type[T], row: Any, **more: Any) -> T:

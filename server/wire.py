@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from feedback.access.keys import OWNER_LENGTH
 from feedback.settings import Mode
 
 Rating = Annotated[int, Meta(ge=1, le=5)]
@@ -14,6 +15,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Version = Annotated[str, Meta(min_length=1, max_length=100)]
 Text = Annotated[str, Meta(max_length=1_000_000)]
 Holder = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{8,64}$")]
+Allowance = Annotated[int, Meta(ge=1, le=10**12)]
 Tag = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -46,6 +48,25 @@ class NewFeedback(Wire):
 
 class SignIn(Wire):
     key: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class NewLimits(Wire):
+    """What a key may use: requests and tokens a minute, completions at a time; null is no limit."""
+
+    rpm: Allowance | None = None
+    tpm: Allowance | None = None
+    concurrent: Allowance | None = None
+
+
+class NewKey(Wire):
+    scopes: Annotated[list[Literal["infer", "feedback", "review", "train", "admin"]], Meta(min_length=1)]
+    owner: Annotated[str, Meta(max_length=OWNER_LENGTH)] = ""
+    """Whose key it is; empty is whoever asks for it."""
+    models: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
+    """Models that it is for; null is all."""
+    limits: NewLimits | None = None
+    expires: Annotated[str, Meta(min_length=1, max_length=40)] | None = None
+    """From when on it is refused: 90d, 12h, 4w, or a date or time in UTC."""
 
 
 class Promote(Wire):

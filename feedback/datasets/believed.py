@@ -6,15 +6,19 @@ would keep for good.
 
 from __future__ import annotations
 
+import heapq
 from datetime import datetime
 
 from msgspec import Struct
 
 from feedback.apart import answer_apart, ask_apart
 from feedback.datasets.contract import TaskContract
+from feedback.datasets.raters import Figures
 from feedback.datasets.weighing import gather
 from feedback.settings import Settings
 from feedback.storage.database import open_database
+
+LEAST = 200
 
 
 class Asked(Struct):
@@ -31,6 +35,8 @@ class Belief(Struct, frozen=True):
     crowd: float = 1.0
     """Of a rater of whom nothing is known."""
     raters: dict[str, float] = {}
+    least: list[Figures] = []
+    """Those who are believed least, with what that comes from: at most `LEAST`."""
 
     def share(self, rater: str) -> float:
         """How far a rater is believed beside the crowd; 1 for its reliability and above."""
@@ -51,7 +57,8 @@ def _weigh(asked: Asked) -> Belief:
     database = open_database(asked.settings)
     try:
         trust = gather(database, asked.settings, model, TaskContract.from_settings(model), asked.now).trust
-        return Belief(trust.crowd, {rater: one.reliability for rater, one in trust.figures.items()})
+        least = heapq.nsmallest(LEAST, trust.figures.values(), key=lambda one: (one.reliability, one.rater))
+        return Belief(trust.crowd, {rater: one.reliability for rater, one in trust.figures.items()}, least)
     finally:
         database.close()
 

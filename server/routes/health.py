@@ -59,6 +59,18 @@ async def live_head() -> None:
 @get("/health/ready", opt=_OPEN)
 async def ready(gateway: Parts) -> Response[Ready]:
     """Which parts are there; status 503 while requests cannot be answered."""
+    found = readiness(gateway)
+    return Response(found, status_code=200 if found.ready else 503)
+
+
+@head("/health/ready", opt=_OPEN, media_type=MediaType.TEXT)
+async def ready_head(gateway: Parts) -> Response[None]:
+    """The same, for who asks for the status alone."""
+    return Response(None, status_code=200 if _serves(gateway) else 503)
+
+
+def readiness(gateway: Gateway) -> Ready:
+    """Which parts are there, as this worker knows it."""
     away = gateway.engines.missing()
     engines = {
         engine.base: EngineHealth(engine.base not in away, away.get(engine.base))
@@ -74,9 +86,8 @@ async def ready(gateway: Parts) -> Response[Ready]:
     if failing is not None:
         missing.append(f"journal: {failing}")
     missing += [f"version {name}: {why}" for name, why in gateway.adapter_watch.problems().items()]
-    serves = _serves(gateway)
-    body = Ready(
-        ready=serves,
+    return Ready(
+        ready=_serves(gateway),
         missing=missing,
         engines=engines,
         database=DatabaseHealth(problem is None, problem, None if age is None else round(age, 3)),
@@ -84,13 +95,6 @@ async def ready(gateway: Parts) -> Response[Ready]:
             failing is None, failing, gateway.journal.backlog(), round(gateway.drainer.lag_seconds, 3)
         ),
     )
-    return Response(body, status_code=200 if serves else 503)
-
-
-@head("/health/ready", opt=_OPEN, media_type=MediaType.TEXT)
-async def ready_head(gateway: Parts) -> Response[None]:
-    """The same, for who asks for the status alone."""
-    return Response(None, status_code=200 if _serves(gateway) else 503)
 
 
 def _serves(gateway: Gateway) -> bool:

@@ -18,6 +18,8 @@ from feedback.settings import Settings
 from feedback.storage.records import InferenceRecord
 from server.routing import Route
 
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
@@ -34,7 +36,7 @@ def with_endpoint(settings: Settings, environment: Mapping[str, str]) -> Setting
     """The settings with the collector that OpenTelemetry's variable names, if they name none; for entry points."""
     if settings.server.traces:
         return settings
-    endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    endpoint = environment.get(ENDPOINT, "")
     server = msgspec.structs.replace(settings.server, traces=endpoint)
     return msgspec.structs.replace(settings, server=server)
 

@@ -114,6 +114,8 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         ("/v1/cycles", "", {"model": "assistant"}, "cycle.start"),
         ("/v1/cycles/{cycle_id}/cancel", "", None, "cycle.cancel"),
         ("/v1/erase", "", {"user": "somebody"}, "record.erase"),
+        ("/v1/keys", "", {"scopes": ["infer"], "owner": "shop"}, "key.create"),
+        ("/v1/keys/{key_id}/revoke", "", None, "key.revoke"),
     ]
     changing = {
         route.path_format
@@ -123,16 +125,17 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         if method not in ("GET", "HEAD", "OPTIONS") and handler.opt.get(SCOPES) not in ("open", ("infer",))
     }
     assert {path for path, *_ in done} == changing - NOTHING_DECIDED
-    cycle = ""
+    cycle = key = ""
     for path, subject, body, _ in done:
         for name in ("name", "failure_id", "case_id", "candidate_id", "hold_id"):
             path = path.replace(f"{{{name}}}", subject)
-        path = path.replace("{cycle_id}", cycle)
+        path = path.replace("{cycle_id}", cycle).replace("{key_id}", key)
         answer = gateway.call(
             "POST", f"{path}?model=assistant" if path == "/v1/imports" else path, body, admin
         )
         assert answer.status < 300, answer.body
         cycle = answer.json.get("id", "") if path == "/v1/cycles" else cycle
+        key = answer.json["key"]["id"] if path == "/v1/keys" else key
     rows = log(gateway, admin, "?limit=100")
     print([row["act"] for row in rows])
     assert [row["act"] for row in rows] == [act for *_, act in done]

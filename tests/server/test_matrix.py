@@ -85,6 +85,9 @@ GET /v1/cycles/{cycle_id}/metrics      401  403   403      403    in    in    40
 POST /v1/cycles/{cycle_id}/cancel      401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
 POST /v1/erase                         401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/audit                          401  403   403      403    403   in    403   401 401  in   in   in    401   401  401    401
+GET /v1/keys                           401  403   403      403    403   in    403   401 401  in   in   in    401   401  401    401
+POST /v1/keys                          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/keys/{key_id}/revoke          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /session                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   403    in
 DELETE /session                        in   in    in       in     in    in    in    in  in   in   403  in    in    in   in     in
 GET /health/live                       in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
@@ -101,6 +104,7 @@ GET /cycles/{cycle_id}                 in   in    in       in     in    in    in
 GET /datasets                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /datasets/{dataset_id}             in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /versions                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /settings                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /report                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /static/{name}                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /metrics                           401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
@@ -163,7 +167,12 @@ class House:
             "import": DataImport(id=new_id(now), **plain, **taken),
             "cycle": Cycle(id=new_id(now), mode="report", requested_by="ann", updated=0.0, **plain),
         }
-        self.ids = {"inference": asked, "example": "0", **{kind: row.id for kind, row in rows.items()}}
+        self.ids = {
+            "key": new_id(now),
+            "inference": asked,
+            "example": "0",
+            **{kind: row.id for kind, row in rows.items()},
+        }
         example = {"content_hash": "e", "split": "train", "source": "base", "new": False, "group_key": "g"}
         rows["example"] = Example(dataset_id=dataset, position=0, **example)
         with self.gateway.gateway.database.session() as session:
@@ -220,6 +229,7 @@ class House:
             "/v1/imports": {"prompt": "a", "completion": "b"},
             "/v1/cycles": {"model": "assistant"},
             "/v1/erase": {"user": "nobody"},
+            "/v1/keys": {"scopes": ["infer"], "models": ["nobody"]},  # a key would shut out who has none
             "/session": {"key": "sl-unknown"},
         }
 

@@ -14,11 +14,14 @@ from server.app import create_app
 from tests.server.served import Served, served
 from tests.server.upstream import fake_engine
 
-OPERATIONS = [
-    (method, path)
-    for path, item in sorted((create_app(Settings()).openapi_schema.to_schema()["paths"]).items())
-    for method in sorted(item)
-]
+OPERATIONS = sorted(
+    (
+        (method, path)
+        for path, item in sorted((create_app(Settings()).openapi_schema.to_schema()["paths"]).items())
+        for method in sorted(item)
+    ),
+    key=lambda one: one == ("post", "/v1/keys"),  # last: with the first key, who has none is shut out
+)
 
 
 @pytest.fixture(scope="module")
