@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from feedback.cron import cron_trigger
-from feedback.settings import Engine, Model, Schedule, Section, Storage
+from feedback.settings import Engine, Model, Schedule, Section, Storage, Training
 
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 
@@ -112,6 +112,13 @@ def _check(entry: str) -> str | None:
     return f'{entry!r} names no function; write "package.module:function"'
 
 
+def _devices(devices: str) -> str | None:
+    if devices in ("", "cpu") or _DEVICES.fullmatch(devices):
+        return None
+    return f'{devices!r} names no GPUs; write numbers ("1", "0,1") or names (`nvidia-smi -L` shows them), "cpu" or nothing'
+
+
+_DEVICES = re.compile(r"(?:\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+)(?:,(?:\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+))*")
 _ENTRY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Storage, "directory"): _directory,
@@ -121,6 +128,7 @@ _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Model, "pattern"): _pattern,
     (Model, "check"): _check,
     (Schedule, "cron"): _cron,
+    (Training, "devices"): _devices,
     (Schedule, "webhook"): _webhook,
     (Schedule, "smtp"): _smtp,
 }

@@ -1,4 +1,4 @@
-"""The child's end of a child process: `python -m trainer.child MODULE SPEC.json` runs `MODULE.main(spec, emit)`.
+"""The child's end of a child process: `python -m trainer.child MODULE SPEC.json [BYTES]` runs `MODULE.main(spec, emit)`.
 
 Standard output carries one JSON object a line and nothing else: what libraries print goes to standard error, which is
 the log. Standard input is a pipe that the parent never writes to: its end means that the parent is gone. The parent's
@@ -11,10 +11,12 @@ import gc
 import importlib
 import json
 import os
+import resource
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,15 +27,20 @@ Emit = Callable[[dict[str, Any]], None]
 NICENESS = 10
 """Serving comes first: the engine beside it has niceness 0."""
 
+_FIRST_TO_GO = 500
+"""Of 1,000: how much sooner than others the kernel ends it where the machine has no memory left."""
+
 _NOT_NEEDED = ("sklearn", "scipy")
 """What transformers and peft import because it is there, for parts that no child uses: a fifth of the start."""
 
 
-def run(module: str, spec: Path) -> int:
-    """Run a module's `main` with the spec. Its end, good or bad, is the last line written."""
+def run(module: str, spec: Path, memory: int = 0) -> int:
+    """Run a module's `main` with the spec, in so many bytes of memory (0: no limit). Its end, good or bad, is the last
+    line written."""
     emit = _events()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(NICENESS)
+    _bound(memory)
     try:
         result = _load(module)(json.loads(spec.read_text(encoding="utf-8")), emit)
     except StarloopError as error:
@@ -45,7 +52,8 @@ def run(module: str, spec: Path) -> int:
         return 1
     except Exception as error:  # the process's own boundary: whatever happened is recorded and explained
         traceback.print_exc()
-        emit({"event": "failed", "kind": "StarloopError", "message": f"{type(error).__name__}: {error}"})
+        message = _memory_problem(error, memory) or f"{type(error).__name__}: {error}"
+        emit({"event": "failed", "kind": "StarloopError", "message": message})
         return 1
     emit({"event": "done", "result": result})
     return 0
@@ -60,6 +68,33 @@ def _load(module: str) -> Callable[[dict[str, Any], Emit], dict[str, Any]]:
     gc.freeze()
     gc.enable()
     return main
+
+
+def _bound(memory: int) -> None:
+    """Take no more than that of what the engine needs too; and be the first to go where the machine runs out even so.
+
+    Counted is what is written to, so that a base's file, which is mapped, does not count twice. Beyond the limit an
+    allocation fails, which a training answers with smaller pieces, where without it the kernel would end somebody.
+    """
+    with suppress(OSError):  # no such file but on Linux
+        Path("/proc/self/oom_score_adj").write_text(str(_FIRST_TO_GO), encoding="ascii")
+    if memory:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _memory_problem(error: Exception, memory: int) -> str | None:
+    """In words, where it was memory that was missing before a step could be divided."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, for a GPU
+        return (
+            f"the GPU has no room for it ({str(error).splitlines()[0]}); look with nvidia-smi who holds its memory, lower the "
+            "engine's share ([[engine]] arguments), or train elsewhere ([training] devices)"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        limit = f" of the {memory / 1e9:.2f} GB that it may take ([training] memory_limit)" if memory else ""
+        return f"there was no memory left{limit}; give it more, or take a smaller base"
+    return None
 
 
 def _events() -> Emit:
@@ -88,4 +123,4 @@ def _storage_problem(error: OSError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(run(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])))

@@ -19,7 +19,7 @@ from sqlmodel import Session, col, func, select
 from feedback import starter
 from feedback.checks.cost import parameters_of
 from feedback.datasets.model_files import check_model_files
-from feedback.errors import NotFoundError, SettingsError, StarloopError
+from feedback.errors import ConflictError, NotFoundError, SettingsError, StarloopError
 from feedback.registry.bases import STARTER
 from feedback.registry.versions import list_versions
 from feedback.settings import Engine, Model, Settings
@@ -62,7 +62,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _environment(settings)
     yield from _notices(settings)
     yield from _files(settings)
-    yield from _record(settings, machine)
+    try:
+        yield from _record(settings, machine.limited_to(settings.training.devices))
+    except ConflictError as error:
+        yield Finding("training", "problem", str(error))
 
 
 def _machine(machine: Machine) -> Iterator[Finding]:

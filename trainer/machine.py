@@ -8,11 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import psutil
 from msgspec import Struct
 
+from feedback.errors import ConflictError
+
 Device = Literal["cpu", "cuda"]
-_QUERY = ["--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+_QUERY = ["--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
 _SECONDS = 5.0
 
 
@@ -22,6 +25,7 @@ class Gpu(Struct, frozen=True):
     name: str
     memory: int
     free: int
+    uuid: str = ""
 
 
 class Machine(Struct, frozen=True):
@@ -40,6 +44,33 @@ class Machine(Struct, frozen=True):
     def device_memory(self) -> int:
         """Of the device that trains: the first GPU, or the machine."""
         return self.gpus[0].memory if self.gpus else self.memory
+
+    @property
+    def device_free(self) -> int:
+        """Of that memory, what nobody holds now."""
+        return self.gpus[0].free if self.gpus else self.free
+
+    def limited_to(self, devices: str) -> Machine:
+        """The machine as a training sees it that is given these devices (`[training] devices`).
+
+        Raises `ConflictError` for one that is not there.
+        """
+        if not devices:
+            return self
+        wanted = [] if devices == "cpu" else devices.split(",")
+        return msgspec.structs.replace(self, gpus=[self._gpu(one) for one in wanted])
+
+    def _gpu(self, name: str) -> Gpu:
+        by_name = {str(number): gpu for number, gpu in enumerate(self.gpus)}
+        # CUDA takes the beginning of a name for the whole
+        found = by_name.get(name) or next((gpu for gpu in self.gpus if gpu.uuid.startswith(name)), None)
+        if found is None:
+            there = ", ".join(f"{number} ({gpu.name})" for number, gpu in by_name.items()) or "none"
+            raise ConflictError(
+                f"[training] devices names {name!r}, and the GPUs here are: {there}; name one of them, or "
+                'write "cpu" to train without'
+            )
+        return found
 
 
 def find_machine() -> Machine:
@@ -65,8 +96,9 @@ def _gpus() -> list[Gpu]:
 
 
 def _gpu(line: str) -> Gpu:
-    name, total, free = (part.strip() for part in line.rsplit(",", 2))
-    return Gpu(name, int(total) << 20, int(free) << 20)
+    rest, total, free = (part.strip() for part in line.rsplit(",", 2))
+    uuid, _, name = rest.partition(",")
+    return Gpu(name.strip(), int(total) << 20, int(free) << 20, uuid)
 
 
 def _container_limit() -> int:

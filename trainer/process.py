@@ -48,10 +48,13 @@ def run_child(
     threads: int,
     timeout_seconds: float,
     on_event: Callable[[dict[str, Any] | None], None],
+    devices: str = "",
+    memory: int = 0,
 ) -> dict[str, Any]:
     """Run `module.main(spec, emit)` in a child process and return its result.
 
-    `folder` takes the spec and the log. `on_event` gets every event and, at least once a second, None; whatever it
+    `folder` takes the spec and the log. `devices` are the GPUs that it sees (empty: those that this process sees,
+    `cpu`: none), `memory` the bytes of main memory that it may take (0: no limit). `on_event` gets every event and, at least once a second, None; whatever it
     raises ends the child and goes on to the caller. Raises the child's own error, `ChildDiedError` when it was killed, or
     a plain `StarloopError` when it ran past `timeout_seconds`.
     """
@@ -63,11 +66,11 @@ def run_child(
         with log.open("ab") as errors_to:
             child = subprocess.Popen(
                 # -P: a stray json.py in the working directory must not be imported
-                [sys.executable, "-P", "-m", "trainer.child", module, str(spec_file)],
+                [sys.executable, "-P", "-m", "trainer.child", module, str(spec_file), str(memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors_to,
-                env={**os.environ, **_environment(threads)},
+                env={**os.environ, **_environment(threads), **_visible(devices)},
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
             )
     except OSError as error:
@@ -151,6 +154,14 @@ def _environment(threads: int) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONHASHSEED": "0",
     }
+
+
+def _visible(devices: str) -> dict[str, str]:
+    """What makes CUDA number its devices as `nvidia-smi` does, and show these alone."""
+    if not devices:
+        return {}
+    shown = "" if devices == "cpu" else devices
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": shown}
 
 
 def _cause(status: int) -> str:

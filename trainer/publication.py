@@ -23,8 +23,9 @@ from feedback.registry.versions import list_versions, mark_version, reserve_vers
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
-from trainer.machine import find_machine
+from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
+from trainer.placement import place_on, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, speed_of
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
@@ -102,7 +103,9 @@ def train_version(
         max_rank=engine.max_lora_rank,
         method=choice.method,
     )
-    wanted = _planned(database, settings, name, base.path, folder, choice.method)
+    machine = find_machine().limited_to(settings.training.devices)
+    wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
+    place = place_on(machine, settings.training)
     steps = StepLog(database, work.name, clock)
 
     def told(progress: Progress) -> None:
@@ -110,7 +113,7 @@ def train_version(
         on_progress(progress)
 
     try:
-        trained = train(spec, told)
+        trained = train(spec, told, place)
     finally:
         steps.flush()
     facts = {**trained.facts, "run": work.name, "method": choice.method, "method_reason": choice.reason}
@@ -141,15 +144,24 @@ def train_version(
 
 
 def _planned(
-    database: Database, settings: Settings, name: str, base: str, dataset: Path, method: Method
+    database: Database,
+    settings: Settings,
+    machine: Machine,
+    name: str,
+    base: str,
+    dataset: Path,
+    method: Method,
 ) -> Preflight | None:
-    """What the training will take, said before it begins. Raises `DataRefusedError` where it cannot fit."""
-    machine = find_machine()
+    """What the training will take, said before it begins.
+
+    Raises `DataRefusedError` where it cannot fit, `UnavailableError` where somebody else holds the memory for now.
+    """
     with database.reading() as session:
         speed = speed_of(list_versions(session, name), parameters_of(Path(base)), machine.device)
     wanted = plan(Path(base), dataset, settings.training, machine, method, speed)
     if wanted is not None:
         refuse_too_large(wanted, machine.device_memory)
+        wait_for_room(wanted, machine)
         _log.info("the training of %s will take: %s", name, wanted.told())
     return wanted
 

@@ -78,7 +78,9 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
             "teraflops",
             "price_per_hour",
             "hosted_prices",
-        )  # the dataset's to say; estimates alone
+            "devices",
+            "memory_limit",
+        )  # the dataset's to say; estimates alone; where it runs
         values = {
             name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
         }
@@ -115,7 +117,20 @@ class Trained(Struct, frozen=True):
     facts: dict[str, Any]
 
 
-def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+class Place(Struct, frozen=True):
+    """Where a training runs. It does not decide the weights."""
+
+    devices: str = ""
+    """The GPUs that it sees; empty: all that there are, `cpu`: none."""
+    memory: int = 0
+    """Bytes of main memory that it may take; 0 is no limit."""
+
+
+HERE = Place()
+"""This machine, with nothing held back."""
+
+
+def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place = HERE) -> Trained:
     """Train in a child process; a training that ended well before is found again rather than repeated, one that was
     interrupted goes on from its newest checkpoint.
 
@@ -152,7 +167,7 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
         _clear(out)
         unfinished.callback(_clear, out)
         try:
-            result, deaths = _to_the_end(spec, on_event)
+            result, deaths = _to_the_end(spec, place, on_event)
         except _HOPELESS:
             discard_checkpoints(out)
             raise
@@ -178,7 +193,7 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Traine
 
 
 def _to_the_end(
-    spec: TrainingSpec, on_event: Callable[[dict[str, Any] | None], None]
+    spec: TrainingSpec, place: Place, on_event: Callable[[dict[str, Any] | None], None]
 ) -> tuple[dict[str, Any], int]:
     """The child's result, and how often it died on the way. Each new child goes on from the newest checkpoint."""
     out, deaths, vain = Path(spec.out), 0, 0
@@ -193,6 +208,8 @@ def _to_the_end(
                 threads=spec.threads,
                 timeout_seconds=max(1.0, deadline - time.monotonic()) if deaths else spec.timeout_seconds,
                 on_event=on_event,
+                devices=place.devices,
+                memory=place.memory,
             )
         except ChildDiedError as error:
             deaths += 1

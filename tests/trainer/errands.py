@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from feedback import errors
@@ -31,6 +33,28 @@ def count(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "wait": os.environ["OMP_WAIT_POLICY"],
         "nice": os.nice(0),
     }
+
+
+def tell_its_place(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    return {
+        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "order": os.environ.get("CUDA_DEVICE_ORDER"),
+        "memory": resource.getrlimit(resource.RLIMIT_DATA)[0],
+        "first_to_go": Path("/proc/self/oom_score_adj").read_text().strip(),
+    }
+
+
+def take_memory(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    return {"taken": len(bytearray(spec["bytes"]))}
+
+
+def find_the_gpu_full(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """End as torch ends where another process holds a GPU's memory, without loading torch."""
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore advice")
 
 
 def wait(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -103,6 +103,18 @@ def test_a_gpu_that_the_engine_fills_is_warned_of(tmp_path: Path, monkeypatch: p
     assert found["GPU"].text.startswith("NVIDIA L4")
 
 
+def test_a_gpu_that_is_not_there_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("NVIDIA L4", 24 << 30, 24 << 30)
+    monkeypatch.setattr(doctor, "find_machine", lambda: msgspec.structs.replace(SMALL, gpus=[gpu]))
+    settings = _settings(tmp_path / "data", training=Training(devices="1"))
+    found = _told(settings)["training"]
+    assert (found.state, "names '1', and the GPUs here are: 0 (NVIDIA L4)" in found.text) == ("problem", True)
+    assert (
+        _told(_settings(tmp_path / "data", training=Training(devices="0")))["training assistant"].state
+        == "ok"
+    )
+
+
 @contextmanager
 def _served(status: int) -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):

@@ -148,14 +148,16 @@ def test_a_base_that_is_not_at_hand_has_no_estimate(tmp_path: Path) -> None:
 
 def test_gpus_are_those_that_nvidias_tool_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034, 20000'\necho 'NVIDIA L4, 23034, 100'\n")
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU-a1, NVIDIA L4, 23034, 20000'\necho 'GPU-b2, NVIDIA L4, 23034, 100'\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = find_machine()
     assert found.gpus == [
-        Gpu("NVIDIA L4", 23034 << 20, 20000 << 20),
-        Gpu("NVIDIA L4", 23034 << 20, 100 << 20),
+        Gpu("NVIDIA L4", 23034 << 20, 20000 << 20, "GPU-a1"),
+        Gpu("NVIDIA L4", 23034 << 20, 100 << 20, "GPU-b2"),
     ]
     assert (found.device, found.device_memory) == ("cuda", 23034 << 20)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -33,6 +33,8 @@ def send(
     errand: str,
     on_event: Callable[[Event], None] = lambda event: None,
     timeout_seconds: float = 60,
+    devices: str = "",
+    memory: int = 0,
     **spec: Any,
 ) -> dict[str, Any]:
     return run_child(
@@ -42,6 +44,8 @@ def send(
         threads=3,
         timeout_seconds=timeout_seconds,
         on_event=on_event,
+        devices=devices,
+        memory=memory,
     )
 
 
@@ -68,6 +72,42 @@ def test_events_come_in_order_and_what_libraries_print_goes_to_the_log(tmp_path:
 def test_a_child_yields_the_cores_to_serving(tmp_path: Path) -> None:
     assert send(tmp_path, "count") == {"threads": "3", "wait": "PASSIVE", "nice": min(os.nice(0) + 10, 19)}
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory so")
+
+
+@linux
+def test_a_child_is_bounded_in_memory_sees_its_devices_and_is_the_first_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert send(tmp_path, "tell_its_place", devices="1,0", memory=600 << 20) == {
+        "devices": "1,0",
+        "order": "PCI_BUS_ID",
+        "memory": 600 << 20,
+        "first_to_go": "500",
+    }
+    assert send(tmp_path, "tell_its_place")["devices"] == "5"
+    assert send(tmp_path, "tell_its_place", devices="cpu")["devices"] == ""
+
+
+@linux
+def test_a_child_that_would_take_more_memory_than_it_may_says_so_and_the_machine_keeps_it(
+    tmp_path: Path,
+) -> None:
+    assert send(tmp_path, "take_memory", bytes=64 << 20, memory=600 << 20) == {"taken": 64 << 20}
+    with pytest.raises(
+        errors.StarloopError, match=r"no memory left of the 0\.63 GB .*\[training\] memory_limit"
+    ):
+        send(tmp_path, "take_memory", bytes=800 << 20, memory=600 << 20)
+
+
+def test_a_gpu_that_another_process_filled_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(
+        errors.StarloopError, match=r"no room for it \(CUDA out of memory.*GiB\.\).*nvidia-smi who holds"
+    ):
+        send(tmp_path, "find_the_gpu_full")
 
 
 def test_the_working_directory_is_not_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

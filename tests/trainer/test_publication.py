@@ -27,7 +27,7 @@ from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
 from tests.trainer.tiny import row, write_dataset
 from trainer import publication
 from trainer.publication import check_adapter, make_version, train_version
-from trainer.training import Progress, Trained, TrainingSpec
+from trainer.training import Place, Progress, Trained, TrainingSpec
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -42,7 +42,7 @@ class FakeTraining:
     def __init__(self) -> None:
         self.asked: list[TrainingSpec] = []
 
-    def __call__(self, spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+    def __call__(self, spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place) -> Trained:
         self.asked.append(spec)
         on_progress(Progress(step=1, steps=1))
         adapter = Path(spec.out) / "adapter"
@@ -255,7 +255,7 @@ def test_two_publications_at_once_get_two_numbers(
 
 
 def test_a_training_that_fails_takes_no_number(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverge(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+    def diverge(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place) -> Trained:
         raise UnsoundAdapterError("training diverged")
 
     monkeypatch.setattr(publication, "train", diverge)

@@ -1,0 +1,85 @@
+"""A training gets the devices and the memory that are its own, and waits where somebody else holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feedback.errors import ConflictError, SettingsError, UnavailableError
+from feedback.settings import Training
+from feedback.settings_file import load
+from trainer.machine import Gpu, Machine
+from trainer.placement import place_on, wait_for_room
+from trainer.preflight import Memory, Preflight
+from trainer.training import Place, TrainingSpec
+
+ENGINES = Gpu("NVIDIA L4", 24 << 30, 1 << 30, "GPU-a1b2")
+OURS = Gpu("NVIDIA L4", 24 << 30, 20 << 30, "GPU-c3d4")
+MACHINE = Machine(8, 64 << 30, 32 << 30, [ENGINES, OURS])
+
+
+def wanting(gigabytes: int) -> Preflight:
+    return Preflight(
+        device="cuda",
+        rows=1,
+        tokens=1,
+        epochs=1,
+        memory=Memory(0, gigabytes << 30, 0, 0, 0),
+        seconds=1.0,
+        cost=None,
+        rests_on="nothing",
+    )
+
+
+def test_a_training_sees_the_devices_that_it_is_given() -> None:
+    assert MACHINE.limited_to("").gpus == [ENGINES, OURS]
+    assert MACHINE.limited_to("1").gpus == [OURS]
+    assert MACHINE.limited_to("1,0").gpus == [OURS, ENGINES]
+    assert MACHINE.limited_to("GPU-c3").gpus == [OURS]
+    assert MACHINE.limited_to("cpu").device == "cpu"
+    for missing in ("2", "0,7", "GPU-e5"):
+        with pytest.raises(ConflictError, match=r"the GPUs here are: 0 \(NVIDIA L4\), 1 \(NVIDIA L4\)"):
+            MACHINE.limited_to(missing)
+
+
+def test_main_memory_is_bounded_where_the_cpu_trains() -> None:
+    assert place_on(MACHINE.limited_to("1"), Training(devices="1")) == Place("1", 0)
+    assert place_on(MACHINE.limited_to("cpu"), Training(devices="cpu")) == Place("cpu", 32 << 30)
+    assert place_on(Machine(2, 8 << 30, 4 << 30), Training(memory_limit=1 << 30)) == Place("", 1 << 30)
+
+
+def test_a_gpu_that_another_process_holds_is_waited_for() -> None:
+    wait_for_room(wanting(18), MACHINE.limited_to("1"))
+    with pytest.raises(UnavailableError, match=r"19\.3 GB on NVIDIA L4.*only 1\.1 GB are free.*who holds"):
+        wait_for_room(wanting(18), MACHINE.limited_to("0"))
+    wait_for_room(wanting(18), MACHINE.limited_to("cpu"))
+
+
+def test_where_it_runs_makes_no_other_training() -> None:
+    where = dict.fromkeys(("base_path", "base_revision", "engine_model", "dataset", "out"), "x")
+    here = TrainingSpec.of(Training(threads=1), **where, max_rank=16)
+    there = TrainingSpec.of(Training(threads=1, devices="1", memory_limit=9), **where, max_rank=16)
+    assert here.digest == there.digest
+
+
+@pytest.mark.parametrize(
+    ("devices", "right"),
+    [
+        ("1", True),
+        ("0,1", True),
+        ("GPU-a1b2", True),
+        ("cpu", True),
+        ("cuda:1", False),
+        ("1,", False),
+        ("-1", False),
+    ],
+)
+def test_devices_are_named_as_cuda_names_them(tmp_path: Path, devices: str, right: bool) -> None:
+    file = tmp_path / "starloop.toml"
+    file.write_text(f'[training]\ndevices = "{devices}"\n')
+    if right:
+        assert load(file, {}).training.devices == devices
+    else:
+        with pytest.raises(SettingsError, match="names no GPUs"):
+            load(file, {})

@@ -1,0 +1,30 @@
+"""Where a training runs: on which devices, in how much memory, and whether there is room just now."""
+
+from __future__ import annotations
+
+from feedback.errors import UnavailableError
+from feedback.settings import Training
+from trainer.machine import Machine
+from trainer.preflight import Preflight, gigabytes
+from trainer.training import Place
+
+
+def place_on(machine: Machine, settings: Training) -> Place:
+    """The place of a training on this machine, as `Machine.limited_to` shows it.
+
+    Its main memory is bounded on a CPU alone: drivers of GPUs lay claim to far more addresses than they use.
+    """
+    memory = 0 if machine.gpus else settings.memory_limit or machine.free
+    return Place(settings.devices, memory)
+
+
+def wait_for_room(wanted: Preflight, machine: Machine) -> None:
+    """Raise `UnavailableError`, so that it is tried again later, where the GPU is large enough but not free."""
+    if wanted.memory is None or not machine.gpus or wanted.memory.total <= machine.device_free:
+        return
+    raise UnavailableError(
+        f"the training needs about {gigabytes(wanted.memory.total)} on {machine.gpus[0].name}, and of its "
+        f"{gigabytes(machine.device_memory)} only {gigabytes(machine.device_free)} are free: look with nvidia-smi who holds the "
+        'rest. If it is the engine, lower its share ([[engine]] arguments = ["--gpu-memory-utilization", "0.6"]) or train on '
+        "another device ([training] devices)"
+    )
