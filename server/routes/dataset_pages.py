@@ -12,10 +12,13 @@ from litestar.params import FromPath, FromQuery
 from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import last_user_text
+from feedback.datasets.compared import compare_datasets
 from feedback.datasets.files import SPLITS, read_rows
 from feedback.datasets.listing import dataset_of, list_datasets
 from feedback.datasets.why import why_example
 from feedback.errors import BadFieldError, NotFoundError
+from feedback.imports.reading import FORMATS
+from feedback.imports.storing import page_of_imports
 from feedback.registry.models import get_model
 from feedback.storage.tables import DatasetVersion, Example, ModelVersion
 from server.access import Caller
@@ -25,6 +28,7 @@ from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
 _OPEN = {SCOPES: OPEN}
 _PAGE = 30
 _EXAMPLES = 25
+_IMPORTS = 10
 
 
 @get("/datasets", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -38,12 +42,22 @@ def datasets(
             get_model(session, chosen)
             found = list_datasets(session, chosen, _PAGE, cursor or None)
             return {
+                "may_send": caller.may("train") and gateway.settings.model_named(chosen) is not None,
+                "limit": gateway.settings.server.upload_limit,
+                "formats": FORMATS,
+                "imports": page_of_imports(session, chosen, _IMPORTS, None).items,
                 "items": found.items,
                 "following": found.next_cursor,
                 "trained": _trained(session, [one.id for one in found.items]),
             }
 
-    nothing: dict[str, Any] = {"items": [], "following": None, "trained": {}}
+    nothing: dict[str, Any] = {
+        "items": [],
+        "following": None,
+        "trained": {},
+        "imports": [],
+        "may_send": False,
+    }
     return model_page("datasets.html", request, gateway, model, ("review", "train"), nothing, shown)
 
 
@@ -56,8 +70,9 @@ def dataset(
     new: FromQuery[str] = "",
     after: FromQuery[str] = "",
     example: FromQuery[str] = "",
+    against: FromQuery[str] = "",
 ) -> Response[str]:
-    """One dataset version: its manifest, its examples, and with `example` why that one is in it."""
+    """One dataset version: its manifest, its examples, with `example` why that one is in it, with `against` what differs."""
     visitor = visitor_of(request, "review", "train")
 
     def shown() -> dict[str, Any]:
@@ -71,6 +86,13 @@ def dataset(
             why = why_example(session, directory, row, example) if example and caller.may("review") else None
             lines, last = _lines(session, directory, row, source, new, after)
             trained = _trained(session, [row.id]).get(row.id, [])
+            others = [one for one in list_datasets(session, row.model, _PAGE, None).items if one.id != row.id]
+            compared = None
+            if against:
+                other = dataset_of(session, identifier(against, "a dataset"))
+                if other.model != row.model:
+                    raise BadFieldError("against", "that dataset is of another model")
+                compared = compare_datasets(session, directory, other, row)
         following = ""
         if last is not None:
             asked = {"source": source, "new": new, "after": str(last)}
@@ -85,6 +107,9 @@ def dataset(
             "lines": lines,
             "following": following,
             "why": why,
+            "others": others,
+            "against": against,
+            "compared": compared,
             "may_ask": caller.may("review"),
         }
 

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from litestar import Response, get
 from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup
-from sqlmodel import select
+from sqlmodel import col, select
 
 from feedback.errors import NotFoundError
 from feedback.ids import parse_id
@@ -17,7 +17,7 @@ from feedback.registry.versions import list_versions
 from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.forms import fragment
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
-from feedback.storage.tables import Example, Failure
+from feedback.storage.tables import Example, Failure, ModelVersion
 from server.access import Caller
 from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
@@ -103,10 +103,18 @@ def inference(inference_id: FromPath[str], request: GatewayRequest, gateway: Par
                     Example.inference_id == identifier
                 )
             ).all()
+            taught = session.exec(
+                select(ModelVersion.dataset_id, ModelVersion.number)
+                .where(col(ModelVersion.dataset_id).in_([dataset for dataset, *_ in learned]))
+                .order_by(col(ModelVersion.id))
+            ).all()
             one = show_inference(row, feedback_of(session, identifier))
-        return {"one": one, "failure": failure, "learned": learned if caller.may("review", "train") else []}
+        told = learned if caller.may("review", "train") else []
+        return {"one": one, "failure": failure, "learned": told, "taught": taught}
 
-    return shown_page("inference.html", visitor, {"one": None, "failure": None, "learned": []}, shown)
+    return shown_page(
+        "inference.html", visitor, {"one": None, "failure": None, "learned": [], "taught": []}, shown
+    )
 
 
 @get("/versions", opt=_OPEN, include_in_schema=False, sync_to_thread=True)

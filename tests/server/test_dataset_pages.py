@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from feedback.datasets.files import folder_of
 from feedback.datasets.freeze import build_dataset
 from feedback.ids import new_id
-from feedback.storage.tables import DatasetVersion
+from feedback.storage.tables import DatasetVersion, Example
 from tests.feedback.world import NOW, RIGHT, World, settings_for
 from tests.server.inside import Inside
 from tests.server.test_access import bearing, make_key
@@ -97,3 +98,57 @@ def test_a_version_with_a_bare_manifest_is_shown(gateway: Inside) -> None:
         session.commit()
     assert "&lt;img src=x" in page(gateway, f"/datasets/{identifier}")
     assert "&lt;img src=x" in page(gateway, "/datasets")
+
+
+def test_two_versions_show_what_came_what_went_and_what_got_another_answer(
+    gateway: Inside, dataset: str
+) -> None:
+    database, directory = gateway.gateway.database, gateway.settings.directory
+    rows = [
+        json.loads(line) for line in (folder_of(directory, dataset) / "train.jsonl").read_text().splitlines()
+    ]
+    other, folder = new_id(NOW), None
+    kept, changed, new = rows[2], rows[1] | {"id": "c" * 64, "answer": EVIL}, rows[0] | {"id": "n" * 64}
+    new["messages"] = [{"role": "user", "content": "A question that nobody asked before"}]
+    folder = folder_of(directory, other)
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (kept, changed, new)))
+    (folder / "validation.jsonl").touch()
+    with database.session() as session:
+        first = session.get(DatasetVersion, dataset)
+        assert first is not None
+        session.add(
+            DatasetVersion(
+                id=other, model="assistant", created=1.0, content_hash="0", note="", manifest=first.manifest
+            )
+        )
+        session.flush()
+        for place, one in enumerate((kept, changed, new)):
+            session.add(
+                Example(
+                    dataset_id=other,
+                    position=place,
+                    content_hash=one["id"],
+                    split="train",
+                    source="correction",
+                    new=False,
+                    group_key="g",
+                )
+            )
+        session.commit()
+    text = page(gateway, f"/datasets/{other}?against={dataset}")
+    assert "1 came, " in text and "1 got another answer, 1 are the same." in text
+    assert "A question that nobody asked before" in text and "<ins>" in text and "<del>" in text
+    assert f'value="{dataset}" selected' in text
+    page(gateway, f"/datasets/{other}?against={new_id(NOW)}", status=404)
+
+
+def test_who_may_train_can_send_a_file_and_sees_what_was_taken(gateway: Inside) -> None:
+    trainer, reviewer = (bearing(make_key(gateway, scope)) for scope in ("train", "review"))
+    assert 'id="upload"' in page(gateway, "/datasets", trainer)
+    assert 'id="upload"' not in page(gateway, "/datasets", reviewer)
+    row = {"prompt": "Where is it?", "completion": RIGHT}
+    sent = gateway.call("POST", "/v1/imports?model=assistant&name=%3Cb%3Erows.jsonl", row, trainer)
+    assert sent.status == 201, sent.body
+    text = page(gateway, "/datasets", reviewer)
+    assert "&lt;b&gt;rows.jsonl" in text and "1 rows" in text

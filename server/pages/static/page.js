@@ -3,7 +3,7 @@
 export const find = (id) => document.getElementById(id);
 
 // The session is a cookie that no script can read; this other one shows that it is our own page that asks.
-function guard() {
+export function guard() {
   return document.cookie.match(/(?:^|; )starloop-csrf=([0-9a-f]+)/)?.[1] ?? "";
 }
 
