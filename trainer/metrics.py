@@ -15,6 +15,7 @@ from trainer.gateway import Answer
 from trainer.scoring import Answers, passed
 
 _MOST_CLASSES = 200
+_LEAST_IN_FACET, _MOST_FACETS = 5, 40
 
 
 class ClassFigures(Struct, frozen=True):
@@ -63,6 +64,9 @@ class Metrics(Struct, frozen=True):
     """Mean of the classes' F1; null without a contract that tells classes."""
     classes: dict[str, ClassFigures] = {}
     slices: dict[str, SliceFigures] = {}
+    """By the cases' own slice."""
+    facets: dict[str, SliceFigures] = {}
+    """By metadata of the requests, and by what was wrong with failures; those of at least five cases, the largest forty."""
     wording: Wording | None = None
 
     @classmethod
@@ -82,6 +86,7 @@ class Metrics(Struct, frozen=True):
             macro_f1=fmean(f1) if f1 else None,
             classes=classes,
             slices=_slices(cases, answers),
+            facets=_facets(cases, answers),
             wording=wording([case.answer for case in cases], [answer.text for answer in given]),
         )
 
@@ -144,6 +149,18 @@ def _slices(cases: Sequence[EvalCase], answers: Answers) -> dict[str, SliceFigur
         if case.slice is not None:
             by_slice.setdefault(case.slice, []).append(passed(case, answers))
     return {name: SliceFigures(len(hits), sum(hits) / len(hits)) for name, hits in sorted(by_slice.items())}
+
+
+def _facets(cases: Sequence[EvalCase], answers: Answers) -> dict[str, SliceFigures]:
+    by_facet: dict[str, list[bool]] = {}
+    for case in cases:
+        for facet in case.facets:
+            by_facet.setdefault(facet, []).append(passed(case, answers))
+    told = {name: hits for name, hits in by_facet.items() if len(hits) >= _LEAST_IN_FACET}
+    largest = sorted(told, key=lambda name: (-len(told[name]), name))[:_MOST_FACETS]
+    return {
+        name: SliceFigures(len(told[name]), sum(told[name]) / len(told[name])) for name in sorted(largest)
+    }
 
 
 def _per_token(given: Sequence[Answer]) -> float | None:

@@ -7,9 +7,12 @@ examples. All stand on the evaluation side, one for each prompt group.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import select as columns_of
 from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import Messages, base_examples, last_user_text, messages_of
@@ -27,6 +30,7 @@ from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Case, Failure, Inference
 
 _CHUNK = 200
+_LONGEST_FACET = 80
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class EvalCase:
     answer: str
     slice: str | None = None
     critical: bool = False
+    facets: tuple[str, ...] = ()
+    """What else it is reported by: `key=value` of the request's metadata, `failure=reason` of a failure case."""
 
 
 def draw_cases(
@@ -190,32 +196,62 @@ def holdout_cases(session: Session, model: str) -> list[EvalCase]:
     if share is None:
         return []
     query = (
-        select(Inference.id, Inference.user, Inference.conversation, Inference.request, Failure.correction)  # type: ignore[call-overload]
+        columns_of(
+            col(Inference.id),
+            col(Inference.user),
+            col(Inference.conversation),
+            col(Inference.request),
+            col(Failure.correction),
+            col(Failure.reasons),
+            col(Inference.metadata_),
+        )
         .join(Failure, col(Failure.inference_id) == col(Inference.id))
-        .where(Failure.model == model, Failure.state == "corrected")
+        .where(col(Failure.model) == model, col(Failure.state) == "corrected")
         .order_by(col(Inference.id))
     )
     rows = [
-        (identifier, user_key(user, conversation, identifier), messages, answer)
-        for identifier, user, conversation, request, answer in session.exec(query)
+        (
+            EvalCase(identifier, messages, answer, facets=facets_of(metadata, reasons)),
+            user_key(user, conversation, identifier),
+        )
+        for identifier, user, conversation, request, answer, reasons, metadata in session.connection().execute(
+            query
+        )
         if answer is not None and (messages := messages_of(request)) is not None
     ]
-    hashes = [prompt_hash(last_user_text(messages)) for _, _, messages, _ in rows]
+    hashes = [prompt_hash(last_user_text(case.messages)) for case, _ in rows]
     groups = groups_by_hash(session, hashes)
     found: dict[str, EvalCase] = {}
-    for (identifier, user, messages, answer), prompt in zip(rows, hashes, strict=True):
+    for (case, user), prompt in zip(rows, hashes, strict=True):
         group = groups.get(prompt)
         if group is None or group.unused or row_side(group.key, user, share) != "evaluation":
             continue
-        found.setdefault(group.key, EvalCase(identifier, messages, answer))
+        found.setdefault(group.key, case)
     return list(found.values())
 
 
+def facets_of(
+    metadata: Mapping[str, Any] | None, reasons: Sequence[Mapping[str, Any]] = ()
+) -> tuple[str, ...]:
+    """What a case is reported by besides its slice: short values of metadata, and why triage selected it."""
+    told = [
+        f"{key}={value}"
+        for key, value in (metadata or {}).items()
+        if isinstance(value, str | int | float | bool) and len(f"{key}={value}") <= _LONGEST_FACET
+    ]
+    return tuple(sorted({*told, *(f"failure={one['reason']}" for one in reasons)}))
+
+
 def _confirmed(session: Session, model: str, suite: str) -> list[EvalCase]:
-    query = select(Case).where(Case.model == model, Case.suite == suite, Case.state == "confirmed")
+    query = (
+        select(Case, Inference.metadata_)
+        .outerjoin(Inference, col(Inference.id) == col(Case.inference_id))
+        .where(Case.model == model, Case.suite == suite, Case.state == "confirmed")
+        .order_by(col(Case.id))
+    )
     return [
-        EvalCase(case.id, case.messages, case.answer or "", case.slice, case.critical)
-        for case in session.exec(query.order_by(col(Case.id)))
+        EvalCase(case.id, case.messages, case.answer or "", case.slice, case.critical, facets_of(metadata))
+        for case, metadata in session.exec(query)
     ]
 
 

@@ -156,9 +156,22 @@ def _comparison(versions: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         if count:
             rows.append((f"{suite}: right, of {count}", [_percent(one.get("accuracy")) for one in metrics]))
             rows.append((f"{suite}: in valid form", [_percent(one.get("valid_format")) for one in metrics]))
+            rows += _parts(suite, metrics)
     speeds = [(found.get("golden") or {}).get("ms_per_request") for found in versions.values()]
     if any(speed is not None for speed in speeds):
         rows.append(("a request, median", ["–" if speed is None else f"{speed:,.0f} ms" for speed in speeds]))
+    return rows
+
+
+def _parts(suite: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """A row for each slice of the suite, then for each value of metadata and reason of failures."""
+    rows = []
+    for kind in ("slices", "facets"):
+        found = [one.get(kind) or {} for one in metrics]
+        for name in sorted({name for parts in found for name in parts}):
+            count = max(parts[name]["n"] for parts in found if name in parts)
+            cells = [_percent(parts[name]["accuracy"] if name in parts else None) for parts in found]
+            rows.append((f"{suite}, {name}: right, of {count}", cells))
     return rows
 
 

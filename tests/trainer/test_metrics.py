@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feedback.datasets.cases import EvalCase
+from feedback.datasets.cases import EvalCase, facets_of
 from feedback.datasets.contract import TaskContract
 from trainer.gateway import Answer
 from trainer.metrics import ClassFigures, Metrics, agreement, wording
@@ -41,6 +41,17 @@ def test_slices_have_their_own_accuracy() -> None:
     found = judged([("a", "a"), ("b", "a"), ("c", "c")], TaskContract(), ["shop", "shop", None])
     assert {name: (one.n, one.accuracy) for name, one in found.slices.items()} == {"shop": (2, 0.5)}
     assert found.classes == {} and found.macro_f1 is None
+
+
+def test_metadata_and_reasons_of_failures_have_figures_where_there_are_five_cases() -> None:
+    cases = [EvalCase(str(n), [], "a", facets=facets_of({"channel": "mail"}, ())) for n in range(6)]
+    reason = [{"reason": "low_rating"}]
+    cases += [EvalCase(str(n), [], "a", facets=facets_of({"channel": "web"}, reason)) for n in range(6, 10)]
+    cases.append(EvalCase("10", [], "a", facets=facets_of({"note": "x" * 100, "tags": ["one"]}, reason)))
+    answers = {case.id: Answer("a" if int(case.id) % 2 else "b", "stop", 1, 1.0) for case in cases}
+    found = Metrics.of(cases, answers, TaskContract()).facets
+    told = {name: (one.n, one.accuracy) for name, one in found.items()}
+    assert told == {"channel=mail": (6, 0.5), "failure=low_rating": (5, 0.4)}
 
 
 def test_wording_is_what_the_published_measures_say() -> None:

@@ -78,6 +78,19 @@ def _text(report: Sequence[Mapping[str, Any]]) -> str:
             shares = (_percent(figures["accuracy"]), _percent(figures["valid_format"]))
             spent = "-" if figures["ms_per_request"] is None else f"{figures['ms_per_request']:.0f}"
             rows.append((*cells, *shares, spent, _against(figures.get("against"))))
+            rows += [
+                (
+                    version["version"],
+                    f"{suite}, {name}",
+                    str(part["n"]),
+                    _percent(part["accuracy"]),
+                    "-",
+                    "-",
+                    "-",
+                )
+                for kind in ("slices", "facets")
+                for name, part in figures[kind].items()
+            ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
