@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-data bench-decisions bench-train-gpu faults starter pins clean
+.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-decisions bench-train-gpu faults starter pins clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ bench-gateway: install ## The gateway beside others, in turns; writes tests/benc
 
 bench-memory: install ## Memory of the gateway over a million requests, and two workers beside one
 	$(BIN)/python -m tests.bench.memory $(or $(ARGS),--output tests/bench/results/memory.md)
+
+bench-uploads: install ## What a 500 MB upload and lists of 1,000 files cost the gateway
+	$(BIN)/python -m tests.bench.uploads $(ARGS)
 
 bench-data: install ## Import, near duplicates and what is found in public data; writes tests/bench/results
 	$(BIN)/python -m tests.bench.data $(or $(ARGS),--output tests/bench/results/data.md)

@@ -20,6 +20,7 @@ from litestar.openapi.spec import (
     Schema,
     SecurityScheme,
 )
+from litestar.openapi.spec.enums import OpenAPIFormat
 
 from server.errors import answer_to
 
@@ -64,6 +65,23 @@ class CompletionOperation(Operation):
         _pass_through(self, "prompt", Schema(type=[OpenAPIType.STRING, OpenAPIType.ARRAY]))
 
 
+@dataclass
+class FileOperation(Operation):
+    """A form with a file, which the handler reads piece by piece itself."""
+
+    def __post_init__(self) -> None:
+        purposes = Schema(type=OpenAPIType.STRING, enum=["fine-tune", "batch", "evals", "user_data"])
+        _form(self, "file", {"purpose": purposes})
+
+
+@dataclass
+class PartOperation(Operation):
+    """A form with a part of a file."""
+
+    def __post_init__(self) -> None:
+        _form(self, "data", {})
+
+
 class DocumentPlugin(JsonRenderPlugin):
     """The document with the errors that are really answered: Litestar writes down its own form of them."""
 
@@ -95,6 +113,19 @@ def configuration() -> OpenAPIConfig:
 async def _in_our_words(response: Response[Any]) -> Response[Any]:
     """Litestar answers other addresses under `/schema` with a page of its own."""
     return answer_to(NotFoundException()) if response.status_code == 404 else response
+
+
+def _form(operation: Operation, file: str, fields: dict[str, Schema]) -> None:
+    content = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+    body = Schema(
+        type=OpenAPIType.OBJECT,
+        properties={file: content, **fields},
+        required=[file, *fields],
+        additional_properties=False,
+    )
+    operation.request_body = RequestBody(
+        content={"multipart/form-data": OpenAPIMediaType(schema=body)}, required=True
+    )
 
 
 def _pass_through(operation: Operation, content: str, schema: Schema) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Annotated, Any
 
 from litestar import Request
@@ -75,6 +76,13 @@ class GatewayRequest(Request[Caller, None, State]):
         """
         wanted = self.route_handler.parsed_fn_signature.parameters["data"].annotation
         return decode_body(await self.body(), decoder_of(wanted))
+
+
+def only_query(request: Request[Any, Any, Any], known: Set[str]) -> None:
+    """Raises `BadFieldError` for a query parameter that the route does not have, which Litestar would pass over."""
+    for name in request.query_params:
+        if name not in known:
+            raise BadFieldError(name[:60], "is no parameter of this")
 
 
 def identifier(text: str, what: str) -> str:

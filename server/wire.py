@@ -149,3 +149,17 @@ class NewCycle(Wire):
     guards_off: list[Literal["raters", "replay", "size"]] = []
     reason: Line | None = None
     """Why, for the audit log."""
+
+
+class BeginUpload(Wire):
+    """A file that is to come in parts; `mime_type` is taken, as OpenAI's clients send it, and not kept."""
+
+    filename: Annotated[str, Meta(min_length=1, max_length=255)]
+    purpose: Literal["fine-tune", "batch", "evals", "user_data"]
+    bytes: Annotated[int, Meta(ge=1, le=1 << 50)]
+    mime_type: Annotated[str, Meta(max_length=255)]
+
+
+class CompleteUpload(Wire):
+    part_ids: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
+    md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$")] | None = None

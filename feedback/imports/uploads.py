@@ -1,11 +1,12 @@
 """A file that is being sent: its bytes as they come, and how it is taken in once they are all here.
 
-It stands in a folder that `storing` takes for one of its own: whoever dies over it leaves it to be swept away.
+It stands in a folder that `storing.sweep` knows: whoever dies over it leaves it to be swept away.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from contextlib import suppress
@@ -26,15 +27,19 @@ from feedback.storage.database import opened
 
 
 class Upload:
-    """Bytes on their way to the disk. Used as a context manager; nothing of it is left at the end."""
+    """Bytes on their way to the disk. Used as a context manager; nothing of it is left at the end but what was kept."""
 
-    def __init__(self, directory: Path, limit: int, now: datetime) -> None:
-        """`limit` is the most bytes that it may have. Raises `StorageError` where nothing can be written."""
-        folder = directory / FOLDER
+    def __init__(self, directory: Path, limit: int, now: datetime, within: str = FOLDER) -> None:
+        """`limit` is the most bytes that it may have; it stands in the folder `within` of the data directory.
+
+        Raises `StorageError` where nothing can be written.
+        """
+        folder = directory / within
         self._place = folder / f".{new_id(now)}.partial"
         self.path = self._place / "upload"
         self._limit = limit
-        self._size = 0
+        self._digest = hashlib.sha256()
+        self.size = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             sweep(folder)
@@ -56,12 +61,13 @@ class Upload:
 
     def write(self, piece: bytes) -> None:
         """Take a piece. Raises `TooLargeError` above the limit, `StorageError` when the disk is full."""
-        self._size += len(piece)
-        if self._size > self._limit:
+        self.size += len(piece)
+        if self.size > self._limit:
             raise TooLargeError(
                 f"the file has more than {self._limit} bytes; pack it with gzip or zstd, send it in parts, or raise [server] "
                 "upload_limit"
             )
+        self._digest.update(piece)
         try:
             self._file.write(piece)
         except OSError as error:
@@ -71,6 +77,20 @@ class Upload:
         """All of it has come. Raises `StorageError` when the disk is full."""
         try:
             self._file.close()
+        except OSError as error:
+            raise _no_room(self._place.parent, error) from error
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of what has come."""
+        return self._digest.hexdigest()
+
+    def keep(self, target: Path) -> None:
+        """Move the whole file to its place in the same folder, flushed to disk. Raises `StorageError`."""
+        try:
+            with self.path.open("rb") as written:
+                os.fsync(written.fileno())
+            self.path.rename(target)
         except OSError as error:
             raise _no_room(self._place.parent, error) from error
 

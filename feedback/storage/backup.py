@@ -6,7 +6,7 @@ database already, so nothing that was acknowledged before the backup began is mi
 last, as each of them stands before the row that names it.
 
     manifest.json (at the end)   when, of which database, and the SHA-256 of every file
-    database.sqlite | database.dump, journal/…, imports/…, datasets/…, adapters/…, *.key
+    database.sqlite | database.dump, journal/…, imports/…, files/…, datasets/…, adapters/…, *.key
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from feedback.storage.journal_file import FOLDER, journals, segments
 from feedback.storage.marks import SUFFIX, read_marks, write_marks
 
 MANIFEST = "manifest.json"
-_TREES = ("imports", "datasets", "adapters")
+_TREES = ("imports", "files", "datasets", "adapters")
 _SQLITE, _DUMP = "database.sqlite", "database.dump"
 _PIECE = 1 << 20
 _FORM = 1

@@ -16,7 +16,16 @@ from tests.server.test_access import bearing, make_key
 from tests.server.versions import add_version
 
 # They keep a case for a few minutes and decide nothing.
-NOTHING_DECIDED = {"/v1/failures/claim", "/v1/failures/{failure_id}/release"}
+NOTHING_DECIDED = {("POST", "/v1/failures/claim"), ("POST", "/v1/failures/{failure_id}/release")}
+# What `test_files_are_audited` calls.
+FILES = {
+    ("POST", "/v1/files"),
+    ("DELETE", "/v1/files/{file_id}"),
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/uploads/{upload_id}/parts"),
+    ("POST", "/v1/uploads/{upload_id}/complete"),
+    ("POST", "/v1/uploads/{upload_id}/cancel"),
+}
 ANSWER = json.dumps({"intent": "refund", "urgency": "low"})
 
 
@@ -118,13 +127,13 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         ("/v1/keys/{key_id}/revoke", "", None, "key.revoke"),
     ]
     changing = {
-        route.path_format
+        (method, route.path_format)
         for route in gateway.app.routes
         if isinstance(route, HTTPRoute)
         for method, (handler, _) in route.route_handler_map.items()
         if method not in ("GET", "HEAD", "OPTIONS") and handler.opt.get(SCOPES) not in ("open", ("infer",))
     }
-    assert {path for path, *_ in done} == changing - NOTHING_DECIDED
+    assert {("POST", path) for path, *_ in done} == changing - NOTHING_DECIDED - FILES
     cycle = key = ""
     for path, subject, body, _ in done:
         for name in ("name", "failure_id", "case_id", "candidate_id", "hold_id"):
@@ -151,6 +160,37 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
     assert by_act["case.confirm"]["subject"] == first
     assert ANSWER not in repr(rows)
     assert [row["act"] for row in log(gateway, admin, "?act=case.drop")] == ["case.drop"]
+
+
+def test_files_are_audited(gateway: Inside, admin: dict[str, str]) -> None:
+    form = admin | {"content-type": "multipart/form-data; boundary=x"}
+
+    def sent(path: str, *fields: tuple[str, bytes]) -> str:
+        parts = (
+            b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), value)
+            for name, value in fields
+        )
+        return str(gateway.call("POST", path, b"".join(parts) + b"--x--\r\n", form).json["id"])
+
+    whole = sent("/v1/files", ("purpose", b"user_data"), ("file", b"abc"))
+    begun = {"filename": "a", "purpose": "user_data", "bytes": 3, "mime_type": "x"}
+    first, second = (gateway.call("POST", "/v1/uploads", begun, admin).json["id"] for _ in range(2))
+    part = sent(f"/v1/uploads/{first}/parts", ("data", b"abc"))
+    gateway.call("POST", f"/v1/uploads/{first}/complete", {"part_ids": [part]}, admin)
+    gateway.call("POST", f"/v1/uploads/{second}/cancel", None, admin)
+    gateway.call("DELETE", f"/v1/files/{whole}", None, admin)
+    rows = log(gateway, admin, "?limit=100")
+    acts = [
+        "file.upload",
+        "upload.begin",
+        "upload.begin",
+        "upload.part",
+        "file.upload",
+        "upload.cancel",
+        "file.delete",
+    ]
+    assert [row["act"] for row in rows] == acts
+    assert rows[0]["subject"] == rows[-1]["subject"] == whole.removeprefix("file-")
 
 
 def test_what_did_not_come_about_is_not_audited(gateway: Inside, admin: dict[str, str]) -> None:

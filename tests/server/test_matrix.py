@@ -16,6 +16,7 @@ from litestar.routes import HTTPRoute
 
 from feedback.access.keys import SCOPES, create_key, revoke_key
 from feedback.ids import new_id
+from feedback.storage.file_table import PartedUpload, StoredFile
 from feedback.storage.tables import (
     Candidate,
     Case,
@@ -73,6 +74,15 @@ POST /v1/holds/{hold_id}/decide        401  403   403      in     403   in    40
 GET /v1/imports                        401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/imports/{import_id}            401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
 POST /v1/imports                       401  403   403      403    in    in    403   401 401  in   403  in    401   401  401    401
+GET /v1/files                          401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
+POST /v1/files                         401  403   403      403    in    in    in    401 401  in   403  in    401   401  401    401
+GET /v1/files/{file_id}                401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /v1/files/{file_id}/content        401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
+DELETE /v1/files/{file_id}             401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
+POST /v1/uploads                       401  403   403      403    in    in    in    401 401  in   403  in    401   401  401    401
+POST /v1/uploads/{upload_id}/parts     401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
+POST /v1/uploads/{upload_id}/complete  401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
+POST /v1/uploads/{upload_id}/cancel    401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
 GET /v1/reports                        401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -156,6 +166,7 @@ class House:
         proposed: dict[str, Any] = {"origin": "t", "request_hash": "0", "answer": "x", "checks": []}
         taken: dict[str, Any] = {"name": "a.jsonl", "format": "chat", "rows": 1, "examples": 1, "bad": 0}
         taken |= {"original_hash": "0", "original_bytes": 1, "content_hash": "0", "created_by": "ann"}
+        kept: dict[str, Any] = {"name": "a", "purpose": "batch", "bytes": 1, "created": 0.0, "owner": "ann"}
         rows: dict[str, Any] = {
             "failure": Failure(id=new_id(now), inference_id=asked, reasons=[], **plain),
             "case": Case(id=new_id(now), **plain, **case),
@@ -165,6 +176,8 @@ class House:
             ),
             "hold": RaterHold(id=new_id(now), kind="group", target="g", feedback=[], reason="new", **plain),
             "import": DataImport(id=new_id(now), **plain, **taken),
+            "file": StoredFile(id=new_id(now), **kept, hash="0"),
+            "upload": PartedUpload(id=new_id(now), **kept, expires=2e10),
             "cycle": Cycle(id=new_id(now), mode="report", requested_by="ann", updated=0.0, **plain),
         }
         self.ids = {
@@ -175,6 +188,8 @@ class House:
         }
         example = {"content_hash": "e", "split": "train", "source": "base", "new": False, "group_key": "g"}
         rows["example"] = Example(dataset_id=dataset, position=0, **example)
+        (self.gateway.settings.directory / "files").mkdir()
+        (self.gateway.settings.directory / "files" / self.ids["file"]).touch()
         with self.gateway.gateway.database.session() as session:
             session.add_all(rows.values())
             session.commit()
@@ -227,6 +242,9 @@ class House:
             "/v1/candidates/{candidate_id}/decide": {"action": "reject"},
             "/v1/holds/{hold_id}/decide": {"action": "uphold"},
             "/v1/imports": {"prompt": "a", "completion": "b"},
+            "/v1/files": b"no form",
+            "/v1/uploads": {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "x"},
+            "/v1/uploads/{upload_id}/complete": {"part_ids": ["x"]},
             "/v1/cycles": {"model": "assistant"},
             "/v1/erase": {"user": "nobody"},
             "/v1/keys": {"scopes": ["infer"], "models": ["nobody"]},  # a key would shut out who has none

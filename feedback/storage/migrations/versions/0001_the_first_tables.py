@@ -470,6 +470,43 @@ def upgrade() -> None:
     )
     op.create_index("ix_tombstone_erasure_id", "tombstone", ["erasure_id"], unique=False)
     op.create_table(
+        "stored_file",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("purpose", sa.String(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_stored_file_purpose", "stored_file", ["purpose"], unique=False)
+    op.create_index("ix_stored_file_key_id", "stored_file", ["key_id"], unique=False)
+    op.create_table(
+        "parted_upload",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("purpose", sa.String(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("file_id", sa.String(36), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_parted_upload_expires", "parted_upload", ["expires"], unique=False)
+    op.create_table(
+        "upload_part",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("upload_id", sa.String(36), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_upload_part_upload_id", "upload_part", ["upload_id"], unique=False)
+    op.create_table(
         "triage_mark",
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("stored", sa.Float(), nullable=False),
