@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from litestar import Response, get, post
+from litestar import Response, delete, get, post
 from litestar.params import FromPath, JSONBody
+from msgspec.structs import replace
 from sqlmodel import Session
 
 from feedback.access.audit import Actor
+from feedback.errors import BadFieldError
 from feedback.registry.models import get_model
 from feedback.registry.snapshot import Snapshot
 from feedback.registry.versions import list_versions
 from feedback.reports.card import model_card
 from feedback.storage.tables import ModelVersion, RegisteredModel
 from server.access import Caller
+from server.openai_views import Deleted
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
-from server.routing import BASE, UnknownModelError
+from server.routing import BASE, UnknownModelError, choose
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Retire, Rollback
 
@@ -33,11 +36,30 @@ async def models(request: GatewayRequest, gateway: Parts) -> ModelList:
 
 @get("/v1/models/{name:str}", opt=_READ)
 async def model(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> ModelCard:
-    """One registered model, in OpenAI's form."""
+    """One registered model, or one of its versions as `name@version`, in OpenAI's form."""
     snapshot = gateway.live.current
-    if name not in snapshot.models or not request.user.reaches(name):
+    bare, pinned, _ = name.partition("@")
+    if bare not in snapshot.models or not request.user.reaches(bare):
         raise UnknownModelError(f"there is no model {name[:60]!r}; GET /v1/models lists those there are")
-    return _card(name, snapshot)
+    card = _card(bare, snapshot)
+    return replace(card, id=name, version=choose(name, snapshot).version) if pinned else card
+
+
+@delete("/v1/models/{name:str}", status_code=200, opt=_ADMIN)
+async def delete_version(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> Response[Deleted]:
+    """Retire a version, named as `name@version`, as OpenAI's clients delete a fine-tuned model; 202 while something holds its files.
+
+    A registered name itself stands in the configuration and is not deleted.
+    """
+    bare, _, number = name.partition("@")
+    request.user.need_model(bare)
+    if not number:
+        raise BadFieldError(
+            "model", f"{name[:60]!r} is a registered name; name a version of it, as in name@1.0"
+        )
+    actor = Actor(request.user.owner, request.user.key_id)
+    done = await gateway.retirements.retire(bare, number, "deleted over the API", actor)
+    return Response(Deleted(id=name, object="model"), status_code=200 if done.removed else 202)
 
 
 @get("/v1/models/{name:str}/versions", opt=_READ, sync_to_thread=True)
@@ -131,4 +153,13 @@ def _version(row: RegisteredModel, version: ModelVersion) -> VersionView:
     )
 
 
-ROUTES = [models, model, versions, version_card, promote_version, roll_back_model, retire_version]
+ROUTES = [
+    models,
+    model,
+    delete_version,
+    versions,
+    version_card,
+    promote_version,
+    roll_back_model,
+    retire_version,
+]

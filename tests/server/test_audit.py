@@ -17,8 +17,9 @@ from tests.server.versions import add_version
 
 # They keep a case for a few minutes and decide nothing.
 NOTHING_DECIDED = {("POST", "/v1/failures/claim"), ("POST", "/v1/failures/{failure_id}/release")}
-# What `test_files_are_audited` calls.
-FILES = {
+# What the tests of files and of deleting a version call.
+APART = {
+    ("DELETE", "/v1/models/{name}"),
     ("POST", "/v1/files"),
     ("DELETE", "/v1/files/{file_id}"),
     ("POST", "/v1/uploads"),
@@ -133,7 +134,7 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
         for method, (handler, _) in route.route_handler_map.items()
         if method not in ("GET", "HEAD", "OPTIONS") and handler.opt.get(SCOPES) not in ("open", ("infer",))
     }
-    assert {("POST", path) for path, *_ in done} == changing - NOTHING_DECIDED - FILES
+    assert {("POST", path) for path, *_ in done} == changing - NOTHING_DECIDED - APART
     cycle = key = ""
     for path, subject, body, _ in done:
         for name in ("name", "failure_id", "case_id", "candidate_id", "hold_id"):
@@ -160,6 +161,19 @@ def test_every_administrative_route_is_audited(gateway: Inside, admin: dict[str,
     assert by_act["case.confirm"]["subject"] == first
     assert ANSWER not in repr(rows)
     assert [row["act"] for row in log(gateway, admin, "?act=case.drop")] == ["case.drop"]
+
+
+def test_deleting_a_version_is_audited_as_its_retirement(gateway: Inside, admin: dict[str, str]) -> None:
+    number = add_version(gateway.gateway.database, gateway.settings.directory)
+    gateway.gateway.live.refresh()
+    name = f"assistant@{number}"
+    shown = gateway.call("GET", f"/v1/models/{name}", None, admin).json
+    assert (shown["id"], shown["object"], shown["version"]) == (name, "model", number)
+    told = gateway.call("DELETE", f"/v1/models/{name}", None, admin)
+    assert told.status in (200, 202)
+    assert told.json == {"id": name, "object": "model", "deleted": True}
+    assert [row["act"] for row in log(gateway, admin)] == ["version.retire"]
+    assert gateway.call("GET", f"/v1/models/{name}", None, admin).status == 404
 
 
 def test_files_are_audited(gateway: Inside, admin: dict[str, str]) -> None:

@@ -44,6 +44,7 @@ POST /v1/chat/completions              401  in    403      403    403   in    40
 POST /v1/completions                   401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/models                         401  in    403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/models/{name}                  401  in    403      in     in    in    404   401 401  in   in   in    401   401  401    401
+DELETE /v1/models/{name}               401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/models/{name}/versions         401  in    403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/models/{name}/versions/{number}/card 401  in    403      in     in    in    403   401 401  in   in   in    401   401  401    401
 POST /v1/models/{name}/promote         401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
