@@ -15,7 +15,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import DatasetVersion
 from trainer import publication
 from trainer.commands.train import train
-from trainer.training import Progress, Trained, TrainingSpec
+from trainer.training import Place, Progress, Trained, TrainingSpec
 from trainer.training_lines import TrainingLines
 
 FACTS: dict[str, Any] = {
@@ -51,7 +51,7 @@ def configuration(sqlite_database: Database, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+    def at_once(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place) -> Trained:
         on_progress(Progress(step=1, steps=60, epoch=1, epochs=8, loss=2.0))
         adapter = Path(spec.out) / "adapter"
         adapter.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def test_a_version_shows_how_its_training_went(configuration: Path, trained: Non
 def test_a_training_that_fails_is_told_and_publishes_nothing(
     configuration: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(spec: TrainingSpec, on_progress: Callable[[Progress], None]) -> Trained:
+    def diverge(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place) -> Trained:
         raise UnsoundAdapterError("training diverged: lower the rate")
 
     monkeypatch.setattr(publication, "train", diverge)
