@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from trainer.statistics import bootstrap_interval, mcnemar_exact, tango_interval
+from feedback.paired import tango_interval
+from trainer.statistics import bootstrap_interval, mcnemar_exact
 
 MINIMUM_SCORED = 20
 """Fewer scored cases than this decide nothing: resampling so few says little about the cases not seen."""

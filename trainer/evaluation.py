@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
@@ -14,6 +12,7 @@ from msgspec import Struct
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
+from feedback.datasets.case_hash import case_hash
 from feedback.datasets.cases import EvalCase
 from feedback.datasets.chat import last_user_text
 from feedback.datasets.groups import prompt_hash
@@ -106,11 +105,7 @@ class Evaluation:
 
     def case_hash(self, version: PinnedVersion, messages: Sequence[Mapping[str, Any]]) -> str:
         """SHA-256 of what determines the greedy answer of a version."""
-        asked = {"messages": list(messages), "temperature": 0, "max_tokens": self._max_tokens}
-        if version.revision:
-            asked["revision"] = version.revision
-        text = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return case_hash(messages, self._max_tokens, version.revision)
 
     def _asked(
         self, version: PinnedVersion, cases: Mapping[str, EvalCase], check: Callable[[], None]

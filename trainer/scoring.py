@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
+from feedback.datasets.answer_match import matches
 from feedback.datasets.cases import EvalCase
 from feedback.datasets.contract import TaskContract
 from trainer.comparison import Outcome
@@ -17,14 +17,6 @@ Answers = Mapping[str, Answer]
 def passed(case: EvalCase, answers: Answers) -> bool:
     """Whether a version's answer to the case is the right one."""
     return matches(case.answer, answers[case.id].text)
-
-
-def matches(expected: str, output: str) -> bool:
-    """Exact match: of values where both are JSON, so that order of keys and spacing do not count; else of trimmed text."""
-    left, right = _canonical(expected), _canonical(output)
-    if left is not None and right is not None:
-        return left == right
-    return expected.strip() == output.strip()
 
 
 def outcomes(cases: Sequence[EvalCase], champion: Answers, challenger: Answers) -> list[Outcome]:
@@ -49,11 +41,3 @@ def validity(
         )
         for case in cases
     ]
-
-
-def _canonical(text: str) -> str | None:
-    """JSON with sorted keys, or None where the text is not JSON."""
-    try:
-        return json.dumps(json.loads(text), sort_keys=True)
-    except (ValueError, RecursionError):
-        return None

@@ -10,11 +10,12 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup
 from sqlmodel import col, select
 
-from feedback.errors import NotFoundError
+from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import parse_id
 from feedback.registry.models import SERVABLE, champions_before, get_model, list_moves
 from feedback.registry.versions import list_versions
 from feedback.reports.apart import Wanted, report_apart
+from feedback.reports.beside import compare_versions
 from feedback.reports.forms import fragment
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure, ModelVersion
@@ -118,24 +119,53 @@ def inference(inference_id: FromPath[str], request: GatewayRequest, gateway: Par
 
 
 @get("/versions", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
-def versions(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") -> Response[str]:
-    """A model's versions, newest first, and the moves of its champion with who decided and why."""
+def versions(
+    request: GatewayRequest,
+    gateway: Parts,
+    model: FromQuery[str] = "",
+    before: FromQuery[str] = "",
+    after: FromQuery[str] = "",
+) -> Response[str]:
+    """A model's versions, newest first, the moves of its champion, and with `before` and `after` two versions compared."""
 
     def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         with gateway.database.reading() as session:
             row = get_model(session, chosen)
-            before = champions_before(session, row)
+            earlier = champions_before(session, row)
+            known = list_versions(session, chosen)
+            numbers = [one.number for one in known] + ["base"]
+            compared = None
+            if before and after:
+                for name, number in (("before", before), ("after", after)):
+                    if number not in numbers:
+                        raise BadFieldError(name, f"{chosen} has no version {number[:40]!r}")
+                tokens = gateway.settings.evaluation.max_tokens
+                compared = compare_versions(session, chosen, before, after, tokens)
             return {
+                "numbers": numbers,
+                "compared": compared,
+                "may_read": caller.may("review"),
+                "may_train": caller.may("train"),
                 "row": row,
                 "may_move": caller.may("admin"),
-                "back": (before[0] or "base") if before else None,
+                "back": (earlier[0] or "base") if earlier else None,
                 "servable": SERVABLE,
-                "versions": list_versions(session, chosen),
+                "versions": known,
                 "moves": list_moves(session, chosen, _MOVES, None).items,
             }
 
     nothing: dict[str, Any] = {"row": None, "versions": [], "moves": [], "may_move": False}
-    return model_page("versions.html", request, gateway, model, ("infer", "review", "train"), nothing, shown)
+    return model_page(
+        "versions.html",
+        request,
+        gateway,
+        model,
+        ("infer", "review", "train"),
+        nothing,
+        shown,
+        before=before,
+        after=after,
+    )
 
 
 @get("/report", opt=_OPEN, include_in_schema=False, sync_to_thread=True)

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from feedback.datasets.case_hash import case_hash
+from feedback.storage.tables import Case, EvaluationResult
 from tests.server.inside import Inside
 from tests.server.test_access import make_key
 from tests.server.test_session import carried, sign_in
@@ -135,3 +137,50 @@ def test_a_key_sees_its_own_inferences_and_its_own_models(gateway: Inside) -> No
 def test_the_page_that_one_is_on_is_marked_in_the_navigation(gateway: Inside) -> None:
     for address in PAGES:
         assert f'<a href="{address}" aria-current="page">' in shown(gateway, address)
+
+
+def test_two_versions_are_compared_on_the_confirmed_cases_that_both_answered(gateway: Inside) -> None:
+    first, second = (add_version(gateway.gateway.database, gateway.settings.directory) for _ in range(2))
+    address = f"/versions?before={first}&after={second}"
+    assert "They share no case" in shown(gateway, address)
+    tokens = gateway.settings.evaluation.max_tokens
+    outputs = [("yes", "yes"), ("no", "yes"), ("yes", "<b>no</b>"), ("yes", None)]
+    with gateway.gateway.database.session() as session:
+        for place, answers in enumerate(outputs):
+            messages = [{"role": "user", "content": f"case number {place}"}]
+            plain = {"model": "assistant", "prompt_hash": str(place), "created": 0.0}
+            session.add(
+                Case(
+                    id=str(place),
+                    suite="golden",
+                    state="confirmed",
+                    group_key="g",
+                    messages=messages,
+                    answer="yes",
+                    **plain,
+                )
+            )
+            for number, output in zip((first, second), answers, strict=True):
+                if output is not None:
+                    row = {"version": number, "case_hash": case_hash(messages, tokens), "latency_ms": 5.0}
+                    session.add(EvaluationResult(output=output, **row, **plain))
+        session.add(
+            EvaluationResult(
+                version="base",
+                case_hash=case_hash(messages, tokens, "revision"),
+                output="yes",
+                latency_ms=1.0,
+                **plain,
+            )
+        )
+        session.commit()
+    page = shown(gateway, address)
+    assert re.search(
+        r'golden</th><td class="number">3</td><td class="number">66.7 %</td><td class="number">66.7 %', page
+    )
+    assert (
+        "Fixed" in page and "case number 1" in page and "&lt;b&gt;no" in page and "case number 0" not in page
+    )
+    assert ">1</td>" in shown(gateway, f"/versions?before=base&after={first}")
+    assert "has no version" in shown(gateway, "/versions?before=9.9&after=base", status=400)
+    assert "case number 1" not in shown(gateway, address, visitor(gateway, "train"))

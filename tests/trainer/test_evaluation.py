@@ -9,6 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from feedback.datasets.answer_match import matches
 from feedback.datasets.cases import EvalCase
 from feedback.datasets.contract import TaskContract
 from feedback.errors import UnavailableError
@@ -18,7 +19,7 @@ from trainer.evaluation import Evaluation, PinnedVersion
 from trainer.gateway import Answer, Gateway
 from trainer.latency import PAIRS, measure
 from trainer.metrics import Metrics
-from trainer.scoring import matches, outcomes, validity
+from trainer.scoring import outcomes, validity
 from trainer.suites import suite_hash
 
 BASE, FIRST = PinnedVersion("assistant", "base", "revision-a"), PinnedVersion("assistant", "1.0")

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom
 
+from feedback.paired import tango_interval, tango_score
 from trainer.statistics import (
     bootstrap_interval,
     cases_for_non_inferiority,
     cases_for_superiority,
     mcnemar_exact,
     median_ratio,
-    tango_interval,
-    tango_score,
 )
 
 

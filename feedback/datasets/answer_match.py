@@ -1,0 +1,21 @@
+"""Whether an answer is the one that was expected. Pure."""
+
+from __future__ import annotations
+
+import json
+
+
+def matches(expected: str, output: str) -> bool:
+    """Exact match: of values where both are JSON, so that order of keys and spacing do not count; else of trimmed text."""
+    left, right = _canonical(expected), _canonical(output)
+    if left is not None and right is not None:
+        return left == right
+    return expected.strip() == output.strip()
+
+
+def _canonical(text: str) -> str | None:
+    """JSON with sorted keys, or None where the text is not JSON."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,17 @@
+"""What names a version's greedy answer to a case, so that it is asked for once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def case_hash(messages: Sequence[Mapping[str, Any]], max_tokens: int, revision: str = "") -> str:
+    """SHA-256 (hex) of messages and decoding parameters, and of the base's revision where the base answers."""
+    asked: dict[str, Any] = {"messages": list(messages), "temperature": 0, "max_tokens": max_tokens}
+    if revision:
+        asked["revision"] = revision
+    text = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
