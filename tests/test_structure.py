@@ -195,6 +195,31 @@ def test_every_command_that_is_named_can_be_loaded(name: str) -> None:
     assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
 
 
+def test_nothing_else_stands_at_the_top() -> None:
+    """A test or a command that writes where it stands is found here, once its leavings are about to be committed."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    tops = {name.split("/")[0] for name in listed.split("\0") if (ROOT / name).exists()} - {""}
+    allowed = {
+        "pyproject.toml",
+        "README.md",
+        "Makefile",
+        "LICENSE",
+        "CHANGELOG.md",
+        "deploy",
+        "tests",
+        *PACKAGES,
+    }
+    assert {name for name in tops if not name.startswith(".")} - allowed == set()
+
+
 def test_what_is_not_code_is_packaged_too() -> None:
     packaged = {
         path

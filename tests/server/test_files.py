@@ -92,7 +92,7 @@ def test_any_bytes_are_taken_as_user_data(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "problem"),
+    ("content", "problem"),
     [
         (b'{"a": 1}\n[1]\n', "line 2: must be a JSON object"),
         (b'{"a": 1}\n\n{"b": }\n', "line 3: is not JSON"),
@@ -103,10 +103,10 @@ def test_any_bytes_are_taken_as_user_data(client: Client) -> None:
     ids=["list", "broken", "many", "blank", "large"],
 )
 def test_a_file_with_bad_lines_is_refused_with_the_line(
-    gateway: Inside, client: Client, rows: bytes, problem: str
+    gateway: Inside, client: Client, content: bytes, problem: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client("none").files.create(file=("a.jsonl", rows), purpose="fine-tune")
+        client("none").files.create(file=("a.jsonl", content), purpose="fine-tune")
     body = told(caught.value)
     assert body["param"] == "file" and problem in body["message"]
     assert left(gateway) == []

