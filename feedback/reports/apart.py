@@ -7,7 +7,8 @@ from datetime import datetime
 from msgspec import Struct
 
 from feedback.apart import answer_apart, ask_apart
-from feedback.reports.facts import Report, gather, period_of
+from feedback.reports.document import Report
+from feedback.reports.facts import gather, period_of
 from feedback.settings import Settings
 from feedback.storage.database import open_database
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from msgspec import Struct
-
-if TYPE_CHECKING:
-    from feedback.reports.facts import Report
+from feedback.reports.document import Criterion, Report
 
 IMPROVEMENT, STARS, FORMAT = 0.10, 4.0, 0.95
 _FEW_RATED = 0.02
 _MANY_WAITING = 50
-
-
-class Criterion(Struct, frozen=True):
-    """One thing that was wanted. `unknown` where the record cannot tell."""
-
-    name: str
-    wanted: str
-    state: Literal["met", "not met", "unknown"]
-    found: str
 
 
 def criteria(report: Report) -> list[Criterion]:

@@ -1,4 +1,4 @@
-"""Everything that a report says, gathered from the record: one document, which all forms of the report show."""
+"""Everything that a report says, gathered from the record."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec import Struct
 from sqlmodel import Session, col, func, select
 
 from feedback.datasets.contract import TaskContract, answer_key
-from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_failing_kinds
+from feedback.datasets.failing_kinds import find_failing_kinds
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.versions import order_of
-from feedback.reports.criteria import Criterion, criteria, next_steps
-from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, answered, days, reasons, stars, volumes
+from feedback.reports.criteria import criteria, next_steps
+from feedback.reports.document import Changed, Costs, CycleRow, MoveRow, Report, VersionRow
+from feedback.reports.traffic import ALL, Period, Stars, Volume, answered, days, reasons, stars, volumes
 from feedback.settings import Model, Settings
 from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion, Move
@@ -23,101 +23,6 @@ from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, Mode
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 _EXAMPLES = 3
 _SHOWN = 300
-
-
-class VersionRow(Struct, kw_only=True):
-    """One version's month."""
-
-    version: str
-    note: str = ""
-    volume: Volume
-    stars: Stars
-
-
-class Changed(Struct):
-    """A golden case that a promotion fixed or broke."""
-
-    prompt: str
-    expected: str
-    before: str
-    after: str
-
-
-class MoveRow(Struct, kw_only=True):
-    """One move of the champion."""
-
-    at: str
-    kind: str
-    from_version: str
-    to_version: str
-    reason: str
-    decided_by: str
-    fixes: int | None = None
-    """Golden cases that the new version answers right and the one before did not, when the gate looked."""
-    regressions: int | None = None
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    fixed: list[Changed] = []
-    broken: list[Changed] = []
-
-
-class CycleRow(Struct, kw_only=True):
-    """One turn of the loop."""
-
-    id: str
-    at: str
-    outcome: str
-    version: str | None
-    reason: str
-
-
-class Costs(Struct, kw_only=True):
-    """In the currency of the settings."""
-
-    serving: float | None = None
-    """`[[engine]] price_per_hour` over the hours of the period that have passed; None without a price."""
-    training: float | None = None
-    """`[training] price_per_hour` over the trainings' hours; None without a price."""
-    training_seconds: float = 0.0
-    per_thousand_answers: float | None = None
-    budget: float | None = None
-    """`[[model]] monthly_budget`."""
-
-    @property
-    def total(self) -> float | None:
-        known = [part for part in (self.serving, self.training) if part is not None]
-        return sum(known) if known else None
-
-
-class Report(Struct, kw_only=True):
-    """A model's month. Shares are 0..1, times ISO 8601 in UTC."""
-
-    model: str
-    month: str
-    made: str
-    complete: bool
-    """Whether the month is over."""
-    volume: Volume
-    stars: Stars
-    versions: list[VersionRow]
-    days: list[Day]
-    reasons: dict[str, int]
-    """Failures by reason; one answer may have several."""
-    looked_until: str | None
-    """Triage, which a cycle begins with, has looked at what was answered until then; None where at nothing of the month."""
-    valid_format: float | None
-    """Share of the answers looked at that meet the task contract; None where the model has none, or triage does not look."""
-    kinds: list[FailingKind]
-    groups: list[FailingGroup]
-    moves: list[MoveRow]
-    cycles: list[CycleRow]
-    waiting: int
-    """Failures that wait for a correction, of any month."""
-    improvement: dict[str, Any]
-    """`{version, base, champion, improvement}`: shares of the golden set, as the last evaluation in or before the month saw them."""
-    costs: Costs
-    criteria: list[Criterion]
-    next_steps: list[str]
 
 
 def month_of(text: str) -> tuple[float, float]:

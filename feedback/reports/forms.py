@@ -6,7 +6,7 @@ import re
 from html import escape
 
 from feedback.commands.text import harmless
-from feedback.reports.facts import Report
+from feedback.reports.document import Report
 from feedback.reports.plots import bars, line
 from feedback.reports.tables import Section, Table, opening, sections
 

@@ -12,7 +12,8 @@ from feedback.apart import answer_apart, ask_apart
 from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_failing_kinds
 from feedback.errors import NotFoundError
 from feedback.registry.models import get_model
-from feedback.reports.facts import VersionRow, in_form, version_rows
+from feedback.reports.document import VersionRow
+from feedback.reports.facts import in_form, version_rows
 from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
 from feedback.settings import Settings
 from feedback.storage.database import open_database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from feedback.reports.facts import MoveRow, Report
+from feedback.reports.document import MoveRow, Report
 from feedback.reports.traffic import Stars, Volume
 
 

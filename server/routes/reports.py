@@ -8,7 +8,7 @@ from litestar import MediaType, Response, get
 from litestar.params import FromQuery, QueryParameter
 
 from feedback.reports.apart import Wanted, report_apart
-from feedback.reports.facts import Report
+from feedback.reports.document import Report
 from feedback.reports.forms import html, markdown
 from server.request import SCOPES, GatewayRequest, Parts
 

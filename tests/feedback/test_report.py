@@ -17,7 +17,8 @@ from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import get_model, move_champion
 from feedback.reports.criteria import IMPROVEMENT
-from feedback.reports.facts import Report, gather, month_of
+from feedback.reports.document import Report
+from feedback.reports.facts import gather, month_of
 from feedback.reports.forms import html, markdown
 from feedback.reports.plots import bars, line
 from feedback.reports.traffic import percentile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -22,6 +23,8 @@ def upgrade(connection: Connection) -> str:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    # Six lines about Alembic's own plugins would stand before all else in the log of a first start.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     try:
         command.upgrade(configuration(connection), "head")
     except CommandError as error:

@@ -1,0 +1,114 @@
+"""What a report is made of: a month's figures in one document, which all forms of the report show."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from feedback.datasets.failing_kinds import FailingGroup, FailingKind
+from feedback.reports.traffic import Day, Stars, Volume
+
+
+class Criterion(Struct, frozen=True):
+    """One thing that was wanted. `unknown` where the record cannot tell."""
+
+    name: str
+    wanted: str
+    state: Literal["met", "not met", "unknown"]
+    found: str
+
+
+class VersionRow(Struct, kw_only=True):
+    """One version's month."""
+
+    version: str
+    note: str = ""
+    volume: Volume
+    stars: Stars
+
+
+class Changed(Struct):
+    """A golden case that a promotion fixed or broke."""
+
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+class MoveRow(Struct, kw_only=True):
+    """One move of the champion."""
+
+    at: str
+    kind: str
+    from_version: str
+    to_version: str
+    reason: str
+    decided_by: str
+    fixes: int | None = None
+    """Golden cases that the new version answers right and the one before did not, when the gate looked."""
+    regressions: int | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    fixed: list[Changed] = []
+    broken: list[Changed] = []
+
+
+class CycleRow(Struct, kw_only=True):
+    """One turn of the loop."""
+
+    id: str
+    at: str
+    outcome: str
+    version: str | None
+    reason: str
+
+
+class Costs(Struct, kw_only=True):
+    """In the currency of the settings."""
+
+    serving: float | None = None
+    """`[[engine]] price_per_hour` over the hours of the period that have passed; None without a price."""
+    training: float | None = None
+    """`[training] price_per_hour` over the trainings' hours; None without a price."""
+    training_seconds: float = 0.0
+    per_thousand_answers: float | None = None
+    budget: float | None = None
+    """`[[model]] monthly_budget`."""
+
+    @property
+    def total(self) -> float | None:
+        known = [part for part in (self.serving, self.training) if part is not None]
+        return sum(known) if known else None
+
+
+class Report(Struct, kw_only=True):
+    """A model's month. Shares are 0..1, times ISO 8601 in UTC."""
+
+    model: str
+    month: str
+    made: str
+    complete: bool
+    """Whether the month is over."""
+    volume: Volume
+    stars: Stars
+    versions: list[VersionRow]
+    days: list[Day]
+    reasons: dict[str, int]
+    """Failures by reason; one answer may have several."""
+    looked_until: str | None
+    """Triage, which a cycle begins with, has looked at what was answered until then; None where at nothing of the month."""
+    valid_format: float | None
+    """Share of the answers looked at that meet the task contract; None where the model has none, or triage does not look."""
+    kinds: list[FailingKind]
+    groups: list[FailingGroup]
+    moves: list[MoveRow]
+    cycles: list[CycleRow]
+    waiting: int
+    """Failures that wait for a correction, of any month."""
+    improvement: dict[str, Any]
+    """`{version, base, champion, improvement}`: shares of the golden set, as the last evaluation in or before the month saw them."""
+    costs: Costs
+    criteria: list[Criterion]
+    next_steps: list[str]
