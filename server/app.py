@@ -47,6 +47,7 @@ from server.routes import (
     review,
     session,
     settings_page,
+    widget,
 )
 from server.telemetry.traces import ENDPOINT, with_endpoint
 
@@ -78,6 +79,7 @@ _FAMILIES = (
     cycle_pages,
     dataset_pages,
     settings_page,
+    widget,
 )
 
 

@@ -16,6 +16,7 @@ from feedback.storage.inferences import get_inference
 from feedback.storage.records import FeedbackRecord
 from server.access import Caller
 from server.capture import Recent
+from server.errors import ANYWHERE, BY_TOKEN
 from server.gateway import Gateway
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, caller_of, count
 from server.telemetry.families import NONE
@@ -28,9 +29,8 @@ _ON_ITS_WAY = timedelta(seconds=5)
 _LOOKS, _LOOK_SECONDS = 4, 0.15
 # Clocks of gateways that share a database may differ by this much.
 _AHEAD = timedelta(minutes=1)
-_ANYWHERE = {"access-control-allow-origin": "*"}
 _PREFLIGHT = {
-    **_ANYWHERE,
+    **ANYWHERE,
     "access-control-allow-methods": "POST",
     "access-control-allow-headers": "content-type",  # and no authorization: from a foreign page, only a token counts
     "access-control-max-age": "600",
@@ -43,6 +43,7 @@ async def give_feedback(
 ) -> Response[FeedbackView]:
     """Rate, comment or correct an answer. 201 with the feedback, or 202 when its inference is not here yet."""
     now = gateway.now()
+    request.state[BY_TOKEN] = data.feedback_token is not None
     inference_id = parse_id(data.inference_id)
     caller: Caller | None = None
     named: str | None = None
@@ -78,7 +79,7 @@ async def give_feedback(
     return Response(
         show_new_feedback(record),
         status_code=201 if known is not None else 202,
-        headers=_ANYWHERE if caller is None else {},
+        headers=ANYWHERE if caller is None else {},
     )
 
 

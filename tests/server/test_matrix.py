@@ -117,6 +117,8 @@ GET /datasets/{dataset_id}             in   in    in       in     in    in    in
 GET /versions                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /settings                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /report                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /widget                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /widget.js                         in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /static/{name}                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /metrics                           401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /schema                            401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
