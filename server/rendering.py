@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
+from markupsafe import Markup, escape
 
 from feedback.errors import (
     BadInputError,
@@ -31,11 +33,31 @@ GUARDED = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+_CODE = re.compile("`([^`]+)`")
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+def moment(when: float | datetime) -> Markup:
+    """A time in UTC, which `every.js` tells in the reader's zone. A number is Unix seconds."""
+    instant = when if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(instant.isoformat(), moment_text(when))
+
+
+def moment_text(when: float | datetime) -> str:
+    """The same where no element may stand."""
+    instant = when if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
+    return f"{instant:%Y-%m-%d %H:%M} UTC"
+
+
+def code(text: str) -> Markup:
+    """A sentence in which what stands between backticks is code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
 _templates = Environment(
     loader=PackageLoader("server", "pages/templates"), autoescape=True, undefined=StrictUndefined
 )
-_templates.filters["moment"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+_templates.filters |= {"moment": moment, "moment_text": moment_text, "code": code}
 STATIC = {
     file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
     for file in files("server").joinpath("pages/static").iterdir()

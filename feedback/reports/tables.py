@@ -46,7 +46,7 @@ def opening(report: Report) -> str:
 def _goals(report: Report) -> Table:
     signs = {"met": "✓ met", "not met": "✗ not met", "unknown": "? cannot be told"}
     return Table(
-        ["goal", "wanted", "", "found"],
+        ["goal", "wanted", "state", "found"],
         [[one.name, one.wanted, signs[one.state], one.found] for one in report.criteria],
         4,
     )

@@ -56,7 +56,7 @@ def test_what_users_and_models_write_is_text_and_never_markup(gateway: Inside, e
     engine.answer = lambda body: "</p><script>alert(1)</script>"
     gateway.ask({"messages": [{"role": "user", "content": '<img src=x onerror="alert(2)">'}]})
     _, outline = page(gateway)
-    assert sum(tag == "script" for tag, _ in outline.elements) == 1  # the page's own
+    assert sum(tag == "script" for tag, _ in outline.elements) == 2  # the page's own
     assert not any("onerror" in attrs for _, attrs in outline.elements)
     script = files("server").joinpath("pages/static/chat.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)

@@ -24,7 +24,8 @@ def shown(gateway: Inside, address: str, headers: dict[str, str] | None = None, 
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     text: str = answer.body.decode()
     assert (
-        set(re.findall("<script[^>]*>", text)) <= {'<script type="module" src="/static/act.js">'}
+        set(re.findall("<script[^>]*>", text))
+        <= {f'<script type="module" src="/static/{name}.js">' for name in ("act", "every")}
         and " style=" not in text
         and "//" not in re.sub(r'value="[^"]*"', "", text)
     )

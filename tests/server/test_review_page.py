@@ -150,7 +150,8 @@ def page(gateway: Inside, headers: dict[str, str] | None = None, query: str = ""
     assert answer.status == status
     text: str = answer.body.decode()
     assert " style=" not in text and not re.search(r" on[a-z]+=", text)
-    assert re.findall(r"<script[^>]*>", text) in ([], ['<script type="module" src="/static/review.js">'])
+    scripts = {f'<script type="module" src="/static/{name}.js">' for name in ("every", "review")}
+    assert set(re.findall(r"<script[^>]*>", text)) <= scripts
     return text
 
 

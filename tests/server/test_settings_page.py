@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from feedback.datasets.believed import Belief
@@ -41,6 +42,12 @@ def test_a_key_is_shown_once_works_at_once_and_ends_when_it_is_revoked(gateway: 
     assert gateway.call("POST", "/v1/chat/completions", HELLO, bearing(secret)).status == 401
     assert key["id"] not in page(gateway, "/settings", admin)
     assert key["id"] in page(gateway, "/settings?revoked=1", admin)
+
+
+def test_what_revoking_the_loops_own_key_does_stands_beside_it(gateway: Inside) -> None:
+    text = page(gateway, "/settings")
+    assert "both are refused until the loop starts again, which makes a new one" in text
+    assert text.count("data-revoke=") == 1 and re.search('aria-describedby="key-1 loop-1">Revoke', text)
 
 
 def test_a_key_that_cannot_be_is_refused_by_field(gateway: Inside) -> None:
@@ -93,6 +100,7 @@ def test_health_names_each_part_and_configuration_each_value(gateway: Inside) ->
         "server.upload_limit",
     ):
         assert shown in text, shown
+    assert "<code>starloop up</code>" in text and "`" not in text
     now = gateway.gateway.now().timestamp()
     with gateway.gateway.database.session() as session:
         session.add(Lease(name="loop", holder="here:1", expires=now + 60))

@@ -1,7 +1,7 @@
 // The chat page: asks, shows what comes, and sends what the reader thinks of it. Everything that came from a model or
 // a user is set as text, never as markup.
 
-import { call, find, part } from "/static/page.js";
+import { call, find, moment, part, stars } from "/static/page.js";
 
 const RECENT = "/v1/inferences?limit=20";
 const earlier = [];
@@ -128,13 +128,13 @@ function line(one) {
   const facts = document.createElement("p");
   facts.className = "facts";
   facts.append(
-    part("time", `${one.created.slice(0, 19).replace("T", " ")} UTC`),
+    moment(one.created),
     part("span", `${one.model}@${one.version}`),
     part("span", `${Math.round(one.latency_ms)} ms`),
   );
   if (one.status !== 200) facts.append(part("span", `status ${one.status}`, "bad"));
   facts.append(
-    one.rating ? part("span", "★".repeat(one.rating) + "☆".repeat(5 - one.rating), "stars") : part("span", "not rated"),
+    one.rating ? stars(one.rating) : part("span", "not rated"),
   );
   item.append(facts, part("p", one.prompt ?? "", "asked"), part("p", one.output ?? one.error ?? "", "said"));
   return item;

@@ -29,3 +29,29 @@ export function part(kind, text, name = "") {
   element.className = name;
   return element;
 }
+
+export function stars(number) {
+  const shown = part("span", "★".repeat(number) + "☆".repeat(5 - number), "stars");
+  shown.setAttribute("role", "img");
+  shown.setAttribute("aria-label", `${number} of 5 stars`);
+  return shown;
+}
+
+// Times come in UTC; the page tells them in the reader's zone, and what they are in UTC when one points at them.
+
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+
+export function tellTime(time) {
+  const when = new Date(time.dateTime);
+  if (Number.isNaN(when.getTime())) return;
+  time.textContent = ("clock" in time.dataset ? clock : day).format(when);
+  time.title = `${when.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
+export function moment(iso) {
+  const time = part("time", iso);
+  time.dateTime = iso;
+  tellTime(time);
+  return time;
+}

@@ -1,6 +1,6 @@
 // The review page: one failure case at a time, decided by a key. The case is kept for this page alone while it is open.
 
-import { call, find, part } from "/static/page.js";
+import { call, find, moment, part, stars } from "/static/page.js";
 
 const desk = find("case");
 const holder = crypto.getRandomValues(new Uint8Array(16)).reduce((text, byte) => text + byte.toString(16).padStart(2, "0"), "");
@@ -43,7 +43,7 @@ function show({ case: found, waiting, held }) {
   leaveEdit();
   find("facts").replaceChildren(
     part("span", `${found.model}@${found.version ?? "?"}`),
-    part("time", `${found.created.slice(0, 16).replace("T", " ")} UTC`),
+    moment(found.created),
     part("span", found.alike > 1 ? `${found.alike - 1} more like it` : "none like it"),
     part("span", `value ${found.value.toFixed(2)}`),
     link(`/inferences/${found.inference_id}`, "inference"),
@@ -85,15 +85,9 @@ function showBefore(messages) {
 }
 
 function remark(one) {
-  const stars = one.rating ? `${"★".repeat(one.rating)}${"☆".repeat(5 - one.rating)} ` : "";
-  if (!stars && !one.comment) return null;
+  if (!one.rating && !one.comment) return null;
   const line = part("p", "", "remark");
-  if (stars) {
-    const shown = part("span", stars, "stars");
-    shown.setAttribute("role", "img");
-    shown.setAttribute("aria-label", `${one.rating} of 5 stars`);
-    line.append(shown);
-  }
+  if (one.rating) line.append(stars(one.rating), " ");
   line.append(part("span", `${one.rater}${one.comment ? `: ${one.comment}` : ""}`));
   return line;
 }

@@ -26,7 +26,9 @@ form.addEventListener("submit", async (event) => {
       form.reset();
     } else {
       outcome.classList.add("bad");
-      outcome.textContent = told.error.message;
+      outcome.textContent = told.bad_rows
+        ? `${file.name}: ${told.bad_rows} bad and ${told.rows} good rows; nothing was imported. Mend them, or choose “Leave bad rows out”.`
+        : told.error.message;
     }
     show(file.name, told.bad ?? []);
   } catch (problem) {

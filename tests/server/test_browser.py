@@ -1,0 +1,359 @@
+"""Every page in a real Chromium: accessible in light and dark, narrow, small, from this host alone; and worked by keyboard.
+
+Without an installed Chromium, or without Playwright, all of it is skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+
+import httpx
+import pytest
+
+from feedback.datasets.freeze import build_dataset
+from feedback.ids import new_id
+from feedback.storage.database import Database
+from feedback.storage.tables import Candidate, Failure
+from tests.feedback.world import NOW, RIGHT, World, settings_for
+from tests.server.served import Served, served
+from tests.server.turns import add_canary, add_cycle
+from tests.server.upstream import fake_engine
+from tests.server.versions import add_version
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="drives a browser: pip install playwright axe-playwright-python"
+)
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PAGES = (
+    *("/", "/review", "/overview", "/inferences", "/inferences/{inference}", "/cycles", "/cycles/{cycle}"),
+    *(
+        "/cycles/{running}",
+        "/versions",
+        "/versions?before=base&after=1.0",
+        "/datasets",
+        "/datasets/{dataset}",
+    ),
+    *("/datasets/{dataset}?example=3", "/report", "/settings", "/widget", "/inferences/none"),
+)
+MOST_BYTES = 150_000
+LONG = "An order number that nothing breaks: " + "8241" * 30
+
+
+@dataclass
+class Site:
+    """A gateway with something on each of its pages."""
+
+    gateway: Served
+    database: Database
+    ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return self.gateway.address
+
+    def ask(self, prompt: str, user: str = "ann") -> httpx.Headers:
+        body = {"model": "assistant", "messages": [{"role": "user", "content": prompt}], "user": user}
+        return httpx.post(f"{self.address}/v1/chat/completions", json=body).raise_for_status().headers
+
+    def until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not true():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def inference(self, identifier: str) -> Any:
+        """As the API shows it, once it is there."""
+        address = f"{self.address}/v1/inferences/{identifier}"
+        self.until(lambda: httpx.get(address).status_code == 200)
+        return httpx.get(address).json()
+
+    def said(self, identifier: str) -> list[dict[str, Any]]:
+        return list(self.inference(identifier)["feedback"])
+
+    def failures(self, state: str) -> list[str]:
+        got = httpx.get(f"{self.address}/v1/failures", params={"model": "assistant", "state": state})
+        return [one["inference_id"] for one in got.raise_for_status().json()["items"]]
+
+    def add_failure(self, prompt: str, proposed: str = "") -> str:
+        """A failure case that waits, with a model's proposal if there is one; its inference."""
+        inference = self.ask(prompt)["x-starloop-inference-id"]
+        said = {"inference_id": inference, "rating": 1, "comment": "no", "rater": "ann"}
+        httpx.post(f"{self.address}/v1/feedback", json=said).raise_for_status()
+        self.inference(inference)
+        now = datetime.now(UTC)
+        plain: dict[str, Any] = {"inference_id": inference, "model": "assistant", "created": now.timestamp()}
+        reasons = [{"reason": "low_rating", "confidence": 1.0, "evidence": "rated 1 of 5"}]
+        rows: list[Any] = [Failure(id=new_id(now), reasons=reasons, **plain)]
+        if proposed:
+            checks = [{"check": "task contract", "passed": True, "told": "it meets it"}]
+            origin: dict[str, Any] = {"source": "teacher", "origin": "big", "request_hash": "0"}
+            rows.append(
+                Candidate(id=new_id(now), answer=proposed, checks=checks, state="checked", **origin, **plain)
+            )
+        with self.database.session() as session:
+            session.add_all(rows)
+            session.commit()
+        return inference
+
+    def furnish(self) -> None:
+        directory, now = self.gateway.directory, datetime.now(UTC)
+        self.ids["inference"] = self.add_failure(LONG)
+        for number in range(5):
+            self.add_failure(f"{number} parcels are lost", RIGHT)
+        number = add_version(self.database, directory)
+        add_version(self.database, directory)
+        self.ids["cycle"] = add_cycle(self.database, now, number)
+        add_canary(self.database, now, self.ids["cycle"], number)
+        steps = [{"step": "train", "started": now.isoformat(), "ended": None, "outcome": None}]
+        going: dict[str, Any] = {"state": "running", "step": "train", "decision": None, "reason": None}
+        self.ids["running"] = add_cycle(self.database, now, None, steps=steps, result=None, **going)
+        world = World(self.database, settings_for(directory, rater_minimum=50))
+        for number in range(30):
+            world.correct(
+                f"question {number * 7919} about {'abcdefghij'[number % 10] * 7}", RIGHT, user=f"u{number}"
+            )
+        world.write()
+        self.ids["dataset"] = new_id(NOW)
+        build_dataset(world.database, world.settings, "assistant", self.ids["dataset"], ["replay"], NOW)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with fake_engine() as engine, served(tmp_path_factory.mktemp("browser"), [engine.url]) as gateway:
+        database = Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
+        made = Site(gateway, database)
+        made.furnish()
+        yield made
+        database.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A window of a Chromium with a profile of its own."""
+    profile = tmp_path_factory.mktemp("profile")
+    with playwright.sync_playwright() as driver:
+        context = driver.chromium.launch_persistent_context(
+            profile,
+            executable_path=CHROMIUM,
+            args=FLAGS,
+            headless=True,
+            timezone_id="Asia/Tokyo",
+            locale="en-GB",
+        )
+        yield context
+        context.close()
+
+
+@dataclass
+class Watched:
+    """A tab, with what it asked for and complained of."""
+
+    tab: Any
+    addresses: list[str] = field(default_factory=list)
+    sizes: int = 0
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Watched]:
+    tab = browser.new_page()
+    found = Watched(tab)
+
+    def ended(request: Any) -> None:
+        found.addresses.append(request.url)
+        sizes = request.sizes()
+        found.sizes += sizes["responseBodySize"] + sizes["responseHeadersSize"]
+
+    tab.on("requestfinished", ended)
+    tab.on("requestfailed", lambda request: found.addresses.append(request.url))
+    tab.on(
+        "console",
+        lambda told: found.complaints.append(told.text) if told.type in ("error", "warning") else None,
+    )
+    tab.on("pageerror", lambda error: found.complaints.append(str(error)))
+    yield found
+    tab.close()
+
+
+def violations(tab: Any) -> list[str]:
+    return [
+        f"{one['id']}: {node['target']} {node['html'][:160]} {[what['message'] for what in node['any'] + node['all']]}"
+        for one in axe.Axe().run(tab).response["violations"]
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_is_accessible_narrow_small_and_from_here_alone(
+    site: Site, watched: Watched, address: str
+) -> None:
+    tab = watched.tab
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.emulate_media(color_scheme="light")
+    tab.goto(site.address + address.format(**site.ids))
+    if address == "/review":
+        tab.wait_for_selector("#case:not([hidden])")
+    wrong = [f"light: {one}" for one in violations(tab)]
+    tab.emulate_media(color_scheme="dark")
+    tab.set_viewport_size({"width": 360, "height": 740})
+    wrong += [f"dark and narrow: {one}" for one in violations(tab)]
+    assert not wrong, "\n".join(wrong)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert all(one.startswith(site.address) for one in watched.addresses), watched.addresses
+    if not address.endswith("/none"):  # a page of what there is not: the browser says so, too
+        assert not watched.complaints
+    assert watched.sizes <= MOST_BYTES
+
+
+def test_times_are_told_in_the_readers_zone_and_hold_those_of_utc(site: Site, watched: Watched) -> None:
+    tab = watched.tab
+    tab.goto(f"{site.address}/inferences/{site.ids['inference']}")
+    made = datetime.fromisoformat(site.inference(site.ids["inference"])["created"])
+    time_ = tab.locator("time").first
+    assert time_.get_attribute("title") == f"{made:%Y-%m-%d %H:%M:%S} UTC"
+    hour = (made.hour + 9) % 24
+    assert f"{hour:02}:{made:%M}" in time_.inner_text()
+
+
+def test_a_bad_file_is_told_in_the_pages_own_words_and_in_red(site: Site, watched: Watched) -> None:
+    tab = watched.tab
+    tab.emulate_media(color_scheme="light")
+    tab.goto(f"{site.address}/datasets")
+    rows = b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n'
+    tab.locator("#upload input[type=file]").set_input_files(
+        [{"name": "<b>.jsonl", "mimeType": "text/plain", "buffer": rows}]
+    )
+    tab.get_by_role("button", name="Send").click()
+    told = tab.locator("#upload .outcome")
+    expected = (
+        "<b>.jsonl: 1 bad and 1 good rows; nothing was imported. Mend them, or choose “Leave bad rows out”."
+    )
+    playwright.expect(told).to_have_text(expected, timeout=20_000)
+    assert told.evaluate("one => getComputedStyle(one).color") == "rgb(179, 38, 30)"
+    assert tab.locator("#bad-rows tbody tr").count() == 1
+
+
+def test_what_is_being_written_is_not_lost_when_the_raters_are_weighed(site: Site, watched: Watched) -> None:
+    tab = watched.tab
+    tab.route("**/static/again.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
+    tab.goto(f"{site.address}/settings")
+    tab.unroute("**/static/again.js")
+    script = files("server").joinpath("pages/static/again.js").read_text(encoding="utf-8")
+    tab.get_by_label("Owner").fill("web-shop")
+    tab.get_by_role("heading", name="Settings").click()
+    tab.evaluate(f"() => {{ document.body.dataset.again = 0.01; {script} }}")
+    tab.wait_for_timeout(300)
+    assert tab.get_by_label("Owner").input_value() == "web-shop"
+    tab.get_by_label("Owner").fill("")
+    tab.get_by_role("heading", name="Settings").click()
+    tab.wait_for_event("load")
+
+
+def test_failures_are_reviewed_with_two_keystrokes_each_at_most(site: Site, watched: Watched) -> None:
+    tab, strokes = watched.tab, 0
+    tab.goto(f"{site.address}/review")
+    decided = tab.locator("#decided")
+
+    def waiting() -> int:
+        return int(tab.locator("#waiting").inner_text())
+
+    tab.wait_for_selector("#case:not([hidden])[aria-busy=false]")
+    before = waiting()
+    for done, keys in enumerate(("a", "1a", "d", "r"), 1):
+        tab.wait_for_selector("#case:not([hidden])[aria-busy=false]")
+        for key in keys:
+            tab.keyboard.press(key)
+            strokes += 1
+        playwright.expect(decided).to_have_text(str(done))
+    accepted = httpx.get(f"{site.address}/v1/candidates?model=assistant&state=accepted").json()["items"]
+    assert len(accepted) == 2 and len(site.failures("dismissed")) == 1
+    assert strokes <= 2 * 4 and waiting() == before - 4
+    tab.keyboard.press("u")
+    playwright.expect(decided).to_have_text("3")
+    assert waiting() == before - 3
+    assert not watched.complaints
+
+
+@contextmanager
+def shop(page: str, policy: str) -> Iterator[str]:
+    """A site on a port of its own with one page; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html; charset=utf-8")
+            self.send_header("content-security-policy", policy)
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_answer_is_rated_by_keyboard_on_a_page_of_another_site_under_a_strict_policy(
+    site: Site, watched: Watched
+) -> None:
+    headers, tab = site.ask("Where is it?", "bob"), watched.tab
+    inference = headers["x-starloop-inference-id"]
+    page = (
+        '<!doctype html><html lang="en"><head><meta name="viewport" content="width=device-width"><title>Shop</title>'
+        '<link rel="icon" href="data:,"></head><body><main><h1>Shop</h1>'
+        f'<script src="{site.address}/widget.js" async></script><star-rating inference-id="{inference}" '
+        f'token="{headers["x-starloop-feedback-token"]}"></star-rating></main></body></html>'
+    )
+    policy = f"default-src 'none'; img-src data:; script-src {site.address}; connect-src {site.address}"
+    with shop(page, policy) as address:
+        tab.goto(address)
+        stars = tab.get_by_role("radiogroup", name="Rate this answer")
+        stars.wait_for()
+        assert not violations(tab)
+        tab.keyboard.press("Tab")
+        for _ in range(3):
+            tab.keyboard.press("ArrowRight")
+        playwright.expect(stars.get_by_role("radio", name="3 of 5 stars")).to_be_checked()
+        playwright.expect(tab.get_by_role("status")).to_have_text("Thank you.")
+        tab.keyboard.press("5")
+        playwright.expect(tab.locator("star-rating[stars='5']")).to_be_attached()
+        site.until(lambda: [one["rating"] for one in site.said(inference) if one["current"]] == [5])
+        assert {one["rater"] for one in site.said(inference)} == {"bob"}
+        assert not watched.complaints
+        tab.locator("star-rating").evaluate("stars => stars.setAttribute('token', 'AAAAAAAAAAAA.AAAA')")
+        tab.keyboard.press("1")
+        playwright.expect(tab.get_by_role("status")).to_have_text("This rating was not accepted.")
+        playwright.expect(stars.get_by_role("radio", name="5 of 5 stars")).to_be_checked()
+        tab.context.set_offline(True)
+        tab.keyboard.press("2")
+        playwright.expect(tab.get_by_role("status")).to_have_text("No connection. Please try again.")
+        tab.context.set_offline(False)
