@@ -157,14 +157,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A window of a Chromium with a profile of its own."""
     profile = tmp_path_factory.mktemp("profile")
     with playwright.sync_playwright() as driver:
-        context = driver.chromium.launch_persistent_context(
-            profile,
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            headless=True,
-            timezone_id="Asia/Tokyo",
-            locale="en-GB",
-        )
+        try:
+            context = driver.chromium.launch_persistent_context(
+                profile,
+                executable_path=CHROMIUM,
+                args=FLAGS,
+                headless=True,
+                timezone_id="Asia/Tokyo",
+                locale="en-GB",
+            )
+        except playwright.Error as error:
+            pytest.skip(f"{CHROMIUM} does not start: {error}")
         yield context
         context.close()
 
@@ -357,3 +360,26 @@ def test_an_answer_is_rated_by_keyboard_on_a_page_of_another_site_under_a_strict
         tab.keyboard.press("2")
         playwright.expect(tab.get_by_role("status")).to_have_text("No connection. Please try again.")
         tab.context.set_offline(False)
+
+
+def test_with_a_key_one_signs_in_by_keyboard_and_the_session_decides(site: Site, watched: Watched) -> None:
+    """The last one here: from the first key on, nobody is let in without."""
+    wanted = {"scopes": ["infer", "review"], "owner": "rita"}
+    secret = httpx.post(f"{site.address}/v1/keys", json=wanted).raise_for_status().json()["secret"]
+    tab = watched.tab
+    tab.goto(f"{site.address}/review")
+    playwright.expect(tab.get_by_role("heading", name="Sign in first")).to_be_visible()
+    assert not violations(tab)
+    tab.goto(site.address)
+    assert not violations(tab)
+    tab.get_by_label("Key").focus()
+    tab.keyboard.type(secret)
+    tab.keyboard.press("Enter")
+    playwright.expect(tab.get_by_role("heading", name="Chat")).to_be_visible()
+    tab.goto(f"{site.address}/review")
+    tab.wait_for_selector("#case:not([hidden])[aria-busy=false]")
+    tab.keyboard.press("d")
+    playwright.expect(tab.locator("#outcome")).to_have_text("Dismissed.")
+    tab.goto(f"{site.address}/settings")
+    playwright.expect(tab.get_by_role("heading", name="Sign in first")).to_be_visible()
+    assert secret not in tab.content() and not watched.complaints
