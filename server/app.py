@@ -47,12 +47,14 @@ from server.routes import (
     review,
     session,
     settings_page,
+    stored_completions,
     widget,
 )
 from server.telemetry.traces import ENDPOINT, with_endpoint
 
 _FAMILIES = (
     completions,
+    stored_completions,
     models,
     canaries,
     feedback,

@@ -53,6 +53,8 @@ class Body(NamedTuple):
     shows_usage: bool
     """The client asked for usage at the end of its stream."""
     store: bool
+    lists: bool
+    """The client asked for it among its stored completions, with `store: true`."""
     user: str | None
     metadata: dict[str, str] | None
     prompt: str | None
@@ -100,6 +102,7 @@ def _read(data: bytes, chat: bool) -> Body:
     fields = decode_body(data, _fields)
     prompt, opening, continues = _chat_texts(fields) if chat else (*_completion_texts(fields), False)
     options = _optional(fields, "stream_options", _object) or {}
+    store = _optional(fields, "store", _flag)
     for name in ("n", "best_of"):
         number = _optional(fields, name, _number)
         if number is not None and not 1 <= number <= _MOST_CHOICES:
@@ -112,9 +115,10 @@ def _read(data: bytes, chat: bool) -> Body:
         model=_required(fields, "model", _string),
         stream=_optional(fields, "stream", _flag) or False,
         shows_usage=options.get("include_usage") is True,
-        store=_optional(fields, "store", _flag) is not False,
+        store=store is not False,
+        lists=chat and store is True,
         user=None if user is None else _bounded(user, "user"),
-        metadata=None if metadata is None else _small(metadata),
+        metadata=None if metadata is None else checked_metadata(metadata),
         prompt=prompt,
         opening=opening,
         continues=continues,
@@ -179,7 +183,8 @@ def _bounded(text: str, field: str) -> str:
     return text
 
 
-def _small(metadata: dict[str, Any]) -> dict[str, str]:
+def checked_metadata(metadata: dict[str, Any]) -> dict[str, str]:
+    """OpenAI's metadata, within its bounds. Raises `BadFieldError`."""
     if len(metadata) > _PAIRS:
         raise BadFieldError("metadata", f"has {len(metadata)} keys; {_PAIRS} are the most")
     for key, value in metadata.items():

@@ -233,6 +233,7 @@ class Completion:
             metadata=dict(body.metadata) if known and body.metadata else None,
             stored=kept,
             pinned=is_pinned(body.model),
+            listed=kept and body.lists and status == 200 and error is None,
         )
         if self._conversation is not None and answers_a_conversation(record):
             self._gateway.conversations.answered(

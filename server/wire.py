@@ -151,6 +151,12 @@ class NewCycle(Wire):
     """Why, for the audit log."""
 
 
+class ChangeCompletion(Wire):
+    """OpenAI's metadata, laid in the place of what there was; null takes it away."""
+
+    metadata: dict[str, Any] | None
+
+
 class BeginUpload(Wire):
     """A file that is to come in parts; `mime_type` is taken, as OpenAI's clients send it, and not kept."""
 

@@ -160,7 +160,7 @@ def _stop_loops(
             )
         )
     deadline = time.monotonic() + patience
-    while running := _running(database, models, clock()):
+    while running := running_cycle(database, models, clock()):
         with database.session() as session:
             with suppress(ConflictError):  # it has just ended
                 if not session.get_one(Cycle, running).cancel_requested:
@@ -174,7 +174,8 @@ def _stop_loops(
         time.sleep(0.2)
 
 
-def _running(database: Database, models: set[str], now: datetime) -> str | None:
+def running_cycle(database: Database, models: set[str], now: datetime) -> str | None:
+    """The cycle that a live loop has under way on one of the models."""
     with database.reading() as session:
         lease = session.get(Lease, "loop")
         if lease is None or lease.expires < now.timestamp():

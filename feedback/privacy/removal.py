@@ -18,6 +18,7 @@ from feedback.datasets.chat import last_user_text, messages_of
 from feedback.datasets.groups import prompt_hash
 from feedback.privacy.proposed import blank_candidates, let_go
 from feedback.privacy.tombstones import Mason, TombstoneKind
+from feedback.storage.completion_table import CompletionMetadata
 from feedback.storage.conversations import conversation_key
 from feedback.storage.removal_tables import Tombstone
 from feedback.storage.tables import (
@@ -72,6 +73,7 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
         counts["evaluations"] = _execute(
             session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
         )
+    _execute(session, delete(CompletionMetadata).where(col(CompletionMetadata.inference_id).in_(gone)))
     counts["candidates"] = blank_candidates(session, gone)
     counts["holds"] = let_go(session, [row[0] for row in said])
     counts["prompts"] = _blank_prompts(session, {key for key in prompts if not removal.keeps_prompt(key)})

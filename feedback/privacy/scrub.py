@@ -33,6 +33,7 @@ _TABLES = (
     "evaluation_result",
     "prompt_group",
     "conversation",
+    "completion_metadata",
     "example",
     "dataset_version",
     "erasure",

@@ -41,6 +41,7 @@ class InferenceRecord(
     metadata: dict[str, Any] | None = None
     stored: bool = True
     pinned: bool = False
+    listed: bool = False
 
 
 class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="feedback", tag_field="kind"):

@@ -29,9 +29,9 @@ class Erasure(SQLModel, table=True):
 
     id: str = Field(primary_key=True, max_length=36)
     kind: str
-    """`user` or `age`."""
+    """`user`, `age` or `inference`."""
     subject: str = Field(index=True)
-    """Keyed hash of the user: it recognises one that is named again, and names nobody. Of `age`, the days."""
+    """Keyed hash of the user: it recognises one that is named again, and names nobody. Of `age`, the days; else the id."""
     requested_by: str
     created: float
     finished: float | None = None

@@ -33,6 +33,7 @@ class Inference(SQLModel, table=True):
         Index("inference_model_version", "model", "version", "id"),
         Index("inference_user", "user", "id"),
         Index("inference_conversation", "conversation", "id", **_NAMELESS),
+        Index("inference_listed", "id", sqlite_where=text("listed = 1"), postgresql_where=text("listed")),
     )
 
     id: str = Field(primary_key=True, max_length=36)
@@ -69,6 +70,8 @@ class Inference(SQLModel, table=True):
     """False with `store: false`: only metadata was kept."""
     pinned: bool = False
     """The client named the version; otherwise the gateway chose it."""
+    listed: bool = False
+    """Asked with `store: true` and answered: one of OpenAI's stored chat completions."""
     content_hash: str = ""
     """SHA-256 over the row's immutable content (`storage.hashing`); `db verify` recomputes it."""
 

@@ -20,7 +20,7 @@ from server.views import InferenceLine, InferenceView, Listed, show_inference, s
 
 _READ = {SCOPES: ("infer", "review")}
 _METADATA = "metadata."
-_UNASKABLE = frozenset('"\\\0')
+UNASKABLE = frozenset('"\\\0')
 """Characters that no database takes in the path of a JSON key."""
 _KNOWN = {"model", "version", "rating_lte", "reason", "user", "since", "until", "q", "limit", "cursor"}
 
@@ -94,7 +94,7 @@ def _metadata(request: GatewayRequest) -> dict[str, str]:
     for name, value in request.query_params.items():
         if name.startswith(_METADATA):
             key = name.removeprefix(_METADATA)
-            if not key or _UNASKABLE.intersection(key):
+            if not key or UNASKABLE.intersection(key):
                 raise BadFieldError(name[:60], "is no key of metadata that can be asked for")
             wanted[key] = value
         elif name not in _KNOWN:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.inside import Inside, inside, settings_for
+from tests.server.openai_client import Client, clients
 from tests.server.upstream import FakeEngine, fake_engine
 
 
@@ -32,3 +33,10 @@ def gateway(engine: FakeEngine, data: Path) -> Iterator[Inside]:
     """A gateway with the model `assistant` on its base, and no key created."""
     with inside(settings_for(data, [engine.url])) as running:
         yield running
+
+
+@pytest.fixture
+def client(gateway: Inside) -> Iterator[Client]:
+    """Official clients of `gateway`, by key."""
+    with clients(gateway) as made:
+        yield made

@@ -17,9 +17,10 @@ from tests.server.versions import add_version
 
 # They keep a case for a few minutes and decide nothing.
 NOTHING_DECIDED = {("POST", "/v1/failures/claim"), ("POST", "/v1/failures/{failure_id}/release")}
-# What the tests of files and of deleting a version call.
+# What the tests of files, of stored completions and of deleting a version call.
 APART = {
     ("DELETE", "/v1/models/{name}"),
+    ("DELETE", "/v1/chat/completions/{completion_id}"),
     ("POST", "/v1/files"),
     ("DELETE", "/v1/files/{file_id}"),
     ("POST", "/v1/uploads"),

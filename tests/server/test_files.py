@@ -6,11 +6,10 @@ import asyncio
 import hashlib
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import msgspec
 import openai
 import pytest
@@ -19,38 +18,10 @@ from feedback.files.parts import sweep_uploads
 from feedback.ids import new_id
 from feedback.storage.file_table import StoredFile
 from tests.server.inside import Inside
+from tests.server.openai_client import Client
 from tests.server.test_access import make_key
 
 ROWS = b'{"messages": []}\n{"prompt": "a"}\n'
-Client = Callable[[str], openai.OpenAI]
-
-
-class _Into(httpx.BaseTransport):
-    """Requests of a client, handed to the application as they are."""
-
-    def __init__(self, gateway: Inside) -> None:
-        self._gateway = gateway
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        headers = {name: value for name, value in request.headers.items() if name != "content-length"}
-        path = request.url.raw_path.decode()
-        told = self._gateway.call(request.method, path, request.read(), headers | {"host": "127.0.0.1:8000"})
-        return httpx.Response(told.status, headers=told.headers, content=told.body)
-
-
-@pytest.fixture
-def client(gateway: Inside) -> Iterator[Client]:
-    made: list[openai.OpenAI] = []
-
-    def as_key(secret: str = "none") -> openai.OpenAI:
-        http = httpx.Client(transport=_Into(gateway))
-        address = "http://127.0.0.1:8000/v1"
-        made.append(openai.OpenAI(api_key=secret, base_url=address, http_client=http, max_retries=0))
-        return made[-1]
-
-    yield as_key
-    for one in made:
-        one.close()
 
 
 def left(gateway: Inside) -> list[str]:

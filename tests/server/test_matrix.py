@@ -42,6 +42,11 @@ TABLE = """
 route                                  none infer feedback review train admin other old shut page bare local proxy host origin far
 POST /v1/chat/completions              401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/completions                   401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+GET /v1/chat/completions               401  in    403      in     403   in    in    401 401  in   in   in    401   401  401    401
+GET /v1/chat/completions/{completion_id} 401 404  403      in     403   in    404   401 401  in   in   in    401   401  401    401
+GET /v1/chat/completions/{completion_id}/messages 401 404 403 in  403   in    404   401 401  in   in   in    401   401  401    401
+POST /v1/chat/completions/{completion_id} 401 404 403      403    403   in    404   401 401  in   403  in    401   401  401    401
+DELETE /v1/chat/completions/{completion_id} 401 403 403    403    403   in    404   401 401  in   403  in    401   401  401    401
 GET /v1/models                         401  in    403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/models/{name}                  401  in    403      in     in    in    404   401 401  in   in   in    401   401  401    401
 DELETE /v1/models/{name}               401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
@@ -147,6 +152,7 @@ class House:
         now = self.gateway.gateway.now()
         name = "assistant"
         asked = self.gateway.ask().headers["x-starloop-inference-id"]
+        stored = self.gateway.ask({"store": True}).headers["x-starloop-inference-id"]
         self.gateway.wait_for(lambda: self.gateway.gateway.journal.backlog() == 0)
         dataset = new_id(now)
         folder = self.gateway.settings.directory / "datasets" / dataset
@@ -186,6 +192,7 @@ class House:
         self.ids = {
             "key": new_id(now),
             "inference": asked,
+            "completion": stored,
             "example": "0",
             **{kind: row.id for kind, row in rows.items()},
         }
@@ -231,6 +238,7 @@ class House:
         return {
             "/v1/chat/completions": HELLO,
             "/v1/completions": {"model": "assistant", "prompt": "x"},
+            "/v1/chat/completions/{completion_id}": {"metadata": {}},
             "/v1/models/{name}/promote": {"version": "base", "reason": "test"},
             "/v1/models/{name}/rollback": {"reason": "test"},
             "/v1/models/{name}/canary": {"version": "9.9", "reason": "test"},

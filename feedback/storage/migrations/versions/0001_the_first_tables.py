@@ -325,6 +325,7 @@ def upgrade() -> None:
         sa.Column("metadata", sa.JSON(), nullable=True),
         sa.Column("stored", sa.Boolean(), nullable=False),
         sa.Column("pinned", sa.Boolean(), nullable=False),
+        sa.Column("listed", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -335,6 +336,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text('"user" IS NULL AND conversation IS NOT NULL'),
         postgresql_where=sa.text('"user" IS NULL AND conversation IS NOT NULL'),
+    )
+    op.create_index(
+        "inference_listed",
+        "inference",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("listed = 1"),
+        postgresql_where=sa.text("listed"),
     )
     op.create_index("inference_model_version", "inference", ["model", "version", "id"], unique=False)
     op.create_index("inference_user", "inference", ["user", "id"], unique=False)
@@ -506,6 +515,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_upload_part_upload_id", "upload_part", ["upload_id"], unique=False)
+    op.create_table(
+        "completion_metadata",
+        sa.Column("inference_id", sa.String(36), nullable=False),
+        sa.Column("metadata", sa.JSON(), nullable=False),
+        sa.Column("changed", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("inference_id"),
+    )
     op.create_table(
         "triage_mark",
         sa.Column("model", sa.String(), nullable=False),
