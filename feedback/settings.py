@@ -45,6 +45,8 @@ class Server(Section, frozen=True):
     """How long requests in flight may take to end after SIGTERM."""
     answer_seconds: Seconds = 3600.0
     """Longest time for one whole answer, streamed or not."""
+    batch_concurrency: Positive = 8
+    """Requests of batches under way at a time, while no user's is; then one."""
     log: Literal["text", "json"] = "text"
     log_requests: bool = False
     """Log each answered inference, not only those that failed."""

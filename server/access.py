@@ -130,6 +130,16 @@ def caller_with(secret: str, snapshot: Snapshot, now: datetime) -> tuple[Grant, 
     return grant, _caller(grant, now)
 
 
+def caller_by_id(key_id: str | None, snapshot: Snapshot, now: datetime) -> Caller:
+    """Who a key speaks for whose secret is not at hand. Raises `NoKeyError` for one that is not open any more."""
+    if key_id is None:
+        return AT_THIS_MACHINE
+    grant = snapshot.by_id.get(key_id)
+    if grant is None:
+        raise _unknown()
+    return _caller(grant, now)
+
+
 def bearer(headers: Mapping[bytes, bytes]) -> str | None:
     """The secret in `Authorization: Bearer …`, or None."""
     value = headers.get(b"authorization", b"").decode("latin-1")

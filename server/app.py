@@ -17,10 +17,12 @@ from feedback.settings import Settings
 from feedback.settings_file import load, origins
 from server import errors, openapi
 from server.application import Application
+from server.batch_runner import BatchRunner
 from server.gateway import Clock, Gateway
 from server.request import GatewayRequest, admit
 from server.routes import (
     audit,
+    batches,
     canaries,
     candidates,
     cases,
@@ -66,6 +68,7 @@ _FAMILIES = (
     holds,
     imports,
     files,
+    batches,
     datasets,
     cycles,
     reports,
@@ -104,9 +107,12 @@ def create_app(
     @asynccontextmanager
     async def life(_app: Litestar) -> AsyncIterator[None]:
         await gateway.open()
+        runner = BatchRunner(gateway)
+        runner.start()
         try:
             yield
         finally:
+            await runner.stop()
             await gateway.close()
 
     def provide_gateway() -> Gateway:

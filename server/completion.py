@@ -23,6 +23,8 @@ from server.routing import Route, is_pinned
 from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
+BATCH = "batch"
+"""The purpose of a batch's requests, which no client can name: they are nobody's use, and teach nothing."""
 _Headers = list[tuple[bytes, bytes]]
 
 
@@ -83,7 +85,8 @@ class Completion:
         watch = ClientWatch(receive, self._gateway.settings.server.answer_seconds)
         engines = self._gateway.engines
         under_way = self._gateway.metrics.under_way
-        under_way.add()
+        counts = 0 if self._purpose == BATCH else 1  # batches go by it: they give way to all others
+        under_way.add(counts)
         try:
             await self._gateway.adapter_watch.admit(self._route)
             async with engines.ask(self._route.base, self._request, watch.over) as (connection, replica):
@@ -104,7 +107,7 @@ class Completion:
             await self._fail(send, tell(error))
         finally:
             watch.stop()
-            under_way.add(-1)
+            under_way.add(-counts)
 
     def _request(self, replica: Replica) -> bytes:
         self._asked = self._route.adapter or replica.base_name

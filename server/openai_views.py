@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
+from feedback.batches import kept
 from feedback.files import parts, stored
+from feedback.storage.batch_table import RequestBatch
 from feedback.storage.file_table import PartedUpload, StoredFile, UploadPart
 
 T = TypeVar("T")
@@ -57,6 +59,77 @@ class PartObject(Struct, kw_only=True):
     object: Literal["upload.part"] = "upload.part"
     created_at: int
     upload_id: str
+
+
+class BatchCounts(Struct, kw_only=True):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchErrors(Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+
+
+class BatchObject(Struct, kw_only=True):
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: Literal["24h"] = "24h"
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: BatchCounts
+    usage: dict[str, Any]
+    metadata: dict[str, Any] | None
+
+
+def batch_object(row: RequestBatch) -> BatchObject:
+    def at(status: str) -> int | None:
+        return int(row.times[status]) if status in row.times else None
+
+    def file(identifier: str | None) -> str | None:
+        return None if identifier is None else stored.PREFIX + identifier
+
+    return BatchObject(
+        id=kept.PREFIX + row.id,
+        endpoint=row.endpoint,
+        errors=BatchErrors(data=row.errors) if row.errors else None,
+        input_file_id=stored.PREFIX + row.input_file_id,
+        status=row.status,
+        output_file_id=file(row.output_file_id),
+        error_file_id=file(row.error_file_id),
+        created_at=int(row.created),
+        in_progress_at=at("in_progress"),
+        expires_at=int(row.expires),
+        finalizing_at=at("finalizing"),
+        completed_at=at("completed"),
+        failed_at=at("failed"),
+        expired_at=at("expired"),
+        cancelling_at=at("cancelling"),
+        cancelled_at=at("cancelled"),
+        request_counts=BatchCounts(total=row.total, completed=row.completed, failed=row.failed),
+        usage={
+            "input_tokens": row.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": row.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": row.prompt_tokens + row.completion_tokens,
+        },
+        metadata=row.metadata_,
+    )
 
 
 def file_object(row: StoredFile) -> FileObject:

@@ -157,6 +157,15 @@ class ChangeCompletion(Wire):
     metadata: dict[str, Any] | None
 
 
+class CreateBatch(Wire):
+    """A file of requests of one endpoint, to be answered within a day."""
+
+    input_file_id: Name
+    endpoint: Literal["/v1/chat/completions", "/v1/completions"]
+    completion_window: Literal["24h"]
+    metadata: dict[str, Any] | None = None
+
+
 class BeginUpload(Wire):
     """A file that is to come in parts; `mime_type` is taken, as OpenAI's clients send it, and not kept."""
 

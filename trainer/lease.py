@@ -1,98 +1,25 @@
-"""One loop leads: a row in the database that its holder renews, and that anyone may take once it has run out."""
+"""One loop leads: it holds the lease `loop`."""
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import CursorResult, or_, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, select
 
-from feedback.errors import ConflictError, StarloopError
 from feedback.storage.database import Database
+from feedback.storage.lease import HeldLease
+from feedback.storage.lease import LeaseLostError as LeaseLostError
 from feedback.storage.tables import Lease
 
-_log = logging.getLogger(__name__)
 _NAME = "loop"
 
 
-class LeaseLostError(ConflictError):
-    """Another loop leads now; this one must write nothing more."""
-
-
-class LoopLease:
-    """This process's claim to lead. Clocks of machines that share a database must agree to within the lease."""
+class LoopLease(HeldLease):
+    """This process's claim to lead the loop."""
 
     def __init__(self, database: Database, seconds: float, clock: Callable[[], datetime]) -> None:
-        self._database = database
-        self._seconds = seconds
-        self._clock = clock
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-
-    def acquire(self) -> bool:
-        """Take the lease if it is free, renew it if it is ours; whether we hold it now."""
-        with self._database.session() as session:
-            held = self._renew(session, if_over=True) or self._make(session)
-            session.commit()
-        return held
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Renew the lease in the background for as long as the block takes."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._keep, args=(done,), name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-    def confirm(self, session: Session) -> None:
-        """Renew within the caller's transaction, so that nothing is written by a loop that no longer leads."""
-        if not self._renew(session, if_over=False):
-            raise LeaseLostError("another loop has taken over; this one stops where it stands")
-
-    def release(self) -> None:
-        """Let go, so that the next loop need not wait for the lease to run out."""
-        with self._database.session() as session:
-            session.exec(delete(Lease).where(col(Lease.name) == _NAME, col(Lease.holder) == self.holder))
-            session.commit()
-
-    def _keep(self, done: threading.Event) -> None:
-        while not done.wait(self._seconds / 3):
-            try:
-                with self._database.session() as session:
-                    self.confirm(session)
-                    session.commit()
-            except LeaseLostError:
-                return  # whoever writes next under this lease hears of it
-            except StarloopError as error:
-                _log.warning("the lease cannot be renewed just now: %s", error)
-
-    def _renew(self, session: Session, if_over: bool) -> bool:
-        now = self._clock().timestamp()
-        ours = col(Lease.holder) == self.holder
-        result = session.exec(
-            update(Lease)
-            .where(col(Lease.name) == _NAME, or_(ours, col(Lease.expires) < now) if if_over else ours)
-            .values(holder=self.holder, expires=now + self._seconds)
-        )
-        assert isinstance(result, CursorResult)
-        return result.rowcount == 1
-
-    def _make(self, session: Session) -> bool:
-        dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-        row = {"name": _NAME, "holder": self.holder, "expires": self._clock().timestamp() + self._seconds}
-        session.exec(dialect.insert(Lease).values(row).on_conflict_do_nothing())
-        return session.exec(select(Lease.holder).where(col(Lease.name) == _NAME)).one() == self.holder
+        super().__init__(database, _NAME, seconds, clock)
 
 
 def leader(session: Session, now: datetime) -> str | None:

@@ -70,7 +70,9 @@ def list_completions(session: Session, reader: Reader, wanted: Wanted) -> tuple[
     if not reader.everything:
         query = query.where(col(Inference.key_id).is_not_distinct_from(reader.key_id))
     if reader.models is not None:
-        query = query.where(col(Inference.model).in_(sorted(reader.models)))
+        query = query.where(
+            col(Inference.model).concat("").in_(sorted(reader.models))
+        )  # as `of_model` has it
     if wanted.model is not None:
         name, _, version = wanted.model.partition("@")
         query = query.where(of_model(name))

@@ -49,7 +49,12 @@ FIRST_TOKEN_SECONDS = Family(
 TOKENS = Family(
     "starloop_tokens_total", "counter", (*_VERSION, "kind"), "Tokens: kind is prompt or completion."
 )
-UNDER_WAY = Family("starloop_requests_under_way", "gauge", (), "Requests for completions under way.")
+UNDER_WAY = Family(
+    "starloop_requests_under_way",
+    "gauge",
+    (),
+    "Requests for completions under way, but for those of batches.",
+)
 RATINGS = Family(
     "starloop_ratings_total",
     "counter",

@@ -16,6 +16,7 @@ from litestar.routes import HTTPRoute
 
 from feedback.access.keys import SCOPES, create_key, revoke_key
 from feedback.ids import new_id
+from feedback.storage.batch_table import RequestBatch
 from feedback.storage.file_table import PartedUpload, StoredFile
 from feedback.storage.tables import (
     Candidate,
@@ -89,6 +90,10 @@ POST /v1/uploads                       401  403   403      403    in    in    in
 POST /v1/uploads/{upload_id}/parts     401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
 POST /v1/uploads/{upload_id}/complete  401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
 POST /v1/uploads/{upload_id}/cancel    401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
+POST /v1/batches                       401  in    403      403    403   in    in    401 401  in   403  in    401   401  401    401
+GET /v1/batches                        401  in    403      403    403   in    in    401 401  in   in   in    401   401  401    401
+GET /v1/batches/{batch_id}             401  404   403      403    403   in    404   401 401  in   in   in    401   401  401    401
+POST /v1/batches/{batch_id}/cancel     401  404   403      403    403   in    404   401 401  in   403  in    401   401  401    401
 GET /v1/reports                        401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -176,6 +181,7 @@ class House:
         taken: dict[str, Any] = {"name": "a.jsonl", "format": "chat", "rows": 1, "examples": 1, "bad": 0}
         taken |= {"original_hash": "0", "original_bytes": 1, "content_hash": "0", "created_by": "ann"}
         kept: dict[str, Any] = {"name": "a", "purpose": "batch", "bytes": 1, "created": 0.0, "owner": "ann"}
+        made: dict[str, Any] = {"created": 0.0, "owner": "ann"}
         rows: dict[str, Any] = {
             "failure": Failure(id=new_id(now), inference_id=asked, reasons=[], **plain),
             "case": Case(id=new_id(now), **plain, **case),
@@ -186,6 +192,9 @@ class House:
             "hold": RaterHold(id=new_id(now), kind="group", target="g", feedback=[], reason="new", **plain),
             "import": DataImport(id=new_id(now), **plain, **taken),
             "file": StoredFile(id=new_id(now), **kept, hash="0"),
+            "batch": RequestBatch(
+                id=new_id(now), endpoint="", input_file_id="", status="failed", expires=0.0, **made
+            ),
             "upload": PartedUpload(id=new_id(now), **kept, expires=2e10),
             "cycle": Cycle(id=new_id(now), mode="report", requested_by="ann", updated=0.0, **plain),
         }
@@ -254,6 +263,7 @@ class House:
             "/v1/holds/{hold_id}/decide": {"action": "uphold"},
             "/v1/imports": {"prompt": "a", "completion": "b"},
             "/v1/files": b"no form",
+            "/v1/batches": {"input_file_id": "x", "endpoint": "/v1/completions", "completion_window": "24h"},
             "/v1/uploads": {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "x"},
             "/v1/uploads/{upload_id}/complete": {"part_ids": ["x"]},
             "/v1/cycles": {"model": "assistant"},

@@ -523,6 +523,38 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("inference_id"),
     )
     op.create_table(
+        "request_batch",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("endpoint", sa.String(), nullable=False),
+        sa.Column("input_file_id", sa.String(36), nullable=False),
+        sa.Column("output_file_id", sa.String(36), nullable=True),
+        sa.Column("error_file_id", sa.String(36), nullable=True),
+        sa.Column("metadata", sa.JSON(), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.Column("times", sa.JSON(), nullable=False),
+        sa.Column("errors", sa.JSON(), nullable=False),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("completed", sa.Integer(), nullable=False),
+        sa.Column("failed", sa.Integer(), nullable=False),
+        sa.Column("prompt_tokens", sa.Integer(), nullable=False),
+        sa.Column("completion_tokens", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("key_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_request_batch_status", "request_batch", ["status"], unique=False)
+    op.create_index("ix_request_batch_key_id", "request_batch", ["key_id"], unique=False)
+    op.create_table(
+        "batch_answer",
+        sa.Column("batch_id", sa.String(36), nullable=False),
+        sa.Column("line", sa.Integer(), nullable=False),
+        sa.Column("answered", sa.Boolean(), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("batch_id", "line"),
+    )
+    op.create_table(
         "triage_mark",
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("stored", sa.Float(), nullable=False),
