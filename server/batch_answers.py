@@ -134,6 +134,7 @@ class Answering:
     async def _once(self, line: Request) -> _Came | None:
         """Ask it as the route would."""
         gateway, row = self._gateway, self._row
+        scope: Any = {}
         head: dict[str, str] = {}
         status, pieces = 0, list[bytes]()
 
@@ -150,7 +151,7 @@ class Answering:
 
         try:
             caller = caller_by_id(row.key_id, gateway.live.current, gateway.now())
-            await begin(gateway, caller, row.endpoint, line.body, BATCH)({}, receive, send)  # type: ignore[typeddict-item]
+            await begin(gateway, caller, row.endpoint, line.body, BATCH)(scope, receive, send)
         except NoKeyError:
             self.over = "key_closed"
             return None

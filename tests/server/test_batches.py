@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types import Batch
+from sqlmodel import Session
 
 from feedback.batches import kept
-from feedback.batches.kept import answered_lines
+from feedback.batches.kept import answered_lines, forget_answers
+from feedback.errors import StorageError
+from feedback.storage.database import Database
 from feedback.storage.tables import Inference
-from server.batch_turns import Turns
+from server.batch_turns import Turns, users_under_way
 from tests.server.inside import HELLO, Inside
 from tests.server.openai_client import Client
+from tests.server.served import served
 from tests.server.test_access import bearing, make_key
 from tests.server.test_audit import log
+from tests.server.test_files import left
 from tests.server.upstream import FakeEngine
 
 CHAT = "/v1/chat/completions"
@@ -269,3 +276,75 @@ def test_batches_give_way_to_users(gateway: Inside) -> None:
     time.sleep(0.15)
     gateway.run(all_of(4))
     assert most == 1
+
+
+def test_only_requests_of_users_are_given_way_to(gateway: Inside, engine: FakeEngine, client: Client) -> None:
+    engine.delay = 0.5
+    made = client("none")
+    begin(made, [line(number) for number in range(8)])
+    gateway.eventually(lambda: len(engine.seen) > 1)
+    metrics = gateway.gateway.metrics
+    assert users_under_way(metrics) == 0
+
+    async def beside() -> float:
+        asked = asyncio.create_task(gateway.send("POST", CHAT, HELLO))
+        await gateway.until(lambda: len(engine.seen) and users_under_way(metrics) == 1)
+        counted = users_under_way(metrics)
+        await asked
+        return counted
+
+    assert gateway.run(beside()) == 1
+    assert users_under_way(metrics) == 0
+
+
+def test_an_end_that_fails_leaves_nothing_and_is_made_again(
+    gateway: Inside, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.batch_runner._TROUBLE_SECONDS", 0.1)
+    tried = []
+
+    def forget(session: Session, batch_id: str) -> None:
+        tried.append(batch_id)
+        if len(tried) < 3:
+            raise StorageError("the disk is full")
+        forget_answers(session, batch_id)
+
+    monkeypatch.setattr("feedback.batches.output.forget_answers", forget)
+    made = client("none")
+    done = ended(gateway, made, begin(made, [line(1), line(2)]).id)
+    assert (done.status, len(tried)) == ("completed", 3)
+    assert len(lines_of(made, done.output_file_id)) == 2
+    assert len(made.files.list().data) == len(left(gateway)) == 2
+
+
+def test_a_killed_batch_goes_on_with_what_has_no_answer(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.delay = 0.1
+    count = 60
+    with served(tmp_path, [engine.url]) as running:
+        made = openai.OpenAI(api_key="none", base_url=f"{running.address}/v1", max_retries=0)
+        begun = begin(made, [line(number) for number in range(count)])
+        deadline = time.monotonic() + 30
+        while (made.batches.retrieve(begun.id).request_counts or begun.request_counts).completed < 10:  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.process.kill()
+        running.process.wait(10)
+        made.close()
+    time.sleep(1.0)  # what it had begun ends, and its workers have gone
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'starloop.sqlite'}")
+    with database.reading() as session:
+        before = answered_lines(session, begun.id.removeprefix("batch_"))
+    database.close()
+    assert 10 <= len(before) < count
+    with served(tmp_path, [engine.url]) as running:
+        made = openai.OpenAI(api_key="none", base_url=f"{running.address}/v1", max_retries=0)
+        deadline = time.monotonic() + 60
+        while (done := made.batches.retrieve(begun.id)).status not in kept.ENDED:
+            assert time.monotonic() < deadline, done
+            time.sleep(0.1)
+        rows = lines_of(made, done.output_file_id)
+        made.close()
+    assert (done.status, len(rows)) == ("completed", count)
+    asked = Counter(one.body["messages"][0]["content"] for one in engine.seen if "messages" in one.body)
+    assert {asked[str(number - 1)] for number in before} == {1}
+    assert set(asked) == {str(number) for number in range(count)}
