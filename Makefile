@@ -66,9 +66,10 @@ bench-decisions: install ## How often gate, canary and guardrails decide wrongly
 bench-train-gpu: install ## A training step on a GPU beside TRL (needs TRL in .venv); writes tests/bench/results
 	$(BIN)/python -m tests.bench.train_gpu $(or $(ARGS),--output tests/bench/results/train_gpu.md)
 
-faults: install ## kill -9 under load, and versions under churn; writes tests/faults/results
+faults: install ## kill -9 under load and in a cycle, and versions under churn; writes tests/faults/results
 	$(BIN)/python -m tests.faults.kills $(or $(ARGS),--output tests/faults/results/kills.md)
 	$(BIN)/python -m tests.faults.churn $(or $(ARGS),--output tests/faults/results/churn.md)
+	$(BIN)/python -m tests.faults.cycles $(or $(ARGS),--output tests/faults/results/cycles.md)
 
 starter: install ## Train the starter model again and put it into the package
 	$(BIN)/python -m trainer.starter $(ARGS)

@@ -22,7 +22,7 @@ from feedback.registry.cycles import request_cycle
 from feedback.registry.models import ensure_models, move_champion, rollback_target
 from feedback.registry.versions import mark_version, reserve_version
 from feedback.settings import Canary as CanarySettings
-from feedback.settings import Dataset, Engine, Evaluation, Model, Settings, Storage
+from feedback.settings import Dataset, Engine, Evaluation, Mode, Model, Settings, Storage
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, Feedback, Inference, ModelVersion
 from trainer.gateway import Gateway
@@ -198,7 +198,7 @@ class World:
             session.commit()
         return version
 
-    def request(self, mode: str = "auto", guards_off: Sequence[str] = ()) -> str:
+    def request(self, mode: Mode = "auto", guards_off: Sequence[str] = ()) -> str:
         """Ask for a cycle; its id."""
         with self.database.session() as session:
             cycle = request_cycle(session, MODEL, mode, guards_off, "test", self.clock())
