@@ -283,6 +283,29 @@ class Teacher(Section, frozen=True):
     retries: Count = 4
 
 
+class Judge(Section, frozen=True):
+    """A model that compares challenger and champion on golden cases, beside the people's answers. It promotes nothing."""
+
+    url: str = ""
+    """Base of an OpenAI-compatible API, up to `/v1`; empty asks no judge. Its key is STARLOOP_JUDGE_KEY's value."""
+    model: str = ""
+    agreement: Share = 0.8
+    """Share of pairs on which it has to agree with people, beyond chance, before its word counts."""
+    limit: Positive = 200
+    """Most pairs of answers judged in a cycle; each is asked about twice."""
+    max_tokens: Positive = 256
+    """Of one verdict."""
+    budget_tokens: Count = 1_000_000
+    """Most tokens of a calendar month, in and out."""
+    budget_money: Annotated[float, Meta(ge=0.0)] = 10.0
+    """Most that a calendar month may cost, in the currency of the prices."""
+    price_in: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Per million tokens of questions."""
+    price_out: Annotated[float, Meta(ge=0.0)] = 0.0
+    timeout_seconds: Seconds = 60.0
+    retries: Count = 4
+
+
 class Settings(Section, frozen=True):
     """The whole configuration."""
 
@@ -299,6 +322,7 @@ class Settings(Section, frozen=True):
     canary: Canary = Canary()
     schedule: Schedule = Schedule()
     teacher: Teacher = Teacher()
+    judge: Judge = Judge()
 
     @property
     def directory(self) -> Path:

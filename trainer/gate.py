@@ -43,6 +43,8 @@ class Evidence(Struct, frozen=True):
     latency: Latency | None
     looks: int = 0
     """How often this very golden set has been read off before."""
+    judge: Finding | None = None
+    """What a judge says, where one is asked: it may hold a promotion up, and never makes one."""
 
 
 class Decision(Struct, frozen=True):
@@ -80,6 +82,7 @@ def decide(evidence: Evidence, limits: Promotion) -> Decision:
         latency_finding(evidence.latency, limits.latency),
         holdout_finding(suites["holdout"]),
         *looks_finding(evidence.looks),
+        *([evidence.judge] if evidence.judge is not None else []),
     ]
     decision = settle(findings)
     still_open = [finding.about for finding in findings if finding.verdict == "open"]

@@ -12,6 +12,7 @@ from feedback.registry.models import ensure_models
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from trainer.gateway import open_gateway
+from trainer.judge import JUDGE_KEY_VARIABLE, open_judge
 from trainer.notices import PASSWORD_VARIABLE, SECRET_VARIABLE
 from trainer.publication import make_version
 from trainer.teacher import KEY_VARIABLE, Teacher
@@ -28,13 +29,15 @@ def open_workshop(settings: Settings) -> Iterator[Workshop]:
         gateway = open_gateway(settings, ensure_loop_key(database, settings.directory, utc_now()))
         key = os.environ.get(KEY_VARIABLE)
         teacher = Teacher(settings.teacher, key) if settings.teacher.url else None
+        judge = open_judge(settings.judge, os.environ.get(JUDGE_KEY_VARIABLE))
         train = partial(make_version, database, settings, utc_now)
         try:
             secrets = {
                 name: os.environ[name] for name in (SECRET_VARIABLE, PASSWORD_VARIABLE) if name in os.environ
             }
-            yield Workshop(database, settings, gateway, train, teacher=teacher, secrets=secrets)
+            yield Workshop(database, settings, gateway, train, teacher=teacher, judge=judge, secrets=secrets)
         finally:
             gateway.close()
-            if teacher is not None:
-                teacher.close()
+            for asked in (teacher, judge):
+                if asked is not None:
+                    asked.close()

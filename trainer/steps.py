@@ -25,6 +25,7 @@ from trainer.checkpoints import discard_checkpoints
 from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
 from trainer.gate import Evidence, decide
+from trainer.judge import finding_of, judge_where_configured, shown
 from trainer.latency import measure
 from trainer.metrics import Metrics, agreement
 from trainer.proposals import propose_where_configured
@@ -114,10 +115,15 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
     cases = [*suites.golden, *suites.regression]
     consistency = _consistency(workshop, record, suites, contract, (champion, record.challenger))
     latency = measure(workshop.evaluation(), ours, theirs, cases, record.check)
+    judged, trouble = judge_where_configured(
+        workshop, suites.golden, answers[champion], answers[record.challenger], record.check
+    )
     facts = {"latency": msgspec.to_builtins(latency), "consistency": consistency}
+    facts["judge"] = None if judged is None else shown(judged)
     record.add(champion=champion, versions=versions, **facts)
     counts = ", ".join(f"{len(cases)} {suite}" for suite, cases in suites.named().items())
-    record.end(f"{len(answers)} versions answered {counts} cases; the champion is {champion}")
+    told = f"{len(answers)} versions answered {counts} cases; the champion is {champion}"
+    record.end("; ".join([told, *trouble]))
 
 
 def gate(workshop: Workshop, record: CycleRecord) -> None:
@@ -136,6 +142,7 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
         validity=validity([*suites.golden, *suites.regression], ours, theirs, contract),
         latency=result["latency"] and msgspec.convert(result["latency"], Latency),
         looks=_count_look(workshop, record, suites),
+        judge=finding_of(result.get("judge")),
     )
     decision = decide(evidence, workshop.settings.promotion)
     record.add(gate=msgspec.to_builtins(decision))

@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from msgspec import Struct
 
 from feedback.errors import NotAllowedError, SettingsError, StarloopError, UnavailableError
-from feedback.settings import Teacher as TeacherSettings
 
 KEY_VARIABLE = "STARLOOP_TEACHER_KEY"
 _AWAY = {408, 409, 429, 500, 502, 503, 504}
@@ -23,6 +22,25 @@ _LONGEST_WAIT = 60.0
 _LARGEST = 16 << 20
 _CHARACTERS = 3
 """Per token, for an estimate that is rather too high."""
+
+
+class Endpoint(Protocol):
+    """The settings of whoever is asked: `[teacher]`, or `[judge]`."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def price_in(self) -> float: ...
+    @property
+    def price_out(self) -> float: ...
+    @property
+    def timeout_seconds(self) -> float: ...
+    @property
+    def retries(self) -> int: ...
 
 
 class Reply(Struct, frozen=True):
@@ -35,22 +53,27 @@ class Reply(Struct, frozen=True):
 
 
 class Teacher:
-    """A client of one teacher."""
+    """A client of one teacher, or of one judge."""
 
     def __init__(
         self,
-        settings: TeacherSettings,
+        settings: Endpoint,
         key: str | None,
         *,
+        who: str = "teacher",
+        variable: str = KEY_VARIABLE,
         transport: httpx.BaseTransport | None = None,
         pause: Callable[[float], bool] | None = None,
     ) -> None:
-        """Raises `SettingsError` where `[teacher]` names no model. `pause` waits, and says whether to give up."""
+        """`who` is the section that it stands in, `variable` where its key comes from. Raises `SettingsError` where that
+        names no model. `pause` waits, and says whether to give up."""
         if not settings.model:
             raise SettingsError(
-                ["teacher.model: is empty; name the model that [teacher] url is to be asked for"]
+                [f"{who}.model: is empty; name the model that [{who}] url is to be asked for"]
             )
         self._settings = settings
+        self._who = f"the {who} at {settings.url}"
+        self._variable = variable
         self._key = key or ""
         self._halted = threading.Event()
         self._pause = pause or self._halted.wait
@@ -80,12 +103,10 @@ class Teacher:
         response = self._call(f"{self._settings.url.rstrip('/')}/chat/completions", body)
         if response.status_code in (401, 403):
             raise NotAllowedError(
-                f"the teacher at {self._settings.url} refused the key ({response.status_code}); set {KEY_VARIABLE}"
+                f"{self._who} refused the key ({response.status_code}); set {self._variable}"
             )
         if not response.is_success:
-            raise StarloopError(
-                f"the teacher at {self._settings.url} answered {response.status_code}: {self._told(response)}"
-            )
+            raise StarloopError(f"{self._who} answered {response.status_code}: {self._told(response)}")
         return self._reply(response, messages)
 
     def cost(self, reply: Reply) -> float:
@@ -117,7 +138,7 @@ class Teacher:
             if attempt < self._settings.retries and self._pause(wait):
                 break
             delay = min(2 * delay, _LONGEST_WAIT)
-        raise UnavailableError(f"the teacher at {self._settings.url} did not answer: {problem}", 60)
+        raise UnavailableError(f"{self._who} did not answer: {problem}", 60)
 
     def _answer(self, url: str, body: Mapping[str, Any]) -> httpx.Response:
         """Its answer, of bounded size and time: httpx bounds the wait for each piece only."""
@@ -128,7 +149,7 @@ class Teacher:
                 content += piece
                 if len(content) > _LARGEST:
                     raise StarloopError(
-                        f"the teacher at {self._settings.url} sent more than {_LARGEST >> 20} MB, which is no chat completion"
+                        f"{self._who} sent more than {_LARGEST >> 20} MB, which is no chat completion"
                     )
                 if time.monotonic() > until:
                     raise httpx.ReadTimeout("the answer goes on for too long")
@@ -150,7 +171,7 @@ class Teacher:
             )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise StarloopError(
-                f"the teacher at {self._settings.url} sent no chat completion: {self._without_key(response.text[:200])!r}"
+                f"{self._who} sent no chat completion: {self._without_key(response.text[:200])!r}"
             ) from None
 
     def _told(self, response: httpx.Response) -> str:

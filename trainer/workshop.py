@@ -42,6 +42,8 @@ class Workshop:
     clock: Callable[[], datetime] = utc_now
     teacher: Teacher | None = None
     """Where `[teacher] url` names one."""
+    judge: Teacher | None = None
+    """Where `[judge] url` names one."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """What only the environment tells: the webhook's secret, the mail server's password."""
 

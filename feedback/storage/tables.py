@@ -13,6 +13,7 @@ from sqlmodel import Field, SQLModel
 
 from feedback.storage.canary_table import Canary as Canary
 from feedback.storage.import_table import DataImport as DataImport
+from feedback.storage.judgement_table import Judgement as Judgement
 from feedback.storage.lease_table import Lease as Lease
 from feedback.storage.notice_table import Notice as Notice
 from feedback.storage.review_tables import Candidate as Candidate

@@ -76,7 +76,9 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
                 "epochs": epochs_of(trained),
                 "noticed": [(step.step, text) for step in trained for text in step.noticed],
                 "versions": list(result.get("versions") or {}),
-                "comparison": _comparison(result.get("versions") or {}),
+                "comparison": _comparison(
+                    result.get("versions") or {}, result.get("judge"), result.get("champion"), row.version
+                ),
                 "gate": result.get("gate"),
                 "signs": _SIGNS,
                 "trials": [
@@ -147,7 +149,9 @@ def _losses(trained: Sequence[TrainingStep]) -> str:
     return curves("Losses over the training's steps, in nats a token", series)
 
 
-def _comparison(versions: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _comparison(
+    versions: Mapping[str, Any], judge: Mapping[str, Any] | None, champion: str | None, challenger: str | None
+) -> list[tuple[str, list[str]]]:
     """Rows of the table of versions: what, and a cell for each version."""
     rows = []
     for suite in _SUITES:
@@ -160,7 +164,21 @@ def _comparison(versions: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     speeds = [(found.get("golden") or {}).get("ms_per_request") for found in versions.values()]
     if any(speed is not None for speed in speeds):
         rows.append(("a request, median", ["–" if speed is None else f"{speed:,.0f} ms" for speed in speeds]))
+    if judge and judge["cases"]:
+        preferred = {champion: judge["losses"], challenger: judge["wins"]}
+        cells = [
+            _percent(preferred[name] / judge["cases"] if name in preferred else None) for name in versions
+        ]
+        rows.append((_judge(judge), cells))
     return rows
+
+
+def _judge(judge: Mapping[str, Any]) -> str:
+    """What its row says before the figures: how far they can be believed."""
+    agreement, known = judge["agreement"], judge["known"]
+    told = "not known" if agreement is None else f"{_percent(agreement)} of {known}"
+    counts = "counts" if judge["counts"] else "does not count"
+    return f"golden: preferred by the judge, of {judge['cases']} (agreement with people {told}; {counts})"
 
 
 def _parts(suite: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

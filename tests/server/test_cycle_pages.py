@@ -55,6 +55,19 @@ def test_a_cycle_shows_steps_losses_comparison_and_the_gates_numbers(gateway: In
     assert f'href="/cycles/{cycle}"' in listed and "proposed" in listed and "waits for a person" in listed
 
 
+def test_a_judges_preferences_stand_beside_how_far_it_agrees_with_people(gateway: Inside) -> None:
+    database, now = gateway.gateway.database, gateway.gateway.now()
+    number = add_version(database, gateway.settings.directory)
+    versions = {name: {"golden": {"n": 90}} for name in ("base", number)}
+    said = {"cases": 90, "wins": 27, "losses": 9, "agreement": 0.875, "known": 24, "counts": False}
+    shown = add_cycle(database, now, number, result={"champion": "base", "versions": versions, "judge": said})
+    text = page(gateway, f"/cycles/{shown}")
+    assert (
+        "golden: preferred by the judge, of 90 (agreement with people 87.5 % of 24; does not count)" in text
+    )
+    assert text.index("10.0 %") < text.index("30.0 %")
+
+
 def test_what_people_and_models_wrote_is_text(gateway: Inside) -> None:
     now = gateway.gateway.now()
     identifier = add_cycle(gateway.gateway.database, now, None, reason=EVIL, requested_by=EVIL)

@@ -178,6 +178,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("cycle_id", "channel"),
     )
     op.create_table(
+        "judgement",
+        sa.Column("question_hash", sa.String(64), nullable=False),
+        sa.Column("verdict", sa.String(), nullable=False),
+        sa.Column("tokens", sa.Integer(), nullable=False),
+        sa.Column("cost", sa.Float(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("question_hash"),
+    )
+    op.create_index("ix_judgement_created", "judgement", ["created"], unique=False)
+    op.create_table(
         "dataset_version",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
