@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-decisions bench-train-gpu faults starter pins clean
+.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-decisions bench-poison bench-train-gpu faults starter pins clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -62,6 +62,9 @@ bench-data: install ## Import, near duplicates and what is found in public data;
 
 bench-decisions: install ## How often gate, canary and guardrails decide wrongly; writes tests/bench/results
 	$(BIN)/python -m tests.bench.decisions $(or $(ARGS),--output tests/bench/results/decisions.md)
+
+bench-poison: install ## Raters who lie against curation and gate, simulated; writes tests/bench/results
+	$(BIN)/python -m tests.bench.poison $(or $(ARGS),--output tests/bench/results/poison.md)
 
 bench-train-gpu: install ## A training step on a GPU beside TRL (needs TRL in .venv); writes tests/bench/results
 	$(BIN)/python -m tests.bench.train_gpu $(or $(ARGS),--output tests/bench/results/train_gpu.md)
