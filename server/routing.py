@@ -9,6 +9,8 @@ from feedback.registry.adapters import adapter_name
 from feedback.registry.snapshot import ModelRoute, Snapshot
 
 BASE = "base"
+TUNED = "ft:"
+"""What the second names of versions that fine-tunings made begin with; no registered name has a colon."""
 
 
 class UnknownModelError(NotFoundError):
@@ -36,13 +38,14 @@ class Route(NamedTuple):
 
 
 def choose(requested: str, snapshot: Snapshot, stays: str | None = None, unit: str | None = None) -> Route:
-    """The route for what a client wrote under `model`: a registered name, `name@version` or `name@base`.
+    """The route for what a client wrote under `model`: a registered name, `name@version`, `name@base` or a version's `ft:…`.
 
     `stays` is the version that the conversation is on already: it goes before the champion as long as it can serve and
     was not rejected or rolled back. `unit` (`registry.arms.unit_of`) is whom the request counts for while users
     compare two versions; without it the champion answers. Raises `UnknownModelError`.
     """
-    name, pinned, version = requested.partition("@")
+    alias = snapshot.aliases.get(requested)
+    name, pinned, version = (requested if alias is None else alias.name).partition("@")
     model = snapshot.models.get(name)
     if model is None:
         known = ", ".join(sorted(snapshot.models)) or "none yet"
@@ -72,7 +75,7 @@ def answering(model: ModelRoute) -> tuple[str, ...]:
 
 def is_pinned(requested: str) -> bool:
     """Whether the client named the version itself."""
-    return "@" in requested
+    return "@" in requested or requested.startswith(TUNED)
 
 
 def _servable(model: ModelRoute, version: str) -> str:

@@ -178,3 +178,53 @@ class BeginUpload(Wire):
 class CompleteUpload(Wire):
     part_ids: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
     md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$")] | None = None
+
+
+class TuningValues(Wire):
+    """Hyperparameters of a fine-tuning; `auto`, or none, leaves each to `[training]` and the base's size."""
+
+    n_epochs: Literal["auto"] | Annotated[int, Meta(ge=1, le=50)] | None = None
+    batch_size: Literal["auto"] | Annotated[int, Meta(ge=1, le=256)] | None = None
+    learning_rate_multiplier: Literal["auto"] | Annotated[float, Meta(gt=0.0, le=100.0)] | None = None
+
+
+class PairedValues(TuningValues):
+    """Those of DPO."""
+
+    beta: Literal["auto"] | Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
+
+
+class Supervised(Wire):
+    hyperparameters: TuningValues | None = None
+
+
+class Paired(Wire):
+    hyperparameters: PairedValues | None = None
+
+
+class TuningMethod(Wire):
+    type: Annotated[str, Meta(max_length=64)]
+    supervised: Supervised | None = None
+    dpo: Paired | None = None
+    reinforcement: Any = None
+
+
+class NewTuningJob(Wire):
+    """A fine-tuning on a file, as OpenAI's clients ask for it."""
+
+    model: Name
+    training_file: Name
+    validation_file: Name | None = None
+    suffix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,64}$")] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    method: TuningMethod | None = None
+    hyperparameters: TuningValues | None = None
+    """The old place of a supervised one's."""
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+            Meta(max_length=16),
+        ]
+        | None
+    ) = None
+    integrations: list[Any] | None = None

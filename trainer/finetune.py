@@ -76,7 +76,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     model, config = new_adapter(base, spec.rank, spec.alpha)
     config.base_model_name_or_path = spec.engine_model
-    peak = spec.learning_rate or chosen_rate(parameters, spec.method)
+    peak = (spec.learning_rate or chosen_rate(parameters, spec.method)) * spec.rate_factor
     epochs = spec.epochs or chosen_epochs(parameters)
     order = Order(objective.lengths, spec.batch, spec.seed)
     steps = order.per_epoch * epochs
@@ -246,7 +246,7 @@ def _objective(
     dataset = Path(spec.dataset)
     if spec.method == "dpo":
         pairs, rows, left_out = read_pairs(dataset, encoder, train)
-        return Direct(base, pairs, rows), {"pairs": len(pairs), "pairs_left_out": dict(left_out)}
+        return Direct(base, pairs, rows, spec.beta), {"pairs": len(pairs), "pairs_left_out": dict(left_out)}
     if spec.method == "kto":
         examples, good, left_out = read_rated(dataset, encoder, train)
         used = {"good": sum(good), "bad": len(good) - sum(good), "rated_left_out": dict(left_out)}

@@ -14,7 +14,7 @@ from feedback.storage.database import opened
 from trainer.gateway import open_gateway
 from trainer.judge import JUDGE_KEY_VARIABLE, open_judge
 from trainer.notices import PASSWORD_VARIABLE, SECRET_VARIABLE
-from trainer.publication import make_version
+from trainer.publication import make_tuned, make_version
 from trainer.teacher import KEY_VARIABLE, Teacher
 from trainer.workshop import Workshop, utc_now
 
@@ -31,11 +31,21 @@ def open_workshop(settings: Settings) -> Iterator[Workshop]:
         teacher = Teacher(settings.teacher, key) if settings.teacher.url else None
         judge = open_judge(settings.judge, os.environ.get(JUDGE_KEY_VARIABLE))
         train = partial(make_version, database, settings, utc_now)
+        tune = partial(make_tuned, database, settings, utc_now)
         try:
             secrets = {
                 name: os.environ[name] for name in (SECRET_VARIABLE, PASSWORD_VARIABLE) if name in os.environ
             }
-            yield Workshop(database, settings, gateway, train, teacher=teacher, judge=judge, secrets=secrets)
+            yield Workshop(
+                database,
+                settings,
+                gateway,
+                train,
+                teacher=teacher,
+                judge=judge,
+                secrets=secrets,
+                make_tuned=tune,
+            )
         finally:
             gateway.close()
             for asked in (teacher, judge):

@@ -18,9 +18,8 @@ from trainer.batches import fitting
 from trainer.objectives import losses_of
 from trainer.preference_rows import Answers
 from trainer.tokens import IGNORED, Encoded
+from trainer.training import BETA
 
-BETA = 0.1
-"""How strongly the base holds the model: the scale of both losses (DPO, arXiv 2305.18290; KTO, arXiv 2402.01306)."""
 SFT_WEIGHT = 0.2
 """Of the cross entropy on chosen and replayed answers beside DPO's own term, which has 1."""
 
@@ -32,8 +31,12 @@ class Direct:
     beside them, replay above all: preferences alone would say nothing about what must not be unlearned.
     """
 
-    def __init__(self, base: BaseModel, pairs: Sequence[Answers], rows: Sequence[Encoded]) -> None:
+    def __init__(
+        self, base: BaseModel, pairs: Sequence[Answers], rows: Sequence[Encoded], beta: float = BETA
+    ) -> None:
+        """`beta` is how strongly the base holds the model."""
         self._base = base
+        self._beta = beta
         self._pairs = pairs
         self._rows = rows
         self._reference = torch.full((len(pairs), 2), torch.nan)
@@ -60,7 +63,7 @@ class Direct:
                 reference = self._reference[here].to(chosen.device)
                 delta = (chosen - reference[:, 0]) - (rejected - reference[:, 1])
                 weights = torch.tensor([pairs[index].chosen.weight for index in here], device=delta.device)
-                share = share - (weights * nn.functional.logsigmoid(BETA * delta)).sum() / preferring
+                share = share - (weights * nn.functional.logsigmoid(self._beta * delta)).sum() / preferring
             yield share
 
     def ids(self, batch: Sequence[int]) -> list[str]:

@@ -7,11 +7,13 @@ a cycle keeps its number, and publishing the same weights twice changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from msgspec.structs import replace
 from sqlmodel import Session
 
 from feedback.checks.cost import parameters_of
@@ -22,14 +24,15 @@ from feedback.registry.retirements import require_room
 from feedback.registry.versions import list_versions, mark_version, reserve_version
 from feedback.settings import Settings
 from feedback.storage.database import Database
-from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
+from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
+from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
 from trainer.placement import place_on, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, speed_of
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
-from trainer.training import Progress, TrainingSpec, train
+from trainer.training import BETA, Progress, TrainingSpec, train
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +56,43 @@ def make_version(
     )
 
 
+def make_tuned(
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    row: Tuning,
+    on_progress: Callable[[Progress], None],
+) -> ModelVersion:
+    """A fine-tuning's dataset version made into a published model version; the same one however often it is called.
+
+    What the client gave goes before `[training]`, what it left open (`auto`) is as there.
+    """
+    if row.dataset_id is None:
+        raise ConflictError(f"fine-tuning {row.id} has no dataset version yet; its file comes first")
+    given = row.hyperparameters
+    training = replace(
+        settings.training,
+        epochs=given.get("n_epochs", settings.training.epochs),
+        batch=given.get("batch_size", settings.training.batch),
+        seed=row.seed,
+    )
+    return train_version(
+        database,
+        replace(settings, training=training),
+        clock,
+        row.model,
+        row.dataset_id,
+        settings.directory / "runs" / row.id,
+        on_progress,
+        method="dpo" if row.method == "dpo" else "sft",
+        origin={"fine_tuning": PREFIX + row.id, "suffix": row.suffix},
+        apart={
+            "rate_factor": float(given.get("learning_rate_multiplier", 1.0)),
+            "beta": float(given.get("beta", BETA)),
+        },
+    )
+
+
 def train_version(
     database: Database,
     settings: Settings,
@@ -63,10 +103,13 @@ def train_version(
     on_progress: Callable[[Progress], None],
     cycle_id: str | None = None,
     method: Wanted | None = None,
+    origin: Mapping[str, Any] = MappingProxyType({}),
+    apart: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelVersion:
     """Train a model on a dataset version in the folder `work`, and publish what passed the checks, unpromoted.
 
-    `method` goes before that of the settings. Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
+    `method` goes before that of the settings, `origin` stands among the version's facts, and `apart` is what of the spec the
+    settings do not say. Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
     `trainer.training.train` raises; nothing is published then.
     """
     model = settings.model_named(name)
@@ -85,8 +128,11 @@ def train_version(
         )
     engine = next(engine for engine in settings.engine if engine.base == model.base)
     with database.reading() as session:
-        reserved = cycle_id is not None and any(
-            version.cycle_id == cycle_id for version in list_versions(session, name)
+        reserved = any(
+            version.cycle_id == cycle_id
+            if cycle_id is not None
+            else version.state == "staged" and version.dataset_id == dataset_id
+            for version in list_versions(session, name)
         )
         if not reserved:
             require_room(session, model.base, engine.adapter_limit)
@@ -102,6 +148,7 @@ def train_version(
         out=str(work),
         max_rank=engine.max_lora_rank,
         method=choice.method,
+        **apart,
     )
     machine = find_machine().limited_to(settings.training.devices)
     wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
@@ -116,7 +163,13 @@ def train_version(
         trained = train(spec, told, place)
     finally:
         steps.flush()
-    facts = {**trained.facts, "run": work.name, "method": choice.method, "method_reason": choice.reason}
+    facts = {
+        **trained.facts,
+        "run": work.name,
+        "method": choice.method,
+        "method_reason": choice.reason,
+        **origin,
+    }
     if wanted is not None:
         facts["estimate"] = compared(wanted, trained.facts)
     store = AdapterStore(settings.directory / "adapters")

@@ -1,5 +1,7 @@
 """When cycles run: by the clock for every model, when corrections or ratings call for one, and when somebody asks.
 
+Fine-tunings that clients ask for take turns with them: one training at a time, in the order in which they were asked for.
+
 Of several loops on one database the holder of the lease works; the others stand by.
 """
 
@@ -10,6 +12,7 @@ import threading
 from datetime import timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlmodel import Session
 
 from feedback.access.audit import Actor, note
 from feedback.cron import cron_trigger
@@ -17,12 +20,14 @@ from feedback.errors import ConflictError, StarloopError
 from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
 from feedback.settings import Model
+from feedback.storage.tables import Cycle, Tuning
 from trainer.canary_keeper import CanaryKeeper
-from trainer.cycle import next_cycle, run_cycle
+from trainer.cycle import PAUSES, next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.notices import Notifier
 from trainer.record import LoopStoppedError
 from trainer.triggers import reason_to_begin
+from trainer.tuning import TuningRecord, look_at_files, next_tuning, run_tuning
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -41,6 +46,7 @@ class Loop:
         self._stopping = stopping
         self._wanted = workshop.settings.schedule
         self._leads = False
+        self._looking = threading.Lock()
         self._canaries = CanaryKeeper(workshop, lease, stopping)
         self._notices = Notifier(workshop.database, workshop.settings, workshop.clock, workshop.secrets)
 
@@ -54,6 +60,7 @@ class Loop:
             scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
         if self._wanted.new_corrections or self._wanted.rating_drop:
             scheduler.add_job(self.request_where_due, "interval", minutes=_DUE_MINUTES)
+        scheduler.add_job(self.look_at_files, "interval", seconds=max(1.0, self._wanted.poll_seconds))
         if self._workshop.settings.capture.retention_days:
             first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
@@ -75,12 +82,17 @@ class Loop:
         try:
             if not self._hold():
                 return False
+            self.look_at_files()
             with self._workshop.database.reading() as session:
-                cycle_id = next_cycle(session)
-            if cycle_id is None:
+                waiting = _waiting(session)
+            if waiting is None:
                 return False
             with self._lease.kept():
-                run_cycle(self._workshop, self._workshop.record(self._lease, self._stopping, cycle_id))
+                if isinstance(waiting, Cycle):
+                    run_cycle(self._workshop, self._workshop.record(self._lease, self._stopping, waiting.id))
+                else:
+                    record = TuningRecord(self._workshop, self._lease, self._stopping, waiting.id)
+                    run_tuning(self._workshop, record, PAUSES)
             return True
         except (LoopStoppedError, LeaseLostError) as error:
             _log.info("%s", error)
@@ -91,6 +103,21 @@ class Loop:
             _log.exception("the loop goes on after an unexpected error")
         self._stopping.wait(_TROUBLE_SECONDS)
         return False
+
+    def look_at_files(self) -> None:
+        """Take in the files of fine-tunings that were just asked for, also while something else trains."""
+        if not self._leads or not self._looking.acquire(blocking=False):
+            return
+        try:
+            look_at_files(self._workshop, self._lease, self._stopping)
+        except LeaseLostError as error:
+            _log.info("%s", error)
+        except StarloopError as error:
+            _log.warning("files of fine-tunings wait: %s", error)
+        except Exception:  # the job's boundary
+            _log.exception("files of fine-tunings wait")
+        finally:
+            self._looking.release()
 
     def request_all(self) -> None:
         """Ask for a cycle of every model; those that have one under way are left alone."""
@@ -169,3 +196,14 @@ class Loop:
             self._lease.release()
         except StarloopError as error:
             _log.warning("the lease runs out by itself: %s", error)
+
+
+def _waiting(session: Session) -> Cycle | Tuning | None:
+    """What to run next: what was interrupted, else whatever was asked for first, cycle or fine-tuning."""
+    identifier = next_cycle(session)
+    found = [session.get(Cycle, identifier) if identifier else None, next_tuning(session)]
+    return min(
+        (one for one in found if one is not None),
+        key=lambda one: (one.state != "running", one.id),
+        default=None,
+    )

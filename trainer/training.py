@@ -30,6 +30,8 @@ from trainer.checkpoints import discard_checkpoints, reached
 from trainer.method import Method
 from trainer.process import ChildDiedError, default_threads, run_child
 
+BETA = 0.1
+"""How strongly the base holds the model: the scale of both losses (DPO, arXiv 2305.18290; KTO, arXiv 2402.01306)."""
 STARTS = 3
 """How often a child that dies before it comes to a new checkpoint is started in a row."""
 _HOPELESS = (DataRefusedError, NotFoundError, UnsoundAdapterError)
@@ -63,6 +65,10 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     threads: int = 1
     timeout_seconds: float = 86_400.0
     checkpoint_seconds: float = 60.0
+    rate_factor: float = 1.0
+    """Of the learning rate, given or chosen."""
+    beta: float = BETA
+    """Of DPO."""
 
     @property
     def digest(self) -> str:

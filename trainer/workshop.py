@@ -11,7 +11,7 @@ from typing import Protocol
 from feedback.errors import NotFoundError
 from feedback.settings import Model, Settings
 from feedback.storage.database import Database
-from feedback.storage.tables import Cycle, ModelVersion
+from feedback.storage.tables import Cycle, ModelVersion, Tuning
 from trainer.evaluation import Evaluation
 from trainer.gateway import Gateway
 from trainer.lease import LoopLease
@@ -24,6 +24,12 @@ class MakeVersion(Protocol):
     """Trains a cycle's dataset version into a published model version; the same one however often it is called."""
 
     def __call__(self, cycle: Cycle, on_progress: Callable[[Progress], None]) -> ModelVersion: ...
+
+
+class MakeTuned(Protocol):
+    """Trains what a client asked for on its file into a published model version, in the same way."""
+
+    def __call__(self, row: Tuning, on_progress: Callable[[Progress], None]) -> ModelVersion: ...
 
 
 def utc_now() -> datetime:
@@ -46,6 +52,8 @@ class Workshop:
     """Where `[judge] url` names one."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """What only the environment tells: the webhook's secret, the mail server's password."""
+    make_tuned: MakeTuned | None = None
+    """None where only cycles are run."""
 
     def model(self, name: str) -> Model:
         """The model's section of the configuration. Raises `NotFoundError` where there is none, or none any more."""

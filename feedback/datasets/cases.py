@@ -145,7 +145,7 @@ def import_base_examples(session: Session, settings: Settings, model: str, now: 
         raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
     contract = TaskContract.from_settings(configured)
     examples, rules = base_examples(configured), settings.dataset
-    old = read_imported(settings.directory, list_imports(session, model), "replay", rules.imported)
+    old = read_imported(settings.directory, list_imports(session, model), ("replay",), rules.imported)
     taken = set(session.exec(select(Case.group_key).where(Case.model == model)))
     prompts = [*(row.prompt for row in examples), *(one.conversation.prompt for one in old)]
     groups = assign_groups(session, prompts, rules)

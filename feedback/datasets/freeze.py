@@ -33,7 +33,7 @@ from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
 from feedback.storage.database import Database
-from feedback.storage.tables import Case, DatasetVersion
+from feedback.storage.tables import Case, DataImport, DatasetVersion
 from feedback.storage.tables import Example as ExampleRow
 
 __all__ = ["SPLITS", "build_dataset", "check_files", "read_rows"]
@@ -59,18 +59,10 @@ def build_dataset(
     if configured is None:
         raise NotFoundError(f"there is no [[model]] named {model!r} in the configuration")
     rules = settings.dataset
-    with database.reading() as session:
-        existing = session.get(DatasetVersion, dataset_id)
-        if existing is None:
-            _check_share(session, model, rules)
-            parent, learned = _champion_dataset(session, model)
-    if existing is not None:
-        if not check_files(settings.directory, existing.id, existing.content_hash):
-            raise StorageError(
-                f"dataset {dataset_id}: its files are not those that were frozen; restore them from a backup, or start "
-                "a new cycle"
-            )
+    if (existing := frozen_before(database, settings, model, dataset_id)) is not None:
         return existing
+    with database.reading() as session:
+        parent, learned = _champion_dataset(session, model)
     contract = TaskContract.from_settings(configured)
     gathered = gather(database, settings, configured, contract, now, guards_off)
     with database.reading() as session:
@@ -102,15 +94,15 @@ def build_dataset(
         gathered.trust,
     )
     rows = _rows(corrections.examples, replay, rules)
-    pairs = sorted(corrections.pairs, key=_order)
-    holdout = sorted(apart.examples, key=_order)
+    pairs = sorted(corrections.pairs, key=order_of)
+    holdout = sorted(apart.examples, key=order_of)
     used = {example.inference_id for example in (*corrections.examples, *replay)}
     used |= {pair.inference_id for pair in pairs}
     rated = choose_rated(gathered.said, judging, used, gathered.trust)
     frozen = Frozen.of(
         {split: [line_of(example) for side, example in rows if side == split] for split in SPLITS}
         | {
-            "pairs": [_pair_line(pair) for pair in pairs],
+            "pairs": [pair_line(pair) for pair in pairs],
             "holdout": [line_of(example) for example in holdout],
             "rated": [{**line_of(example), "good": example.source == "rated+"} for example in rated],
         }
@@ -130,10 +122,7 @@ def build_dataset(
         "counts": counts(rows, contract, len(pairs), len(holdout), len(rated)),
         "left_out": corrections.dropped,
         "pii": gathered.personal,
-        "imports": [
-            {"id": entry.id, "name": entry.name, "content_hash": entry.content_hash, "use": entry.use}
-            for entry in gathered.imports
-        ],
+        "imports": imports_told(gathered.imports),
         "rater_cap": {
             "cap": corrections.held.cap,
             "raters": corrections.held.raters,
@@ -152,15 +141,41 @@ def build_dataset(
         note=manifest["note"],
         manifest=manifest,
     )
+    beside: list[tuple[str, Example | Pair]] = [("pairs", pair) for pair in pairs]
+    beside += [("holdout", example) for example in holdout]
+    beside += [("rated", example) for example in rated]
+    keep_version(database, version, [*rows, *beside])
+    return version
+
+
+def frozen_before(
+    database: Database, settings: Settings, model: str, dataset_id: str
+) -> DatasetVersion | None:
+    """The version that stands under that id already. Raises `StorageError` where its files are not what was frozen.
+
+    Before one is made, `ConflictError` where the split share changed.
+    """
+    with database.reading() as session:
+        existing = session.get(DatasetVersion, dataset_id)
+        if existing is None:
+            _check_share(session, model, settings.dataset)
+    if existing is not None and not check_files(settings.directory, existing.id, existing.content_hash):
+        raise StorageError(
+            f"dataset {dataset_id}: its files are not those that were frozen; restore them from a backup, or start "
+            "a new cycle"
+        )
+    return existing
+
+
+def keep_version(
+    database: Database, version: DatasetVersion, examples: Sequence[tuple[str, Example | Pair]]
+) -> None:
+    """Write a version's row and where each of its examples came from."""
     with database.session() as session:
         session.add(version)
         session.flush()
-        beside: list[tuple[str, Example | Pair]] = [("pairs", pair) for pair in pairs]
-        beside += [("holdout", example) for example in holdout]
-        beside += [("rated", example) for example in rated]
-        session.connection().execute(insert(ExampleRow), _lineage(dataset_id, [*rows, *beside]))
+        session.connection().execute(insert(ExampleRow), _lineage(version.id, examples))
         session.commit()
-    return version
 
 
 def _held_out(gathered: Gathered, judging: Collection[str], contract: TaskContract) -> Targets:
@@ -173,15 +188,25 @@ def _rows(corrections: Sequence[Example], replay: Sequence[Example], rules: Data
     """In the order of their hashes: the same examples always give the same files."""
     return [
         ("validation" if validates(example.group_key, rules.validation_share) else "train", example)
-        for example in sorted([*corrections, *replay], key=_order)
+        for example in sorted([*corrections, *replay], key=order_of)
     ]
 
 
-def _order(example: Example | Pair) -> str:
+def imports_told(imports: Sequence[DataImport]) -> list[dict[str, str]]:
+    """Imports as they stand in a manifest."""
+    return [
+        {"id": entry.id, "name": entry.name, "content_hash": entry.content_hash, "use": entry.use}
+        for entry in imports
+    ]
+
+
+def order_of(example: Example | Pair) -> str:
+    """What rows are sorted by."""
     return example.content_hash
 
 
-def _pair_line(pair: Pair) -> dict[str, Any]:
+def pair_line(pair: Pair) -> dict[str, Any]:
+    """A pair as a row of `pairs.jsonl`."""
     return {
         "id": pair.content_hash,
         "messages": pair.messages,

@@ -36,13 +36,15 @@ class Imported(NamedTuple):
     rejected: str | None = None
 
 
-def read_imported(directory: Path, imports: Sequence[DataImport], use: str, most: int) -> list[Imported]:
-    """The answers of all imports for that use, each once; of more than `most` those with the smallest hashes.
+def read_imported(
+    directory: Path, imports: Sequence[DataImport], uses: Collection[str], most: int
+) -> list[Imported]:
+    """The answers of all imports for these uses, each once; of more than `most` those with the smallest hashes.
 
     So a larger import hardly changes what a smaller one chose, and memory stays bounded. Raises `StorageError` where
     rows are no longer those that were imported.
     """
-    chosen = [entry for entry in imports if entry.use == use]
+    chosen = [entry for entry in imports if entry.use in uses]
     found: dict[str, Imported] = {}
     for entry in chosen:
         some = heapq.nsmallest(most, _answers(directory, entry), key=lambda one: one.identity)

@@ -19,9 +19,10 @@ from feedback.datasets.raters import EVERYBODY, Trust, judge_raters
 from feedback.datasets.said import BaseExample, Said
 from feedback.imports.storing import list_imports
 from feedback.privacy.screening import screened
+from feedback.registry.versions import get_version
 from feedback.settings import Model, Settings
 from feedback.storage.database import Database
-from feedback.storage.tables import DataImport
+from feedback.storage.tables import DataImport, DatasetVersion, RegisteredModel
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,14 @@ def gather(
     rules = settings.dataset
     with database.reading() as session:
         heard = read_heard(session, model.name)
-        imports = list_imports(session, model.name)
+        theirs = _of_champion(session, model.name)
+        imports = [
+            one for one in list_imports(session, model.name) if one.use != "tuning" or one.id in theirs
+        ]
     examples = base_examples(model)
     learn, old = (
-        read_imported(settings.directory, imports, use, rules.imported) for use in ("learn", "replay")
+        read_imported(settings.directory, imports, uses, rules.imported)
+        for uses in (("learn", "tuning"), ("replay",))
     )
     prompts = [last_user_text(one.messages) for one in heard] + [row.prompt for row in examples]
     prompts += [one.conversation.prompt for one in (*learn, *old)]
@@ -76,6 +81,16 @@ def gather(
         held = _held(session, model.name, brigades, now)
     trust = judge_raters(said, base, contract, rules.low_reliability, held)
     return Gathered(said, base, trust, imported, imports, personal)
+
+
+def _of_champion(session: Session, model: str) -> set[str]:
+    """The imports that the champion learned from: what a fine-tuning taught it, its successors learn too."""
+    registered = session.get(RegisteredModel, model)
+    if registered is None or registered.champion is None:
+        return set()
+    dataset_id = get_version(session, model, registered.champion).dataset_id
+    dataset = session.get(DatasetVersion, dataset_id) if dataset_id else None
+    return set() if dataset is None else {one["id"] for one in dataset.manifest.get("imports", ())}
 
 
 def _held(session: Session, model: str, brigades: Sequence[Brigade], now: datetime) -> dict[str, str]:

@@ -24,6 +24,7 @@ from feedback.imports.storing import shown_name
 from feedback.imports.uploads import Upload
 from feedback.storage.database import Database
 from feedback.storage.file_table import PartedUpload, StoredFile
+from feedback.storage.tuning_table import Tuning
 
 FOLDER = "files"
 PREFIX = "file-"
@@ -40,7 +41,7 @@ class Viewer(NamedTuple):
     key_id: str | None
     everything: bool = False
 
-    def sees(self, row: StoredFile | PartedUpload) -> bool:
+    def sees(self, row: StoredFile | PartedUpload | Tuning) -> bool:
         return self.everything or row.key_id == self.key_id
 
 

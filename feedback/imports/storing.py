@@ -39,6 +39,8 @@ TOLD = 1000
 """Most bad rows that are named; all are counted."""
 Use = Literal["learn", "replay"]
 USES: tuple[Use, ...] = get_args(Use)
+Kept = Literal["learn", "replay", "tuning"]
+"""`tuning`: for fine-tunings that name the file, and for the cycles after a version that came of one was promoted."""
 
 
 class Intake(NamedTuple):
@@ -47,7 +49,7 @@ class Intake(NamedTuple):
     file: Path
     model: str
     reading: Reading = Reading()
-    use: Use = "learn"
+    use: Kept = "learn"
     """`learn`: rows are new examples. `replay`: the model is to know them already, and not to forget them."""
     skip_bad: bool = False
     name: str = ""
@@ -144,6 +146,13 @@ def _take_in(
         )
         if (known := session.exec(same).first()) is not None:
             outcome.entry, outcome.known = known, True
+            if known.use == "tuning" != intake.use:  # until now only fine-tunings had them
+                known.use, outcome.known = intake.use, False
+                session.add(known)
+                note(
+                    session, actor, "data.import", intake.model, now, **{"import": known.id, "use": known.use}
+                )
+                session.commit()
             return outcome
         partial.rename(folder / identifier)
         try:

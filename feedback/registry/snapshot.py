@@ -11,7 +11,7 @@ from feedback.registry.adapters import adapter_name
 from feedback.registry.arms import Arms
 from feedback.registry.models import SERVABLE
 from feedback.registry.retirements import open_retirements
-from feedback.storage.tables import Canary, Key, ModelVersion, RegisteredModel
+from feedback.storage.tables import Canary, Key, ModelVersion, RegisteredModel, Tuning
 
 
 class ModelRoute(Struct, frozen=True):
@@ -56,6 +56,18 @@ class Grant(Struct, frozen=True):
     """The loop's own key."""
 
 
+class Alias(Struct, frozen=True):
+    """What a second name stands for."""
+
+    model: str
+    number: str
+    created: float
+
+    @property
+    def name(self) -> str:
+        return adapter_name(self.model, self.number)
+
+
 class Snapshot(Struct, frozen=True):
     """One moment of the registry."""
 
@@ -67,10 +79,12 @@ class Snapshot(Struct, frozen=True):
     by_id: dict[str, Grant] = {}
     """The open keys by their ids."""
     retiring: tuple[Retiring, ...] = ()
+    aliases: dict[str, Alias] = {}
+    """Second names of versions that can be asked for: `ft:…`, which fine-tunings give them."""
 
 
 def load_snapshot(session: Session) -> Snapshot:
-    """The registry as it stands, in five queries."""
+    """The registry as it stands, in six queries."""
     servable: dict[tuple[str, str], dict[str, str]] = {}
     left: dict[str, set[str]] = {}
     query = columns_of(
@@ -105,6 +119,15 @@ def load_snapshot(session: Session) -> Snapshot:
         )
         for row in session.exec(select(RegisteredModel))
     }
+    named = columns_of(col(Tuning.alias), col(Tuning.model), col(Tuning.version), col(Tuning.finished))
+    aliases = {
+        alias: Alias(model, number, finished)
+        for alias, model, number, finished in session.connection().execute(
+            named.where(col(Tuning.alias).is_not(None))
+        )
+        if alias is not None and number is not None and finished is not None
+        if model in models and number in models[model].versions
+    }
     keys = list(session.exec(select(Key)))
     grants = {key.secret_hash: _grant(key) for key in keys if key.revoked is None}
     return Snapshot(
@@ -116,6 +139,7 @@ def load_snapshot(session: Session) -> Snapshot:
             Retiring(row.id, adapter_name(row.model, row.number), row.base)
             for row in open_retirements(session)
         ),
+        aliases=aliases,
     )
 
 

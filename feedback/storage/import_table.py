@@ -20,7 +20,7 @@ class DataImport(SQLModel, table=True):
     columns: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     """Which column was read as what."""
     use: str = "learn"
-    """`learn`: its rows are new examples. `replay`: old ones, not to be forgotten."""
+    """`learn`: its rows are new examples. `replay`: old ones, not to be forgotten. `tuning`: of a fine-tuning alone."""
     original_hash: str
     """SHA-256 of the file as it was given."""
     original_bytes: int = Field(sa_type=BigInteger)

@@ -19,6 +19,7 @@ from feedback.storage.notice_table import Notice as Notice
 from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
 from feedback.storage.training_tables import TrainingStep as TrainingStep
+from feedback.storage.tuning_table import Tuning as Tuning
 
 # Conversations of known users are found by their users.
 _NAMELESS: dict[str, Any] = dict.fromkeys(

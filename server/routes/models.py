@@ -18,7 +18,7 @@ from server.access import Caller
 from server.openai_views import Deleted
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
-from server.routing import BASE, UnknownModelError, choose
+from server.routing import BASE, TUNED, UnknownModelError, choose
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Retire, Rollback
 
@@ -28,16 +28,21 @@ _ADMIN = {SCOPES: ("admin",)}
 
 @get("/v1/models", opt=_READ)
 async def models(request: GatewayRequest, gateway: Parts) -> ModelList:
-    """The registered models that the key is for, in OpenAI's form."""
+    """The registered models that the key is for, and versions with names of their own, in OpenAI's form."""
     snapshot = gateway.live.current
     names = sorted(name for name in snapshot.models if request.user.reaches(name))
-    return ModelList(object="list", data=[_card(name, snapshot) for name in names])
+    tuned = sorted(name for name, alias in snapshot.aliases.items() if request.user.reaches(alias.model))
+    cards = [_card(name, snapshot) for name in names] + [_tuned(name, snapshot) for name in tuned]
+    return ModelList(object="list", data=cards)
 
 
 @get("/v1/models/{name:str}", opt=_READ)
 async def model(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> ModelCard:
     """One registered model, or one of its versions as `name@version`, in OpenAI's form."""
     snapshot = gateway.live.current
+    alias = snapshot.aliases.get(name)
+    if alias is not None and request.user.reaches(alias.model):
+        return _tuned(name, snapshot)
     bare, pinned, _ = name.partition("@")
     if bare not in snapshot.models or not request.user.reaches(bare):
         raise UnknownModelError(f"there is no model {name[:60]!r}; GET /v1/models lists those there are")
@@ -47,11 +52,14 @@ async def model(name: FromPath[str], request: GatewayRequest, gateway: Parts) ->
 
 @delete("/v1/models/{name:str}", status_code=200, opt=_ADMIN)
 async def delete_version(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> Response[Deleted]:
-    """Retire a version, named as `name@version`, as OpenAI's clients delete a fine-tuned model; 202 while something holds its files.
+    """Retire a version, named as `name@version` or `ft:…`, as OpenAI's clients delete a fine-tuned model; 202 while something holds its files.
 
     A registered name itself stands in the configuration and is not deleted.
     """
-    bare, _, number = name.partition("@")
+    alias = gateway.live.current.aliases.get(name)
+    if alias is None and name.startswith(TUNED):
+        raise UnknownModelError(f"there is no model {name[:80]!r}; GET /v1/models lists those there are")
+    bare, _, number = (name if alias is None else alias.name).partition("@")
     request.user.need_model(bare)
     if not number:
         raise BadFieldError(
@@ -136,6 +144,12 @@ def _card(name: str, snapshot: Snapshot) -> ModelCard:
         base=route.base,
         version=route.champion or BASE,
     )
+
+
+def _tuned(name: str, snapshot: Snapshot) -> ModelCard:
+    """A version under the name that its fine-tuning gave it."""
+    alias = snapshot.aliases[name]
+    return replace(_card(alias.model, snapshot), id=name, version=alias.number, created=int(alias.created))
 
 
 def _versions(session: Session, name: str) -> VersionsView:

@@ -9,6 +9,7 @@ import pytest
 from litestar.routes import HTTPRoute
 
 from feedback.ids import new_id
+from feedback.storage.file_table import StoredFile
 from feedback.storage.tables import Candidate, Case, Failure, RaterHold
 from server.request import SCOPES
 from tests.server.inside import Inside
@@ -17,7 +18,7 @@ from tests.server.versions import add_version
 
 # They keep a case for a few minutes and decide nothing.
 NOTHING_DECIDED = {("POST", "/v1/failures/claim"), ("POST", "/v1/failures/{failure_id}/release")}
-# What the tests of files, of stored completions and of deleting a version call.
+# What the tests of files, of stored completions, of fine-tunings and of deleting a version call.
 APART = {
     ("DELETE", "/v1/models/{name}"),
     ("DELETE", "/v1/chat/completions/{completion_id}"),
@@ -27,6 +28,10 @@ APART = {
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/complete"),
     ("POST", "/v1/uploads/{upload_id}/cancel"),
+    ("POST", "/v1/fine_tuning/jobs"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"),
 }
 ANSWER = json.dumps({"intent": "refund", "urgency": "low"})
 
@@ -175,6 +180,31 @@ def test_deleting_a_version_is_audited_as_its_retirement(gateway: Inside, admin:
     assert told.json == {"id": name, "object": "model", "deleted": True}
     assert [row["act"] for row in log(gateway, admin)] == ["version.retire"]
     assert gateway.call("GET", f"/v1/models/{name}", None, admin).status == 404
+
+
+def test_fine_tunings_are_audited(gateway: Inside, admin: dict[str, str]) -> None:
+    file = StoredFile(
+        id=new_id(gateway.gateway.now()),
+        name="a",
+        purpose="fine-tune",
+        bytes=1,
+        hash="0",
+        created=0.0,
+        owner="ada",
+    )
+    with gateway.gateway.database.session() as session:
+        session.add(file)
+        session.commit()
+    path = "/v1/fine_tuning/jobs"
+    wanted = {"model": "assistant", "training_file": f"file-{file.id}"}
+    asked = gateway.call("POST", path, wanted, admin).json["id"]
+    for act in ("pause", "resume", "cancel"):
+        assert gateway.call("POST", f"{path}/{asked}/{act}", None, admin).status == 200
+    rows = log(gateway, admin)
+    acts = ["create", "pause", "resume", "cancel"]
+    assert [row["act"] for row in rows] == [f"fine_tuning.{act}" for act in acts]
+    assert {f"ftjob-{row['subject']}" for row in rows} == {asked}
+    assert rows[0]["details"]["training_file"] == f"file-{file.id}"
 
 
 def test_files_are_audited(gateway: Inside, admin: dict[str, str]) -> None:

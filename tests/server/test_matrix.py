@@ -27,6 +27,7 @@ from feedback.storage.tables import (
     Example,
     Failure,
     RaterHold,
+    Tuning,
 )
 from server.request import OPEN
 from tests.server.inside import HELLO, Inside, inside, settings_for
@@ -94,6 +95,14 @@ POST /v1/batches                       401  in    403      403    403   in    in
 GET /v1/batches                        401  in    403      403    403   in    in    401 401  in   in   in    401   401  401    401
 GET /v1/batches/{batch_id}             401  404   403      403    403   in    404   401 401  in   in   in    401   401  401    401
 POST /v1/batches/{batch_id}/cancel     401  404   403      403    403   in    404   401 401  in   403  in    401   401  401    401
+GET /v1/fine_tuning/jobs               401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
+POST /v1/fine_tuning/jobs              401  403   403      403    in    in    in    401 401  in   403  in    401   401  401    401
+GET /v1/fine_tuning/jobs/{job_id}      401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /v1/fine_tuning/jobs/{job_id}/events 401 403  403      403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /v1/fine_tuning/jobs/{job_id}/checkpoints 401 403 403  403    404   in    404   401 401  in   in   in    401   401  401    401
+POST /v1/fine_tuning/jobs/{job_id}/cancel 401 403 403      403    404   in    404   401 401  in   403  in    401   401  401    401
+POST /v1/fine_tuning/jobs/{job_id}/pause 401 403  403      403    404   in    404   401 401  in   403  in    401   401  401    401
+POST /v1/fine_tuning/jobs/{job_id}/resume 401 403 403      403    404   in    404   401 401  in   403  in    401   401  401    401
 GET /v1/reports                        401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -182,6 +191,8 @@ class House:
         taken |= {"original_hash": "0", "original_bytes": 1, "content_hash": "0", "created_by": "ann"}
         kept: dict[str, Any] = {"name": "a", "purpose": "batch", "bytes": 1, "created": 0.0, "owner": "ann"}
         made: dict[str, Any] = {"created": 0.0, "owner": "ann"}
+        tuned: dict[str, Any] = {"base": "starter", "asked": name, "owner": "ann", "seed": 0}
+        tuned |= {"training_file": "0", "method": "supervised", "state": "queued"}
         rows: dict[str, Any] = {
             "failure": Failure(id=new_id(now), inference_id=asked, reasons=[], **plain),
             "case": Case(id=new_id(now), **plain, **case),
@@ -196,6 +207,7 @@ class House:
                 id=new_id(now), endpoint="", input_file_id="", status="failed", expires=0.0, **made
             ),
             "upload": PartedUpload(id=new_id(now), **kept, expires=2e10),
+            "job": Tuning(id=new_id(now), **plain, **tuned),
             "cycle": Cycle(id=new_id(now), mode="report", requested_by="ann", updated=0.0, **plain),
         }
         self.ids = {
@@ -266,6 +278,7 @@ class House:
             "/v1/batches": {"input_file_id": "x", "endpoint": "/v1/completions", "completion_window": "24h"},
             "/v1/uploads": {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "x"},
             "/v1/uploads/{upload_id}/complete": {"part_ids": ["x"]},
+            "/v1/fine_tuning/jobs": {"model": "assistant", "training_file": "file-none"},
             "/v1/cycles": {"model": "assistant"},
             "/v1/erase": {"user": "nobody"},
             "/v1/keys": {"scopes": ["infer"], "models": ["nobody"]},  # a key would shut out who has none

@@ -1,0 +1,199 @@
+"""`/v1/fine_tuning/jobs…`: fine-tunings on a file, in the form of OpenAI's API. Only rows are written; the loop runs them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from litestar import get, post
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from msgspec.structs import asdict
+from sqlmodel import Session, col, select
+
+from feedback.errors import BadFieldError
+from feedback.storage.tables import TrainingStep, Tuning
+from feedback.tuning.events import list_events
+from feedback.tuning.requests import (
+    Looker,
+    NewTuning,
+    cancel_tuning,
+    get_tuning,
+    list_tunings,
+    pause_tuning,
+    request_tuning,
+    resume_tuning,
+)
+from server.access import Caller
+from server.request import SCOPES, GatewayRequest, Parts, only_query
+from server.routes.files import viewer_of
+from server.tuning_views import (
+    Pages,
+    TuningCheckpoint,
+    TuningEvent,
+    TuningJob,
+    tuning_checkpoint,
+    tuning_event,
+    tuning_job,
+)
+from server.wire import NewTuningJob
+
+_TRAIN = {SCOPES: ("train",)}
+_Page = Annotated[int, QueryParameter(ge=1, le=1000)]
+_PAIR = re.compile(r"metadata\[([^\[\]]{1,64})\]")
+_PAGED = {"after", "limit"}
+
+
+@post("/v1/fine_tuning/jobs", status_code=200, opt=_TRAIN, sync_to_thread=True)
+def create(data: JSONBody[NewTuningJob], request: GatewayRequest, gateway: Parts) -> TuningJob:
+    """Ask for a fine-tuning of a registered model, or of the base of one, on a file that was sent before.
+
+    What comes of it is a version of that model, called `ft:…` too; the champion stays until a person promotes another.
+    """
+    method, values = _method(data)
+    asked = NewTuning(
+        model=data.model,
+        training_file=data.training_file,
+        validation_file=data.validation_file,
+        method=method,
+        hyperparameters=values,
+        seed=gateway.settings.training.seed if data.seed is None else data.seed,
+        suffix=data.suffix or "",
+        metadata=data.metadata,
+    )
+    caller = request.user
+    with gateway.database.session() as session:
+        row = request_tuning(session, asked, _looker(caller), caller.actor, gateway.now())
+        session.commit()
+        return tuning_job(row)
+
+
+@get("/v1/fine_tuning/jobs", opt=_TRAIN, sync_to_thread=True)
+def jobs(
+    request: GatewayRequest, gateway: Parts, limit: _Page = 20, after: FromQuery[str | None] = None
+) -> Pages[TuningJob]:
+    """The caller's fine-tunings, newest first, an admin everybody's; `metadata[KEY]=VALUE` leaves those that have it."""
+    pairs, null = _wanted_metadata(request)
+    with gateway.database.reading() as session:
+        rows, more = list_tunings(session, _looker(request.user), limit, after, pairs, null)
+    return _paged([tuning_job(row) for row in rows], more)
+
+
+@get("/v1/fine_tuning/jobs/{job_id:str}", opt=_TRAIN, sync_to_thread=True)
+def job(job_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> TuningJob:
+    """One of them."""
+    with gateway.database.reading() as session:
+        return tuning_job(get_tuning(session, job_id, _looker(request.user)))
+
+
+@post("/v1/fine_tuning/jobs/{job_id:str}/cancel", status_code=200, opt=_TRAIN, sync_to_thread=True)
+def cancel(job_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> TuningJob:
+    """End it; one that trains is `running` until its process has ended, some seconds later. Nothing of it is kept."""
+    return _steered(cancel_tuning, job_id, request, gateway)
+
+
+@post("/v1/fine_tuning/jobs/{job_id:str}/pause", status_code=200, opt=_TRAIN, sync_to_thread=True)
+def pause(job_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> TuningJob:
+    """Let it stand still; one that trains is `running` until its process has ended. What it reached is kept."""
+    return _steered(pause_tuning, job_id, request, gateway)
+
+
+@post("/v1/fine_tuning/jobs/{job_id:str}/resume", status_code=200, opt=_TRAIN, sync_to_thread=True)
+def resume(job_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> TuningJob:
+    """Let a paused one go on, from its newest checkpoint."""
+    return _steered(resume_tuning, job_id, request, gateway)
+
+
+@get("/v1/fine_tuning/jobs/{job_id:str}/events", opt=_TRAIN, sync_to_thread=True)
+def events(
+    job_id: FromPath[str],
+    request: GatewayRequest,
+    gateway: Parts,
+    limit: _Page = 20,
+    after: FromQuery[str | None] = None,
+) -> Pages[TuningEvent]:
+    """What happened, newest first: messages, and the steps of its training with their figures, also while it runs."""
+    only_query(request, _PAGED)
+    with gateway.database.reading() as session:
+        row = get_tuning(session, job_id, _looker(request.user))
+        found, more = list_events(session, row, limit, after)
+        return _paged([tuning_event(event) for event in found], more)
+
+
+@get("/v1/fine_tuning/jobs/{job_id:str}/checkpoints", opt=_TRAIN, sync_to_thread=True)
+def checkpoints(
+    job_id: FromPath[str],
+    request: GatewayRequest,
+    gateway: Parts,
+    limit: _Page = 10,
+    after: FromQuery[str | None] = None,
+) -> Pages[TuningCheckpoint]:
+    """The version that it made, once it has succeeded: what a training saves on its way cannot be called."""
+    only_query(request, _PAGED)
+    with gateway.database.reading() as session:
+        row = get_tuning(session, job_id, _looker(request.user))
+        if row.alias is None or after is not None:
+            return _paged([], False)
+        return _paged([tuning_checkpoint(row, _last_step(session, row))], False)
+
+
+def _looker(caller: Caller) -> Looker:
+    return Looker(viewer_of(caller), caller.models)
+
+
+def _steered(steer: Any, job_id: str, request: GatewayRequest, gateway: Parts) -> TuningJob:
+    caller = request.user
+    with gateway.database.session() as session:
+        row: Tuning = steer(session, job_id, _looker(caller), caller.actor, gateway.now())
+        session.commit()
+        return tuning_job(row)
+
+
+def _method(data: NewTuningJob) -> tuple[str, dict[str, Any]]:
+    """The method and the hyperparameters that were given. Raises `BadFieldError` for what is not done here."""
+    if data.integrations:
+        raise BadFieldError(
+            "integrations", "are not there; the figures stand in events and in the result file"
+        )
+    method = data.method
+    if method is None:
+        return "supervised", _given(data.hyperparameters)
+    if data.hyperparameters is not None:
+        raise BadFieldError("hyperparameters", "stand in method, where there is one; leave these out")
+    if method.type not in ("supervised", "dpo"):
+        raise BadFieldError("method.type", f"{method.type[:60]!r} is not done here; use supervised or dpo")
+    for name in ("supervised", "dpo", "reinforcement"):
+        if name != method.type and getattr(method, name) is not None:
+            raise BadFieldError(f"method.{name}", f"does not go with the type {method.type}; leave it out")
+    part = method.dpo if method.type == "dpo" else method.supervised
+    return method.type, _given(None if part is None else part.hyperparameters)
+
+
+def _given(values: Any) -> dict[str, Any]:
+    if values is None:
+        return {}
+    return {name: value for name, value in asdict(values).items() if value not in (None, "auto")}
+
+
+def _wanted_metadata(request: GatewayRequest) -> tuple[dict[str, str], bool]:
+    """Pairs that a job's metadata must have, and whether it must have none."""
+    found = {match[1]: name for name in request.query_params if (match := _PAIR.fullmatch(name))}
+    only_query(request, {*_PAGED, "metadata", *found.values()})
+    null = request.query_params.get("metadata")
+    if null is not None and (null != "null" or found):
+        raise BadFieldError(
+            "metadata", "is filtered by metadata[KEY]=VALUE, or for none at all by metadata=null"
+        )
+    return {key: str(request.query_params[name]) for key, name in found.items()}, null is not None
+
+
+def _last_step(session: Session, row: Tuning) -> TrainingStep | None:
+    query = select(TrainingStep).where(TrainingStep.run == row.id).order_by(col(TrainingStep.step).desc())
+    return session.exec(query.limit(1)).first()
+
+
+def _paged(data: list[Any], more: bool) -> Pages[Any]:
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return Pages(data=data, first_id=first, last_id=last, has_more=more)
+
+
+ROUTES = [create, jobs, job, cancel, pause, resume, events, checkpoints]
