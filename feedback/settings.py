@@ -182,6 +182,8 @@ class Training(Section, frozen=True):
     """GPUs that train, as CUDA numbers or names them (`1`, `0,1`, `GPU-…`); empty takes the first, `cpu` takes none."""
     memory_limit: Count = 0
     """Most bytes of main memory that training on a CPU may take; 0 is what is free when it begins."""
+    gradient_checkpointing: bool = False
+    """Make a layer's activations again for the backward pass instead of keeping them: less memory, a slower step."""
     timeout_seconds: Seconds = 86_400.0
     checkpoint_seconds: Annotated[float, Meta(ge=0.0)] = 60.0
     """Between two checkpoints, more where saving one takes long; 0 saves after every step."""

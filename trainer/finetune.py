@@ -29,7 +29,7 @@ from trainer.batches import Order
 from trainer.checkpoints import Schedule, read_checkpoint, write_checkpoint
 from trainer.diagnosis import Check, Diagnosis
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
-from trainer.lora import new_adapter
+from trainer.lora import checkpoint_activations, new_adapter
 from trainer.memory import largest_memory, memory_now, within_memory
 from trainer.method import read
 from trainer.objectives import Objective, Supervised, validate
@@ -75,6 +75,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
 
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     model, config = new_adapter(base, spec.rank, spec.alpha)
+    if spec.gradient_checkpointing:
+        checkpoint_activations(model)
     config.base_model_name_or_path = spec.engine_model
     peak = (spec.learning_rate or chosen_rate(parameters, spec.method)) * spec.rate_factor
     epochs = spec.epochs or chosen_epochs(parameters)
@@ -218,6 +220,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "alpha": spec.alpha,
         "seed": spec.seed,
         "threads": spec.threads,
+        "gradient_checkpointing": spec.gradient_checkpointing,
         "device": base.device.type,
         "dtype": str(base.dtype).removeprefix("torch."),
         "base_parameters": parameters,

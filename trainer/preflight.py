@@ -201,12 +201,15 @@ def memory_of(shape: Shape, rows: Rows, settings: Training, device: Device, side
     tokens = min(sides * settings.batch * longest, max(ROOM[device], sides * longest))
     linear = 9 * shape.hidden + 2 * shape.key_value + 3 * shape.inner
     adapter = settings.rank * linear * shape.layers
+    layer = _HIDDEN * shape.hidden + _INNER * shape.inner
+    # With checkpointing every layer keeps its input alone, and one at a time is made again.
+    kept = shape.layers * shape.hidden + layer if settings.gradient_checkpointing else shape.layers * layer
     return Memory(
         process=_PROCESS if device == "cpu" else 0,
         # On a CPU the file's pages stand in memory too while they are widened to float32.
         weights=shape.parameters * size + (shape.bytes if device == "cpu" else 0),
         adapter=adapter * 16,
-        activations=tokens * shape.layers * size * (_HIDDEN * shape.hidden + _INNER * shape.inner),
+        activations=tokens * size * kept,
         logits=round(tokens * max(rows.answered, 0.0)) * shape.vocabulary * (size + 4),
     )
 

@@ -63,6 +63,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     seed: int = 0
     patience: int = 3
     threads: int = 1
+    gradient_checkpointing: bool = False
     timeout_seconds: float = 86_400.0
     checkpoint_seconds: float = 60.0
     rate_factor: float = 1.0

@@ -172,3 +172,9 @@ def test_gpus_are_those_that_nvidias_tool_lists(monkeypatch: pytest.MonkeyPatch,
 def test_neither_needs_torch() -> None:
     program = "import trainer.preflight, trainer.doctor, sys; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"
+
+
+def test_memory_with_checkpointing_is_near_what_an_h200_took() -> None:
+    rows = Rows(count=104, tokens=104 * 1024, longest=1024, answered=0.5)
+    found = memory_of(LLAMA_8B, rows, Training(batch=8, rank=16, gradient_checkpointing=True), "cuda")
+    assert found.total == pytest.approx(25.4e9, rel=0.2)  # tests/bench/results/train_gpu.md
