@@ -55,10 +55,10 @@ def test_the_completion_routes_and_no_others_are_reached_directly(gateway: Insid
 
 
 def test_another_method_is_refused_with_those_that_are_allowed(gateway: Inside) -> None:
-    answer = gateway.call("GET", _CHAT)
+    answer = gateway.call("PUT", _CHAT)
 
     assert answer.status == 405
-    assert set(answer.headers["allow"].split(", ")) == {"POST", "OPTIONS"}
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "POST", "OPTIONS"}
 
 
 def test_a_failure_nobody_foresaw_is_told_and_nothing_of_it(

@@ -91,7 +91,7 @@ def test_a_body_over_the_limit_is_413_and_one_at_the_limit_is_answered(
         ("GET", "/static/../app.py", 404),
         ("GET", "/static/nothing.js", 404),
         ("GET", "/schema/swagger", 404),
-        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models/assistant", 400),
         ("PUT", "/v1/feedback", 405),
         ("GET", "/v1/datasets/x", 400),
