@@ -10,6 +10,7 @@ from feedback.access.audit import Actor
 from feedback.access.keys import OWNER_LENGTH, SCOPES, hash_secret
 from feedback.access.limits import Limits
 from feedback.errors import BadFieldError, NoKeyError, NotAllowedError
+from feedback.files.stored import Viewer
 from feedback.registry.snapshot import Grant, Snapshot
 from server.loopback import is_local
 
@@ -138,6 +139,11 @@ def caller_by_id(key_id: str | None, snapshot: Snapshot, now: datetime) -> Calle
     if grant is None:
         raise _unknown()
     return _caller(grant, now)
+
+
+def viewer_of(caller: Caller) -> Viewer:
+    """An admin of all models sees everybody's files, everyone else what was sent with their own key."""
+    return Viewer(caller.key_id, caller.may() and caller.models is None)
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str | None:

@@ -20,10 +20,9 @@ from server.access import caller_by_id
 from server.answers import Usage
 from server.batch_lines import Request, requests, told
 from server.batch_turns import Turns
-from server.completion import BATCH
+from server.completion import BATCH, begin
 from server.errors import tell
 from server.gateway import Gateway
-from server.routes.completions import begin
 
 _WATCH_SECONDS = 0.5
 _READ = 50

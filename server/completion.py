@@ -1,4 +1,4 @@
-"""The life of one completion request, from the chosen route to the record in the journal."""
+"""The life of one completion request, from the choice of who answers to the record in the journal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from time import perf_counter
 from litestar.types import Receive, Scope, Send
 
 from feedback.errors import LimitReachedError, StarloopError, StorageError, UnavailableError
+from feedback.ids import new_id
+from feedback.registry.arms import unit_of
 from feedback.storage.conversations import answers_a_conversation
 from feedback.storage.records import InferenceRecord
 from server.access import Caller
@@ -19,13 +21,41 @@ from server.errors import Failure, error_object, tell
 from server.events import DONE, Events, error_event
 from server.gateway import Gateway
 from server.replicas import Replica
-from server.routing import Route, is_pinned
+from server.routing import Route, choose, is_pinned
 from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
 BATCH = "batch"
 """The purpose of a batch's requests, which no client can name: they are nobody's use, and teach nothing."""
 _Headers = list[tuple[bytes, bytes]]
+
+
+def begin(
+    gateway: Gateway,
+    caller: Caller,
+    path: str,
+    body: Body,
+    purpose: str,
+    named: str | None = None,
+    traceparent: str | None = None,
+) -> Completion:
+    """Choose who answers; `named` is the conversation as the client names it. Raises what `choose` and `need_model` do."""
+    conversation = body.conversation(named)
+    stays = None
+    if conversation is not None and purpose == "production" and body.goes_on(conversation):
+        stays = gateway.conversations.version(body.model, conversation)
+    now = gateway.now()
+    identifier = new_id(now)
+    unit = unit_of(body.user, conversation, identifier) if purpose == "production" else None
+    route = choose(body.model, gateway.live.current, stays, unit)
+    caller.need_model(route.model)
+    adapter = None if is_pinned(body.model) else route.adapter
+    if adapter is not None and gateway.adapter_watch.problem(adapter):
+        # the files of a challenger, or of a conversation's version, may be bad: the champion serves on
+        route = choose(body.model, gateway.live.current)
+    traces = gateway.traces
+    trace = None if traces is None else traces.begin(path, route, traceparent)
+    return Completion(gateway, path, body, route, caller, purpose, conversation, identifier, now, trace)
 
 
 class Completion:

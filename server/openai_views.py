@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
@@ -40,6 +42,12 @@ class ObjectPage(Struct, Generic[T], kw_only=True):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+def object_page(data: list[T], more: bool, id_of: Callable[[T], str] = attrgetter("id")) -> ObjectPage[T]:
+    """The items of a page as OpenAI's lists have them; `more` is whether there are some after it."""
+    first, last = (id_of(data[0]), id_of(data[-1])) if data else (None, None)
+    return ObjectPage(data=data, first_id=first, last_id=last, has_more=more)
 
 
 class UploadObject(Struct, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
 from typing import Annotated, Any
 
@@ -26,6 +27,10 @@ OPEN = "open"
 """In a route's `opt`: anyone, also without a key. A route that declares nothing wants any key."""
 COUNTED = "counted"
 """In a route's `opt`: it holds the caller to the key's limits itself."""
+
+UNASKABLE = frozenset('"\\\0')
+"""Characters that no database takes in the path of a JSON key."""
+_PAIR = re.compile(r"metadata\[(.{0,64})\]", re.DOTALL)
 
 Parts = NamedDependency[Gateway]
 Limit = Annotated[int, QueryParameter(ge=1, le=1000)]
@@ -83,6 +88,21 @@ def only_query(request: Request[Any, Any, Any], known: Set[str]) -> None:
     for name in request.query_params:
         if name not in known:
             raise BadFieldError(name[:60], "is no parameter of this")
+
+
+def metadata_filter(request: Request[Any, Any, Any], known: Set[str]) -> dict[str, str]:
+    """The `metadata[KEY]=VALUE` parameters of OpenAI's lists. Raises `BadFieldError` for any other that is not `known`."""
+    wanted = {}
+    for name, value in request.query_params.items():
+        if name in known:
+            continue
+        found = _PAIR.fullmatch(name)
+        if found is None:
+            raise BadFieldError(name[:60], "is no parameter of this")
+        if not found[1] or UNASKABLE.intersection(found[1]):
+            raise BadFieldError(name[:60], "is no key of metadata that can be asked for")
+        wanted[found[1]] = str(value)
+    return wanted
 
 
 def identifier(text: str, what: str) -> str:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 from feedback.errors import NotFoundError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.snapshot import ModelRoute, Snapshot
+from feedback.tuning.requests import NAMED
 
 BASE = "base"
-TUNED = "ft:"
-"""What the second names of versions that fine-tunings made begin with; no registered name has a colon."""
 
 
 class UnknownModelError(NotFoundError):
@@ -75,7 +74,7 @@ def answering(model: ModelRoute) -> tuple[str, ...]:
 
 def is_pinned(requested: str) -> bool:
     """Whether the client named the version itself."""
-    return "@" in requested or requested.startswith(TUNED)
+    return "@" in requested or requested.startswith(NAMED)
 
 
 def _servable(model: ModelRoute, version: str) -> str:

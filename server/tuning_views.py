@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -11,7 +11,6 @@ from feedback.storage.tables import TrainingStep, Tuning
 from feedback.tuning.events import Event
 from feedback.tuning.requests import PREFIX, organisation_of
 
-T = TypeVar("T")
 _AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
 
 
@@ -58,16 +57,6 @@ class TuningCheckpoint(Struct, kw_only=True):
     fine_tuning_job_id: str
     metrics: dict[str, float | None]
     step_number: int
-
-
-class Pages(Struct, Generic[T], kw_only=True):
-    """A page of a list; the next one is asked for with `after`, the id of the last item."""
-
-    object: Literal["list"] = "list"
-    data: list[T]
-    first_id: str | None = None
-    last_id: str | None = None
-    has_more: bool
 
 
 def tuning_job(row: Tuning) -> TuningJob:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import dropwhile
 
 from sqlmodel import Session, col, select
 
-from feedback.errors import DataRefusedError, StarloopError, UnavailableError
+from feedback.errors import DataRefusedError, StarloopError
 from feedback.storage.tables import Cycle
+from trainer.attempts import PAUSES, attempt
 from trainer.lease import LeaseLostError
 from trainer.record import CycleCancelledError, CycleRecord, LoopStoppedError
-from trainer.steps import STEPS, Step
+from trainer.steps import STEPS
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
-PAUSES = (2.0, 10.0, 30.0, 60.0)
-"""Seconds to wait before a step is tried again when something it needs is away."""
 
 
 def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] = PAUSES) -> Cycle:
@@ -36,7 +36,8 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
             record.check()
             record.begin(name)
             _log.info("cycle %s of %s: %s", record.row.id, record.row.model, name)
-            _attempt(workshop, record, step, pauses)
+            about = f"cycle {record.row.id}, {name}"
+            attempt(partial(step, workshop, record), pauses, record.pause, about)
             if record.row.state != "running":
                 break
     except (LoopStoppedError, LeaseLostError):
@@ -54,19 +55,6 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
         )
     _log.info("cycle %s: %s, %s", record.row.id, record.row.decision or record.row.state, record.row.reason)
     return record.row
-
-
-def _attempt(workshop: Workshop, record: CycleRecord, step: Step, pauses: Sequence[float]) -> None:
-    """Run the step; again after a pause while something that it needs is away."""
-    for pause in pauses:
-        try:
-            return step(workshop, record)
-        except UnavailableError as error:
-            _log.warning(
-                "cycle %s, %s: %s; trying again in %.0f s", record.row.id, record.row.step, error, pause
-            )
-            record.pause(pause)
-    return step(workshop, record)
 
 
 def next_cycle(session: Session) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from feedback.datasets.cases import EvalCase
 from feedback.datasets.contract import same_answer
 from feedback.errors import StarloopError
 from feedback.settings import Judge
+from feedback.shares import wilson_low
 from feedback.storage.tables import Judgement
 from trainer.comparison import Comparison, Outcome
 from trainer.findings import Finding, counted
@@ -77,7 +77,7 @@ class Judged(Struct, frozen=True):
     @property
     def proven(self) -> float:
         """Lower end of Wilson's 95 % interval for the agreement (J. Am. Stat. Assoc. 22, 1927)."""
-        return wilson_low(self.agreed, self.known)
+        return wilson_low(self.agreed, self.known, _Z)
 
     @property
     def counts(self) -> bool:
@@ -127,16 +127,6 @@ def shown(judged: Judged) -> dict[str, Any]:
 def finding_of(result: Mapping[str, Any] | None) -> Finding | None:
     """The finding of what `shown` wrote; None where no judge was asked."""
     return msgspec.convert(dict(result), Judged).finding() if result else None
-
-
-def wilson_low(hits: int, of: int) -> float:
-    """Lower end of Wilson's 95 % interval for a share; 0 without any."""
-    if not of:
-        return 0.0
-    share, z2 = hits / of, _Z * _Z
-    middle = share + z2 / (2 * of)
-    spread = _Z * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return max(0.0, (middle - spread) / (1 + z2 / of))
 
 
 def open_judge(settings: Judge, key: str | None) -> Teacher | None:
@@ -223,13 +213,8 @@ class _Bench:
             tokens, money = _spent(session, clock_month(now))
         if found is not None:
             return _read(found.verdict), ""
-        most_tokens, most_money = self._judge.most(question)
-        if tokens + most_tokens > settings.budget_tokens or money + most_money > settings.budget_money:
-            return None, (
-                f"the month's budget has {settings.budget_tokens - tokens} of {settings.budget_tokens} tokens and "
-                f"{settings.budget_money - money:.2f} of {settings.budget_money:g} left, and one more verdict may take "
-                f"{most_tokens} and {most_money:.4f}; raise [judge] budget_tokens or budget_money"
-            )
+        if refused := self._judge.too_dear(question, tokens, money, "verdict"):
+            return None, refused
         reply = self._judge.ask(question)
         verdict = _read(reply.text)
         row = {

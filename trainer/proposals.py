@@ -101,13 +101,8 @@ def ask_teacher(
             _keep(workshop, case, done, Proposal(known.answer, known.origin, checks), question, model.name)
             done.known += 1
             continue
-        most_tokens, most_money = teacher.most(messages)
-        if tokens + most_tokens > settings.budget_tokens or money + most_money > settings.budget_money:
-            done.stopped = (
-                f"the month's budget has {settings.budget_tokens - tokens} of {settings.budget_tokens} tokens and "
-                f"{settings.budget_money - money:.2f} of {settings.budget_money:g} left, and one more answer may take "
-                f"{most_tokens} and {most_money:.4f}; raise [teacher] budget_tokens or budget_money"
-            )
+        done.stopped = teacher.too_dear(messages, tokens, money, "answer")
+        if done.stopped:
             break
         reply = teacher.ask(messages)
         checks = _checks(reply.text, case, contract, reply.finish_reason)

@@ -5,7 +5,6 @@ Each write renews the lease in the same transaction, so that a loop that lost it
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any
 from feedback.errors import NotFoundError, StarloopError
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle
+from trainer.attempts import wait
 from trainer.lease import LoopLease
 
 _PROGRESS_SECONDS = 2.0
@@ -119,9 +119,7 @@ class CycleRecord:
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the cycle was cancelled or this process is to end."""
-        for _ in range(math.ceil(seconds)):
-            self._stopping.wait(1.0)
-            self.check()
+        wait(seconds, self._stopping, self.check)
 
     def _last(self, **facts: Any) -> list[dict[str, Any]]:
         entries = [dict(entry) for entry in self.row.steps]

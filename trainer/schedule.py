@@ -22,7 +22,7 @@ from feedback.registry.cycles import request_cycle
 from feedback.settings import Model
 from feedback.storage.tables import Cycle, Tuning
 from trainer.canary_keeper import CanaryKeeper
-from trainer.cycle import PAUSES, next_cycle, run_cycle
+from trainer.cycle import next_cycle, run_cycle
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.notices import Notifier
 from trainer.record import LoopStoppedError
@@ -92,7 +92,7 @@ class Loop:
                     run_cycle(self._workshop, self._workshop.record(self._lease, self._stopping, waiting.id))
                 else:
                     record = TuningRecord(self._workshop, self._lease, self._stopping, waiting.id)
-                    run_tuning(self._workshop, record, PAUSES)
+                    run_tuning(self._workshop, record)
             return True
         except (LoopStoppedError, LeaseLostError) as error:
             _log.info("%s", error)

@@ -34,6 +34,10 @@ class Endpoint(Protocol):
     @property
     def max_tokens(self) -> int: ...
     @property
+    def budget_tokens(self) -> int: ...
+    @property
+    def budget_money(self) -> float: ...
+    @property
     def price_in(self) -> float: ...
     @property
     def price_out(self) -> float: ...
@@ -72,6 +76,7 @@ class Teacher:
                 [f"{who}.model: is empty; name the model that [{who}] url is to be asked for"]
             )
         self._settings = settings
+        self._section = who
         self._who = f"the {who} at {settings.url}"
         self._variable = variable
         self._key = key or ""
@@ -108,6 +113,18 @@ class Teacher:
         if not response.is_success:
             raise StarloopError(f"{self._who} answered {response.status_code}: {self._told(response)}")
         return self._reply(response, messages)
+
+    def too_dear(self, messages: Sequence[Mapping[str, Any]], tokens: int, money: float, what: str) -> str:
+        """Why one more `what` is not asked for, after so many tokens and so much money of this month; empty where it may be."""
+        settings = self._settings
+        most_tokens, most_money = self.most(messages)
+        if tokens + most_tokens <= settings.budget_tokens and money + most_money <= settings.budget_money:
+            return ""
+        return (
+            f"the month's budget has {settings.budget_tokens - tokens} of {settings.budget_tokens} tokens and "
+            f"{settings.budget_money - money:.2f} of {settings.budget_money:g} left, and one more {what} may take "
+            f"{most_tokens} and {most_money:.4f}; raise [{self._section}] budget_tokens or budget_money"
+        )
 
     def cost(self, reply: Reply) -> float:
         """What an answer cost, in the currency of the prices."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +24,6 @@ from feedback.errors import (
     DataRefusedError,
     NotFoundError,
     StarloopError,
-    UnavailableError,
 )
 from feedback.files.stored import FOLDER, drop_bytes, keep_file, path_of
 from feedback.ids import new_id
@@ -35,6 +33,7 @@ from feedback.registry.training_steps import all_steps
 from feedback.storage.file_table import StoredFile
 from feedback.storage.tables import DataImport, ModelVersion, TrainingStep, Tuning
 from feedback.tuning.requests import PREFIX, alias_of, tell
+from trainer.attempts import PAUSES, attempt, wait
 from trainer.checkpoints import discard_checkpoints
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.record import LoopStoppedError
@@ -107,9 +106,7 @@ class TuningRecord:
 
     def pause(self, seconds: float) -> None:
         """Wait, unless it is to be left or this process is to end."""
-        for _ in range(math.ceil(seconds)):
-            self._stopping.wait(1.0)
-            self.check()
+        wait(seconds, self._stopping, self.check)
 
 
 def write(row: Tuning, text: str, level: str, now: datetime, fields: dict[str, Any]) -> None:
@@ -191,7 +188,7 @@ def _taken_in(workshop: Workshop, row: Tuning, file_id: str) -> DataImport:
     return outcome.entry
 
 
-def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]) -> Tuning:
+def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float] = PAUSES) -> Tuning:
     """Run what is left of it and return its row as it ended, or as it was left.
 
     Raises `LoopStoppedError` or `LeaseLostError`, or what the database raises, with the row left to be resumed.
@@ -201,7 +198,8 @@ def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]
     if not record.change(begun, unless=("paused", "cancelled"), state="running"):
         return record.row
     try:
-        _attempts(record, pauses, lambda: _make(workshop, record))
+        about = f"fine-tuning {record.row.id}"
+        attempt(lambda: _make(workshop, record), pauses, record.pause, about)
     except (LoopStoppedError, LeaseLostError):
         raise
     except TuningLeftError as error:
@@ -215,16 +213,6 @@ def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]
         _fail(record, "internal_error", f"unexpected {type(error).__name__}; the loop's log says where")
     _log.info("fine-tuning %s: %s", record.row.id, record.row.state)
     return record.row
-
-
-def _attempts(record: TuningRecord, pauses: Sequence[float], work: Callable[[], None]) -> None:
-    for pause in pauses:
-        try:
-            return work()
-        except UnavailableError as error:
-            _log.warning("fine-tuning %s: %s; trying again in %.0f s", record.row.id, error, pause)
-            record.pause(pause)
-    return work()
 
 
 def _make(workshop: Workshop, record: TuningRecord) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from feedback.analysis.association import false_discovery_adjusted, least_possible, more_often
 from feedback.analysis.terms import terms_of
+from feedback.shares import wilson_low
 
 LEVEL = 0.05
 """Share of false discoveries among all, on average."""
@@ -94,7 +94,7 @@ def failing_kinds(
     surest = sorted(
         passed,
         key=lambda place: (
-            -_least_share(int(with_failures[place]), int(with_all[place])),
+            -wilson_low(int(with_failures[place]), int(with_all[place]), _Z),
             p[place],
             names[place],
         ),
@@ -152,14 +152,6 @@ def _properties(
             names.append(Property("metadata", name))
             columns.append(np.array(places))
     return names, columns
-
-
-def _least_share(failures: int, cases: int) -> float:
-    """Lower end of Wilson's 98 % interval for the share of failures (J. Am. Stat. Assoc. 22, 1927)."""
-    share = failures / cases
-    square = _Z * _Z / cases
-    spread = _Z * sqrt(share * (1 - share) / cases + square / (4 * cases))
-    return (share + square / 2 - spread) / (1 + square)
 
 
 def _still(bad: NDArray[np.bool_], left: NDArray[np.bool_], rest: NDArray[Any]) -> bool:

@@ -18,7 +18,7 @@ from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.files.stored import Viewer, bare_id, get_file
 from feedback.ids import new_id
 from feedback.storage.batch_table import BatchAnswer, RequestBatch
-from feedback.storage.paging import id_of_cursor
+from feedback.storage.paging import id_after
 
 PREFIX = "batch_"
 WINDOW_SECONDS = 86_400.0
@@ -80,7 +80,7 @@ def begin_batch(
 def get_batch(session: Session, batch_id: str, viewer: Viewer) -> RequestBatch:
     """A batch by the id that clients have. Raises `NotFoundError`, also for one of somebody else's."""
     row = session.get(RequestBatch, bare_id(batch_id, PREFIX, "batch"))
-    if row is None or not (viewer.everything or row.key_id == viewer.key_id):
+    if row is None or not viewer.sees(row):
         raise NotFoundError(f"there is no batch {batch_id[:60]!r}; GET /v1/batches lists those there are")
     return row
 
@@ -93,11 +93,7 @@ def list_batches(
     if not viewer.everything:
         query = query.where(RequestBatch.key_id == viewer.key_id)
     if after is not None:
-        try:
-            last = id_of_cursor(after.removeprefix(PREFIX))
-        except BadFieldError:
-            raise BadFieldError("after", f"{after[:60]!r} is not the id of a batch") from None
-        query = query.where(col(RequestBatch.id) < last)
+        query = query.where(col(RequestBatch.id) < id_after(after, PREFIX, "a batch"))
     found = list(session.exec(query.limit(limit + 1)))
     return found[:limit], len(found) > limit
 

@@ -17,12 +17,11 @@ from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import Corrections
 from feedback.datasets.evidence import place_prompts
 from feedback.datasets.files import SPLITS, Frozen, freeze_files
-from feedback.datasets.freeze import frozen_before, imports_told, keep_version, order_of, pair_line
+from feedback.datasets.freeze import frozen_before, imports_told, keep_version, order_of, pair_line, rows_of
 from feedback.datasets.imported import choose_imported, imported_pairs, placed_imported, read_imported
-from feedback.datasets.manifest import RULES, Row, counts, line_of, rater_facts
+from feedback.datasets.manifest import RULES, counts, line_of, rater_facts
 from feedback.datasets.raters import EVERYBODY
 from feedback.datasets.said import BaseExample, Example, Pair
-from feedback.datasets.splits import validates
 from feedback.errors import DataRefusedError, NotFoundError
 from feedback.privacy.screening import screened
 from feedback.settings import Settings
@@ -62,10 +61,7 @@ def freeze_file(
     taught = choose_imported(placed, judging, (), contract, left_out)
     pairs = sorted(imported_pairs(placed, taught), key=order_of)
     if validation is None:
-        rows: list[Row] = [
-            ("validation" if validates(one.group_key, rules.validation_share) else "train", one)
-            for one in sorted(taught, key=order_of)
-        ]
+        rows = rows_of(taught, (), rules)
     else:
         watched = choose_imported(_placed(database, settings, validation)[0], judging, (), contract, left_out)
         groups = {one.group_key for one in taught}

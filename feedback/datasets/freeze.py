@@ -93,7 +93,7 @@ def build_dataset(
         guards_off,
         gathered.trust,
     )
-    rows = _rows(corrections.examples, replay, rules)
+    rows = rows_of(corrections.examples, replay, rules)
     pairs = sorted(corrections.pairs, key=order_of)
     holdout = sorted(apart.examples, key=order_of)
     used = {example.inference_id for example in (*corrections.examples, *replay)}
@@ -184,7 +184,7 @@ def _held_out(gathered: Gathered, judging: Collection[str], contract: TaskContra
     return climb(said, judging, (), contract, gathered.trust)
 
 
-def _rows(corrections: Sequence[Example], replay: Sequence[Example], rules: Dataset) -> list[Row]:
+def rows_of(corrections: Sequence[Example], replay: Sequence[Example], rules: Dataset) -> list[Row]:
     """In the order of their hashes: the same examples always give the same files."""
     return [
         ("validation" if validates(example.group_key, rules.validation_share) else "train", example)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -23,8 +23,8 @@ from feedback.ids import new_id, parse_id
 from feedback.imports.storing import shown_name
 from feedback.imports.uploads import Upload
 from feedback.storage.database import Database
-from feedback.storage.file_table import PartedUpload, StoredFile
-from feedback.storage.tuning_table import Tuning
+from feedback.storage.file_table import StoredFile
+from feedback.storage.paging import id_after
 
 FOLDER = "files"
 PREFIX = "file-"
@@ -35,13 +35,19 @@ LINED = frozenset({"fine-tune", "batch", "evals"})
 Order = Literal["asc", "desc"]
 
 
+class Owned(Protocol):
+    """A row that was made with a key, or from this machine without one."""
+
+    key_id: str | None
+
+
 class Viewer(NamedTuple):
-    """Who asks for files: with which key, and whether they may see everybody's."""
+    """Who asks for files and for what is made of them: with which key, and whether they may see everybody's."""
 
     key_id: str | None
     everything: bool = False
 
-    def sees(self, row: StoredFile | PartedUpload | Tuning) -> bool:
+    def sees(self, row: Owned) -> bool:
         return self.everything or row.key_id == self.key_id
 
 
@@ -127,10 +133,7 @@ def list_files(session: Session, viewer: Viewer, wanted: Listing) -> tuple[list[
     if wanted.purpose is not None:
         query = query.where(StoredFile.purpose == wanted.purpose)
     if wanted.after is not None:
-        try:
-            last = parse_id(wanted.after.removeprefix(PREFIX))
-        except BadFieldError:
-            raise BadFieldError("after", f"{wanted.after[:60]!r} is not the id of a file") from None
+        last = id_after(wanted.after, PREFIX, "a file")
         query = query.where(
             col(StoredFile.id) < last if wanted.order == "desc" else col(StoredFile.id) > last
         )

@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 from sqlmodel import Session, and_, col, or_, select
 
-from feedback.errors import BadFieldError
-from feedback.ids import parse_id
 from feedback.storage.completion_table import CompletionMetadata
 from feedback.storage.inferences import of_model
+from feedback.storage.paging import id_after
 from feedback.storage.tables import Inference
+
+PREFIX = "chatcmpl-"
 
 
 class Reader(NamedTuple):
@@ -86,10 +87,7 @@ def list_completions(session: Session, reader: Reader, wanted: Wanted) -> tuple[
             )
         )
     if wanted.after is not None:
-        try:
-            last = parse_id(wanted.after)
-        except BadFieldError:
-            raise BadFieldError("after", f"{wanted.after[:60]!r} is not the id of a completion") from None
+        last = id_after(wanted.after, PREFIX, "a completion")
         query = query.where(identifier > last if wanted.order == "asc" else identifier < last)
     ordered = query.order_by(identifier if wanted.order == "asc" else identifier.desc())
     found = [

@@ -38,6 +38,14 @@ def id_of_cursor(cursor: str) -> str:
         raise BadFieldError("cursor", f"{cursor[:60]!r} is not a next_cursor of this list") from None
 
 
+def id_after(after: str, prefix: str, what: str) -> str:
+    """The record's id out of the `after` of OpenAI's lists. Raises `BadFieldError` for what is not the id of `what`."""
+    try:
+        return parse_id(after.removeprefix(prefix))
+    except BadFieldError:
+        raise BadFieldError("after", f"{after[:60]!r} is not the id of {what}") from None
+
+
 def newest_first(
     session: Session, query: SelectOfScalar[R], table: type[R], limit: int, cursor: str | None
 ) -> Page[R]:

@@ -20,10 +20,13 @@ from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.files.stored import PREFIX as FILE_PREFIX
 from feedback.files.stored import Viewer, bare_id, get_file
-from feedback.ids import new_id, parse_id
+from feedback.ids import new_id
+from feedback.storage.paging import id_after
 from feedback.storage.tables import RegisteredModel, Tuning
 
 PREFIX = "ftjob-"
+NAMED = "ft:"
+"""What the second names of versions that fine-tunings made begin with; no registered name has a colon."""
 ENDED = ("succeeded", "failed", "cancelled")
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _LEFT = {"cancel": "cancelled", "pause": "paused"}
@@ -115,11 +118,7 @@ def list_tunings(
     if looker.models is not None:
         query = query.where(col(Tuning.model).in_(looker.models))
     if after is not None:
-        try:
-            last = parse_id(after.removeprefix(PREFIX))
-        except BadFieldError:
-            raise BadFieldError("after", f"{after[:60]!r} is not the id of a fine-tuning job") from None
-        query = query.where(col(Tuning.id) < last)
+        query = query.where(col(Tuning.id) < id_after(after, PREFIX, "a fine-tuning job"))
     if without_metadata:
         query = query.where(col(Tuning.metadata_).is_(None))
     for name, value in (metadata or {}).items():
@@ -164,7 +163,7 @@ def tell(row: Tuning, text: str, now: datetime, level: str = "info") -> None:
 def alias_of(row: Tuning) -> str:
     """`ft:<base>:<who asked>:<suffix>:<end of the id>`; of a base that is a directory, the last part of its name."""
     base = _plain(row.base.rstrip("/").rpartition("/")[2]) or "base"
-    return f"ft:{base}:{organisation_of(row)}:{row.suffix}:{row.id[-12:]}"
+    return f"{NAMED}{base}:{organisation_of(row)}:{row.suffix}:{row.id[-12:]}"
 
 
 def organisation_of(row: Tuning) -> str:
@@ -186,7 +185,7 @@ def _registered(session: Session, name: str, models: Collection[str] | None) -> 
             "model", f"{name[:60]!r} is the base of several models; name one of them: {names}"
         )
     if not fitting:
-        hint = "; a version is not trained on further" if "@" in name or name.startswith("ft:") else ""
+        hint = "; a version is not trained on further" if "@" in name or name.startswith(NAMED) else ""
         raise BadFieldError(
             "model", f"there is no model {name[:60]!r} to fine-tune{hint}; there are: {names}"
         )

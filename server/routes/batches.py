@@ -8,10 +8,10 @@ from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from feedback.batches.kept import NewBatch, begin_batch, cancel_batch, get_batch, list_batches
+from server.access import viewer_of
 from server.body import checked_metadata
-from server.openai_views import BatchObject, ObjectPage, batch_object
+from server.openai_views import BatchObject, ObjectPage, batch_object, object_page
 from server.request import SCOPES, GatewayRequest, Parts, only_query
-from server.routes.files import viewer_of
 from server.wire import CreateBatch
 
 _INFER = {SCOPES: ("infer",)}
@@ -38,9 +38,7 @@ def batches(
     only_query(request, {"limit", "after"})
     with gateway.database.reading() as session:
         rows, more = list_batches(session, viewer_of(request.user), limit, after)
-        data = [batch_object(row) for row in rows]
-    first, last = (data[0].id, data[-1].id) if data else (None, None)
-    return ObjectPage(data=data, first_id=first, last_id=last, has_more=more)
+        return object_page([batch_object(row) for row in rows], more)
 
 
 @get("/v1/batches/{batch_id:str}", opt=_INFER, sync_to_thread=True)

@@ -5,16 +5,12 @@ from __future__ import annotations
 from litestar import post
 
 from feedback.errors import BadFieldError
-from feedback.ids import new_id
-from feedback.registry.arms import unit_of
-from server.access import Caller
 from server.application import DIRECT
 from server.body import Body, read_chat, read_completion
-from server.completion import Completion
+from server.completion import Completion, begin
 from server.gateway import Gateway
 from server.openapi import ChatOperation, CompletionOperation
 from server.request import COUNTED, SCOPES, GatewayRequest, Parts
-from server.routing import choose, is_pinned
 
 _PURPOSES = ("production", "evaluation", "replay")
 _INFER = {SCOPES: ("infer",), COUNTED: True, DIRECT: True}
@@ -41,34 +37,6 @@ def _asked(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
         caller.need("admin")
     named, trace = request.headers.get("x-starloop-conversation"), request.headers.get("traceparent")
     return begin(gateway, caller, path, body, purpose, named, trace)
-
-
-def begin(
-    gateway: Gateway,
-    caller: Caller,
-    path: str,
-    body: Body,
-    purpose: str,
-    named: str | None = None,
-    traceparent: str | None = None,
-) -> Completion:
-    """Choose who answers; `named` is the conversation as the client names it. Raises what `choose` and `need_model` do."""
-    conversation = body.conversation(named)
-    stays = None
-    if conversation is not None and purpose == "production" and body.goes_on(conversation):
-        stays = gateway.conversations.version(body.model, conversation)
-    now = gateway.now()
-    identifier = new_id(now)
-    unit = unit_of(body.user, conversation, identifier) if purpose == "production" else None
-    route = choose(body.model, gateway.live.current, stays, unit)
-    caller.need_model(route.model)
-    adapter = None if is_pinned(body.model) else route.adapter
-    if adapter is not None and gateway.adapter_watch.problem(adapter):
-        # the files of a challenger, or of a conversation's version, may be bad: the champion serves on
-        route = choose(body.model, gateway.live.current)
-    traces = gateway.traces
-    trace = None if traces is None else traces.begin(path, route, traceparent)
-    return Completion(gateway, path, body, route, caller, purpose, conversation, identifier, now, trace)
 
 
 ROUTES = [chat_completion, completion]

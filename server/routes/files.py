@@ -27,7 +27,6 @@ from feedback.files.stored import (
     PREFIX,
     Listing,
     Order,
-    Viewer,
     add_file,
     checked_purpose,
     delete_file,
@@ -36,7 +35,7 @@ from feedback.files.stored import (
     path_of,
 )
 from feedback.imports.uploads import Upload
-from server.access import Caller
+from server.access import viewer_of
 from server.form import receive_form
 from server.openai_views import (
     Deleted,
@@ -45,6 +44,7 @@ from server.openai_views import (
     PartObject,
     UploadObject,
     file_object,
+    object_page,
     part_object,
     upload_object,
 )
@@ -54,11 +54,6 @@ from server.wire import BeginUpload, CompleteUpload
 
 _TRAIN = {SCOPES: ("train",)}
 _Page = Annotated[int, QueryParameter(ge=1, le=10_000)]
-
-
-def viewer_of(caller: Caller) -> Viewer:
-    """An admin of all models sees everybody's files, everyone else what was sent with their own key."""
-    return Viewer(caller.key_id, caller.may() and caller.models is None)
 
 
 @post("/v1/files", status_code=200, opt=_TRAIN, request_max_body_size=None, operation_class=FileOperation)
@@ -107,9 +102,7 @@ def files(
     only_query(request, {"purpose", "order", "limit", "after"})
     with gateway.database.reading() as session:
         rows, more = list_files(session, viewer_of(request.user), Listing(purpose, order, limit, after))
-    data = [file_object(row) for row in rows]
-    first, last = (data[0].id, data[-1].id) if data else (None, None)
-    return ObjectPage(data=data, first_id=first, last_id=last, has_more=more)
+    return object_page([file_object(row) for row in rows], more)
 
 
 @get("/v1/files/{file_id:str}", opt=_TRAIN, sync_to_thread=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from litestar import get, post
@@ -23,11 +22,10 @@ from feedback.tuning.requests import (
     request_tuning,
     resume_tuning,
 )
-from server.access import Caller
-from server.request import SCOPES, GatewayRequest, Parts, only_query
-from server.routes.files import viewer_of
+from server.access import Caller, viewer_of
+from server.openai_views import ObjectPage, object_page
+from server.request import SCOPES, GatewayRequest, Parts, metadata_filter, only_query
 from server.tuning_views import (
-    Pages,
     TuningCheckpoint,
     TuningEvent,
     TuningJob,
@@ -39,7 +37,6 @@ from server.wire import NewTuningJob
 
 _TRAIN = {SCOPES: ("train",)}
 _Page = Annotated[int, QueryParameter(ge=1, le=1000)]
-_PAIR = re.compile(r"metadata\[([^\[\]]{1,64})\]")
 _PAGED = {"after", "limit"}
 
 
@@ -70,12 +67,12 @@ def create(data: JSONBody[NewTuningJob], request: GatewayRequest, gateway: Parts
 @get("/v1/fine_tuning/jobs", opt=_TRAIN, sync_to_thread=True)
 def jobs(
     request: GatewayRequest, gateway: Parts, limit: _Page = 20, after: FromQuery[str | None] = None
-) -> Pages[TuningJob]:
+) -> ObjectPage[TuningJob]:
     """The caller's fine-tunings, newest first, an admin everybody's; `metadata[KEY]=VALUE` leaves those that have it."""
     pairs, null = _wanted_metadata(request)
     with gateway.database.reading() as session:
         rows, more = list_tunings(session, _looker(request.user), limit, after, pairs, null)
-    return _paged([tuning_job(row) for row in rows], more)
+    return object_page([tuning_job(row) for row in rows], more)
 
 
 @get("/v1/fine_tuning/jobs/{job_id:str}", opt=_TRAIN, sync_to_thread=True)
@@ -110,13 +107,13 @@ def events(
     gateway: Parts,
     limit: _Page = 20,
     after: FromQuery[str | None] = None,
-) -> Pages[TuningEvent]:
+) -> ObjectPage[TuningEvent]:
     """What happened, newest first: messages, and the steps of its training with their figures, also while it runs."""
     only_query(request, _PAGED)
     with gateway.database.reading() as session:
         row = get_tuning(session, job_id, _looker(request.user))
         found, more = list_events(session, row, limit, after)
-        return _paged([tuning_event(event) for event in found], more)
+        return object_page([tuning_event(event) for event in found], more)
 
 
 @get("/v1/fine_tuning/jobs/{job_id:str}/checkpoints", opt=_TRAIN, sync_to_thread=True)
@@ -126,14 +123,14 @@ def checkpoints(
     gateway: Parts,
     limit: _Page = 10,
     after: FromQuery[str | None] = None,
-) -> Pages[TuningCheckpoint]:
+) -> ObjectPage[TuningCheckpoint]:
     """The version that it made, once it has succeeded: what a training saves on its way cannot be called."""
     only_query(request, _PAGED)
     with gateway.database.reading() as session:
         row = get_tuning(session, job_id, _looker(request.user))
         if row.alias is None or after is not None:
-            return _paged([], False)
-        return _paged([tuning_checkpoint(row, _last_step(session, row))], False)
+            return object_page([], False)
+        return object_page([tuning_checkpoint(row, _last_step(session, row))], False)
 
 
 def _looker(caller: Caller) -> Looker:
@@ -176,24 +173,18 @@ def _given(values: Any) -> dict[str, Any]:
 
 def _wanted_metadata(request: GatewayRequest) -> tuple[dict[str, str], bool]:
     """Pairs that a job's metadata must have, and whether it must have none."""
-    found = {match[1]: name for name in request.query_params if (match := _PAIR.fullmatch(name))}
-    only_query(request, {*_PAGED, "metadata", *found.values()})
+    pairs = metadata_filter(request, {*_PAGED, "metadata"})
     null = request.query_params.get("metadata")
-    if null is not None and (null != "null" or found):
+    if null is not None and (null != "null" or pairs):
         raise BadFieldError(
             "metadata", "is filtered by metadata[KEY]=VALUE, or for none at all by metadata=null"
         )
-    return {key: str(request.query_params[name]) for key, name in found.items()}, null is not None
+    return pairs, null is not None
 
 
 def _last_step(session: Session, row: Tuning) -> TrainingStep | None:
     query = select(TrainingStep).where(TrainingStep.run == row.id).order_by(col(TrainingStep.step).desc())
     return session.exec(query.limit(1)).first()
-
-
-def _paged(data: list[Any], more: bool) -> Pages[Any]:
-    first, last = (data[0].id, data[-1].id) if data else (None, None)
-    return Pages(data=data, first_id=first, last_id=last, has_more=more)
 
 
 ROUTES = [create, jobs, job, cancel, pause, resume, events, checkpoints]

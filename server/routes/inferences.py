@@ -15,13 +15,11 @@ from feedback.ids import parse_id
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Feedback, Inference
 from server.access import Caller
-from server.request import SCOPES, GatewayRequest, Limit, Parts
+from server.request import SCOPES, UNASKABLE, GatewayRequest, Limit, Parts
 from server.views import InferenceLine, InferenceView, Listed, show_inference, show_inference_line
 
 _READ = {SCOPES: ("infer", "review")}
 _METADATA = "metadata."
-UNASKABLE = frozenset('"\\\0')
-"""Characters that no database takes in the path of a JSON key."""
 _KNOWN = {"model", "version", "rating_lte", "reason", "user", "since", "until", "q", "limit", "cursor"}
 
 

@@ -14,11 +14,12 @@ from feedback.registry.snapshot import Snapshot
 from feedback.registry.versions import list_versions
 from feedback.reports.card import model_card
 from feedback.storage.tables import ModelVersion, RegisteredModel
+from feedback.tuning.requests import NAMED
 from server.access import Caller
 from server.openai_views import Deleted
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
-from server.routing import BASE, TUNED, UnknownModelError, choose
+from server.routing import BASE, UnknownModelError, choose
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Retire, Rollback
 
@@ -57,7 +58,7 @@ async def delete_version(name: FromPath[str], request: GatewayRequest, gateway: 
     A registered name itself stands in the configuration and is not deleted.
     """
     alias = gateway.live.current.aliases.get(name)
-    if alias is None and name.startswith(TUNED):
+    if alias is None and name.startswith(NAMED):
         raise UnknownModelError(f"there is no model {name[:80]!r}; GET /v1/models lists those there are")
     bare, _, number = (name if alias is None else alias.name).partition("@")
     request.user.need_model(bare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +17,7 @@ from feedback.privacy.completions import erase_inference
 from feedback.privacy.pii import Placeholders
 from feedback.privacy.redaction import in_document
 from feedback.storage.completions import (
+    PREFIX,
     Reader,
     Stored,
     Wanted,
@@ -27,13 +29,11 @@ from feedback.storage.inferences import get_inference
 from server.access import Caller
 from server.body import checked_metadata
 from server.gateway import Gateway
-from server.openai_views import Deleted, ObjectPage
-from server.request import SCOPES, GatewayRequest, Parts
-from server.routes.inferences import UNASKABLE
+from server.openai_views import Deleted, ObjectPage, object_page
+from server.request import SCOPES, GatewayRequest, Parts, metadata_filter, only_query
 from server.wire import ChangeCompletion
 
 _READ = {SCOPES: ("infer", "review")}
-_PREFIX = "chatcmpl-"
 _PAUSE, _TRIES, _YOUNG = 0.05, 30, 5.0
 """One that was captured seconds ago is waited for: it is on its way to the database."""
 _Page = Annotated[int, QueryParameter(ge=1, le=100)]
@@ -54,11 +54,11 @@ def stored_completions(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[dict[str, Any]]:
     """Stored completions, oldest first unless `order` is desc; `metadata[KEY]=value` asks for OpenAI metadata."""
-    metadata = _metadata(request, {"model", "order", "limit", "after"})
+    metadata = metadata_filter(request, {"model", "order", "limit", "after"})
     wanted = Wanted(model=model, metadata=metadata, order=order, limit=limit, after=after)
     with gateway.database.reading() as session:
         found, more = list_completions(session, reader_of(request.user), wanted)
-    return _page([completion_object(one) for one in found], more)
+    return object_page([completion_object(one) for one in found], more, itemgetter("id"))
 
 
 @get("/v1/chat/completions/{completion_id:str}", opt=_READ)
@@ -79,10 +79,10 @@ async def stored_messages(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[dict[str, Any]]:
     """The messages that were sent for it, each under `<completion's id>-<place>`."""
-    _metadata(request, {"order", "limit", "after"})
+    only_query(request, {"order", "limit", "after"})
     found = await _find(gateway, completion_id, request.user)
     messages = [
-        _message(f"{_PREFIX}{found.row.id}-{place}", message)
+        _message(f"{PREFIX}{found.row.id}-{place}", message)
         for place, message in enumerate(_sent(found.row.request))
     ]
     if order == "desc":
@@ -92,7 +92,7 @@ async def stored_messages(
         if place is None:
             raise BadFieldError("after", f"{after[:80]!r} is not the id of one of its messages")
         messages = messages[place + 1 :]
-    return _page(messages[:limit], len(messages) > limit)
+    return object_page(messages[:limit], len(messages) > limit, itemgetter("id"))
 
 
 @post("/v1/chat/completions/{completion_id:str}", status_code=200, opt={SCOPES: ("infer",)})
@@ -122,7 +122,7 @@ async def remove(completion_id: FromPath[str], request: GatewayRequest, gateway:
     await asyncio.to_thread(
         erase_inference, gateway.database, gateway.settings, found.row.id, caller.actor, gateway.now()
     )
-    return Deleted(id=_PREFIX + found.row.id, object="chat.completion.deleted")
+    return Deleted(id=PREFIX + found.row.id, object="chat.completion.deleted")
 
 
 def completion_object(stored: Stored) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def completion_object(stored: Stored) -> dict[str, Any]:
         message = {"role": "assistant", "content": row.output, "refusal": None}
         choice = {"index": 0, "finish_reason": row.finish_reason or "stop", "logprobs": None}
         answer = {"choices": [{**choice, "message": message}], "model": f"{row.model}@{row.version}"}
-    known = {"id": _PREFIX + row.id, "object": "chat.completion"}
+    known = {"id": PREFIX + row.id, "object": "chat.completion"}
     return {"created": int(row.created), **answer, **known, "metadata": dict(stored.metadata)}
 
 
@@ -157,17 +157,12 @@ def _sent(request: str | None) -> list[dict[str, Any]]:
     return [one for one in messages or () if isinstance(one, dict)]
 
 
-def _page(data: list[dict[str, Any]], more: bool) -> ObjectPage[dict[str, Any]]:
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return ObjectPage(data=data, first_id=first, last_id=last, has_more=more)
-
-
 async def _find(gateway: Gateway, completion_id: str, caller: Caller) -> Stored:
     """The caller's stored completion, waited for as long as it may be on its way.
 
     Raises `NotFoundError`, also for one of somebody else's and one that was not asked with `store: true`.
     """
-    identifier = bare_id(completion_id, _PREFIX, "completion")
+    identifier = bare_id(completion_id, PREFIX, "completion")
     age = gateway.now().timestamp() - time_of(identifier).timestamp()
     reader = reader_of(caller)
 
@@ -190,21 +185,6 @@ async def _find(gateway: Gateway, completion_id: str, caller: Caller) -> Stored:
             + "; GET /v1/chat/completions lists those asked with `store: true`"
         )
     return found
-
-
-def _metadata(request: GatewayRequest, known: set[str]) -> dict[str, str]:
-    """The `metadata[KEY]` parameters. Raises `BadFieldError` for a parameter that there is not."""
-    wanted = {}
-    for name, value in request.query_params.items():
-        if name in known:
-            continue
-        key = name.removeprefix("metadata[").removesuffix("]")
-        if "model" not in known or f"metadata[{key}]" != name:
-            raise BadFieldError(name[:60], "is no parameter of this")
-        if not key or UNASKABLE.intersection(key):
-            raise BadFieldError(name[:60], "is no key of metadata that can be asked for")
-        wanted[key] = value
-    return wanted
 
 
 ROUTES = [stored_completions, stored_completion, stored_messages, change, remove]

@@ -9,6 +9,7 @@ import httpx
 import openai
 
 from tests.server.inside import Inside
+from tests.server.test_access import make_key
 
 Client = Callable[[str], openai.OpenAI]
 
@@ -40,3 +41,16 @@ def clients(gateway: Inside) -> Iterator[Client]:
     yield as_key
     for one in made:
         one.close()
+
+
+def team(gateway: Inside, client: Client) -> list[openai.OpenAI]:
+    """Clients of two who train, of an admin, and of an admin of another model alone."""
+    return [
+        client(make_key(gateway, scope, owner=owner, models=models))
+        for scope, owner, models in (
+            ("train", "ann", None),
+            ("train", "bob", None),
+            ("admin", "ada", None),
+            ("admin", "eve", ["other"]),
+        )
+    ]

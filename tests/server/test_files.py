@@ -18,7 +18,7 @@ from feedback.files.parts import sweep_uploads
 from feedback.ids import new_id
 from feedback.storage.file_table import StoredFile
 from tests.server.inside import Inside
-from tests.server.openai_client import Client
+from tests.server.openai_client import Client, team
 from tests.server.test_access import make_key
 
 ROWS = b'{"messages": []}\n{"prompt": "a"}\n'
@@ -122,15 +122,7 @@ def test_a_file_that_is_too_large_leaves_nothing(gateway: Inside, client: Client
 
 
 def test_a_key_sees_its_own_files_and_an_admin_all(gateway: Inside, client: Client) -> None:
-    ann, bob, ada, some = (
-        client(make_key(gateway, scope, owner=owner, models=models))
-        for scope, owner, models in (
-            ("train", "ann", None),
-            ("train", "bob", None),
-            ("admin", "ada", None),
-            ("admin", "eve", ["other"]),
-        )
-    )
+    ann, bob, ada, some = team(gateway, client)
     sent = ann.files.create(file=("a.jsonl", ROWS), purpose="fine-tune")
     begun = ann.uploads.create(bytes=3, filename="a", mime_type="text/plain", purpose="user_data")
     assert [one.id for one in ann.files.list()] == [one.id for one in ada.files.list()] == [sent.id]

@@ -13,29 +13,12 @@ import pytest
 from feedback.ids import new_id
 from feedback.storage.tables import Inference, Tuning
 from tests.server.inside import Inside
-from tests.server.openai_client import Client
+from tests.server.openai_client import Client, team
 from tests.server.test_access import make_key
 from tests.server.test_files import told
 from tests.server.tuned import Trainer
+from tests.trainer.world import WORDS
 
-WORDS = [
-    "amber",
-    "basil",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "haven",
-    "inlet",
-    "jetty",
-    "knoll",
-    "larch",
-    "maple",
-    "north",
-    "ocean",
-    "piano",
-]
 ANSWERS = ('{"intent": "refund", "urgency": "low"}', '{"intent": "cancel", "urgency": "high"}')
 
 
@@ -250,15 +233,7 @@ def test_jobs_queue_are_paused_resumed_and_cancelled(client: Client, trainer: Tr
 def test_a_key_sees_its_own_jobs_for_its_models_alone(
     gateway: Inside, client: Client, trainer: Trainer
 ) -> None:
-    ann, bob, ada, some = (
-        client(make_key(gateway, scope, owner=owner, models=models))
-        for scope, owner, models in (
-            ("train", "ann", None),
-            ("train", "bob", None),
-            ("admin", "ada", None),
-            ("admin", "eve", ["other"]),
-        )
-    )
+    ann, bob, ada, some = team(gateway, client)
     file = sent(ann)
     asked = ann.fine_tuning.jobs.create(model="assistant", training_file=file, suffix="x")
     assert asked.organization_id == "ann"

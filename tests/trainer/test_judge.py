@@ -29,7 +29,6 @@ from trainer.judge import (
     judge_where_configured,
     open_judge,
     shown,
-    wilson_low,
 )
 from trainer.suites import collect
 from trainer.teacher import Teacher
@@ -251,9 +250,3 @@ def test_the_gate_promotes_nothing_on_a_judges_word_and_waits_where_it_speaks_ag
         "promoted",
         "inconclusive",
     ]
-
-
-def test_wilsons_lower_end_is_that_of_the_tables() -> None:
-    assert wilson_low(0, 0) == 0.0
-    assert wilson_low(8, 10) == pytest.approx(0.4902, abs=5e-4)
-    assert wilson_low(50, 50) == pytest.approx(0.9287, abs=5e-4)

@@ -32,7 +32,7 @@ from trainer.training import Progress
 from trainer.workshop import Workshop
 
 MODEL = "assistant"
-_WORDS = [
+WORDS = [
     "amber",
     "basil",
     "cedar",
@@ -56,7 +56,7 @@ _WORDS = [
 def prompt(kind: str, number: int) -> str:
     """One of many prompts, none near another. `old` ones the base can answer, `new` ones it cannot."""
     words = random.Random(f"{kind}-{number}")
-    return f"{kind} " + " ".join(f"{words.choice(_WORDS)}{words.randrange(10_000)}" for _ in range(8))
+    return f"{kind} " + " ".join(f"{words.choice(WORDS)}{words.randrange(10_000)}" for _ in range(8))
 
 
 def truth(text: str) -> str:
