@@ -35,6 +35,7 @@ class FeedbackView(Struct, kw_only=True):
     correction: str | None
     choice: int
     tags: list[str] | None
+    preferred_over: str | None
     current: bool
 
 

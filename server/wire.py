@@ -34,13 +34,14 @@ class AssistantMessage(Wire):
 
 
 class NewFeedback(Wire):
-    """At least one of rating, comment, correction and tags."""
+    """At least one of rating, comment, correction, tags and preferred_over."""
 
     inference_id: str
     rating: Rating | None = None
     comment: Text | None = None
     correction: Text | AssistantMessage | None = None
     tags: Annotated[list[Tag], Meta(max_length=32)] | None = None
+    preferred_over: str | None = None
     rater: Name | None = None
     choice: Annotated[int, Meta(ge=0, le=1000)] = 0
     feedback_token: Annotated[str, Meta(max_length=4000)] | None = None

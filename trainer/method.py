@@ -23,6 +23,7 @@ PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
 """`{messages, chosen, rejected, source, group}` and `{messages, answer, good, group}`; a dataset version may have neither."""
 _WRITTEN = {"correction", "reviewer", "teacher", "best-of-n", "import"}
 """Sources whose better answer somebody wrote, or checked, as the right one."""
+_CHOSEN = "preference"
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -32,7 +33,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
     new: int
     pairs: int
     preferred: int
-    """Pairs whose better answer was only rated better."""
+    """Pairs whose better answer was only rated better, or preferred side by side."""
+    chosen: int = 0
+    """Those of them that were preferred side by side: no target came of them."""
     good: int
     bad: int
     """Single rated answers; those with 3 stars are neither."""
@@ -56,11 +59,11 @@ def choose(wanted: Wanted, evidence: Evidence) -> Choice:
     if wanted != "auto":
         _refuse_without_evidence(wanted, evidence)
         return Choice(wanted, f"{wanted} was asked for; the dataset version has {held}")
-    written = max(evidence.new - evidence.preferred, 0)
+    written = max(evidence.new - (evidence.preferred - evidence.chosen), 0)
     if evidence.preferred >= ENOUGH and evidence.preferred > written:
         return Choice(
             "dpo",
-            f"{held}: most of what is new was only rated better than another answer, so pairs are learned from",
+            f"{held}: most of what is new was only found better than another answer, so pairs are learned from",
         )
     if min(evidence.good, evidence.bad) >= ENOUGH and evidence.bad > evidence.new:
         return Choice(
@@ -73,7 +76,7 @@ def choose(wanted: Wanted, evidence: Evidence) -> Choice:
 def evidence_of(dataset: Path) -> Evidence:
     """Count a frozen dataset version's files, a line at a time."""
     held_out = {row.get("group") for row in read(dataset / "validation.jsonl")}
-    targets = new = pairs = preferred = good = bad = 0
+    targets = new = pairs = preferred = chosen = good = bad = 0
     for row in read(dataset / "train.jsonl"):
         targets += 1
         new += bool(row.get("new"))
@@ -81,11 +84,14 @@ def evidence_of(dataset: Path) -> Evidence:
         if row.get("group") not in held_out:
             pairs += 1
             preferred += row.get("source") not in _WRITTEN
+            chosen += row.get("source") == _CHOSEN
     for row in read(dataset / RATED):
         if row.get("group") not in held_out:
             good += bool(row["good"])
             bad += not row["good"]
-    return Evidence(targets=targets, new=new, pairs=pairs, preferred=preferred, good=good, bad=bad)
+    return Evidence(
+        targets=targets, new=new, pairs=pairs, preferred=preferred, chosen=chosen, good=good, bad=bad
+    )
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.ladder import Accepted, climb
+from feedback.datasets.preferences import with_preferences
 from feedback.datasets.raters import EVERYBODY, Trust, judge_raters
 from feedback.datasets.said import BaseExample, Example, Pair, Said, Signal
 from feedback.errors import DataRefusedError
@@ -81,7 +82,14 @@ def choose_corrections(
         {why: count for why, count in targets.dropped.items() if count},
         held,
         targets.waits,
-        [pair for pair in targets.pairs if pair.group_key in kept],
+        with_preferences(
+            [pair for pair in targets.pairs if pair.group_key in kept],
+            [one for one in said if one.side == "train" and one.group_key not in judging],
+            {example.group_key: example.answer for example in targets.examples},
+            contract,
+            trust,
+            held.cap,
+        ),
     )
 
 

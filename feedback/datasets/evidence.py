@@ -39,12 +39,14 @@ class Heard(NamedTuple):
 
 
 def read_heard(session: Session, model: str) -> list[Heard]:
-    """Every production answer of the model with current feedback or a reviewer's word, oldest first."""
+    """Every production answer of the model with current feedback or a reviewer's word, or to which another was preferred,
+    oldest first."""
     signals = _signals(session, model)
     resolved = reviewed(session, model)
+    worse = {one.preferred_over for given in signals.values() for one in given if one.preferred_over}
     found = []
     for identifier, user, conversation, request, output, finish_reason, version in _inferences(
-        session, signals.keys() | resolved.keys()
+        session, model, signals.keys() | resolved.keys() | worse
     ):
         messages = messages_of(request)
         if messages is None or not last_user_text(messages).strip():
@@ -133,20 +135,24 @@ def _signals(session: Session, model: str) -> dict[str, list[Signal]]:
             Feedback.correction,
             Feedback.choice,
             Feedback.created,
+            Feedback.preferred_over,
         )
         .join(Inference, col(Inference.id) == col(Feedback.inference_id))
         .where(Inference.model == model, Inference.purpose == "production", col(Feedback.current))
         .order_by(col(Feedback.id))
     )
-    for inference_id, identifier, rater, source, rating, correction, choice, created in session.exec(query):
+    for inference_id, identifier, rater, source, rating, correction, choice, created, worse in session.exec(
+        query
+    ):
         # The output that is kept is the first choice's, so stars for another say nothing about it.
         stars = rating if choice == 0 else None
-        signals[inference_id].append(Signal(identifier, rater, source, stars, correction, created))
+        signal = Signal(identifier, rater, source, stars, correction, created, worse if choice == 0 else None)
+        signals[inference_id].append(signal)
     return signals
 
 
 def _inferences(
-    session: Session, identifiers: Collection[str]
+    session: Session, model: str, identifiers: Collection[str]
 ) -> Iterator[tuple[str, str | None, str | None, str | None, str | None, str | None, str]]:
     ordered = sorted(identifiers)
     for start in range(0, len(ordered), _CHUNK):
@@ -162,6 +168,7 @@ def _inferences(
             )
             .where(
                 col(Inference.id).in_(ordered[start : start + _CHUNK]),
+                Inference.model == model,
                 Inference.status == 200,
                 Inference.purpose == "production",
             )

@@ -18,6 +18,8 @@ class Signal(NamedTuple):
     rating: int | None
     correction: str | None
     created: float = 0.0
+    preferred_over: str | None = None
+    """The inference whose answer they found worse than this one."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     correction: str | None = None
     choice: int = 0
     tags: list[str] | None = None
+    preferred_over: str | None = None
     assumed: bool = False
     """Nobody named the rater, and the inference was not there to say who its user is; settled when both are stored."""
 

@@ -97,6 +97,8 @@ class Feedback(SQLModel, table=True):
     """The right answer's text (an assistant message is kept as its JSON)."""
     choice: int = 0
     tags: list[str] | None = Field(default=None, sa_type=JSON)
+    preferred_over: str | None = Field(default=None, max_length=36)
+    """The inference whose answer to the same prompt its rater found worse, both before them."""
     assumed: bool = False
     """Nobody named the rater, and the inference that knows its user has not come yet; its coming settles it."""
     current: bool = True

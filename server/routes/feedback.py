@@ -53,7 +53,7 @@ async def give_feedback(
         caller = caller_of(request)
         caller.need("feedback")
         count(request, caller)
-    correction = _checked(data)
+    correction, worse = _checked(data), _worse(data, inference_id)
     known, complete = await _find(gateway, inference_id, now, patient=caller is not None)
     if known is None and complete:
         _may_be_early(inference_id, now)
@@ -71,6 +71,7 @@ async def give_feedback(
         correction=correction,
         choice=data.choice,
         tags=data.tags or None,
+        preferred_over=worse,
     )
     await gateway.capture.feedback(record)
     if record.rating is not None:
@@ -91,12 +92,36 @@ async def preflight() -> Response[None]:
 
 def _checked(data: NewFeedback) -> str | None:
     """The correction as it is kept. Raises `BadInputError` when nothing is said, or nothing with sense."""
-    if data.rating is None and not data.comment and data.correction is None and not data.tags:
-        raise BadInputError("nothing is said: send at least one of rating, comment, correction and tags")
+    if (
+        data.rating is None
+        and not data.comment
+        and data.correction is None
+        and not data.tags
+        and data.preferred_over is None
+    ):
+        raise BadInputError(
+            "nothing is said: send at least one of rating, comment, correction, tags and preferred_over"
+        )
     correction = correction_text(data.correction)
     if correction is not None and not correction.strip():
         raise BadFieldError("correction", "is empty; write what the answer should have been")
     return correction
+
+
+def _worse(data: NewFeedback, inference_id: str) -> str | None:
+    """The inference that this one was preferred to. Raises `BadFieldError` for what cannot be one, or is this one.
+
+    Whether it answers the same prompt is seen where preferences are read: it may still be on its way.
+    """
+    if data.preferred_over is None:
+        return None
+    try:
+        worse = parse_id(data.preferred_over)
+    except BadFieldError:
+        raise BadFieldError("preferred_over", "is no inference id; send another answer's") from None
+    if worse == inference_id:
+        raise BadFieldError("preferred_over", "is the same inference; send another answer's id")
+    return worse
 
 
 def correction_text(correction: str | AssistantMessage | None) -> str | None:

@@ -43,6 +43,17 @@ def test_the_id_is_taken_as_the_openai_client_shows_it(gateway: Inside) -> None:
     assert rate(gateway, "cmpl-" + answer.headers["x-starloop-inference-id"]).status == 201
 
 
+def test_a_preference_is_kept_with_the_answer_that_was_better(gateway: Inside) -> None:
+    better, token = asked(gateway)
+    worse, _ = asked(gateway)
+    told = rate(gateway, better, feedback_token=token, preferred_over=f"chatcmpl-{worse}")
+    assert (told.status, told.json["preferred_over"]) == (201, worse)
+    (kept,) = gateway.record(better)["feedback"]
+    assert (kept["preferred_over"], kept["rating"]) == (worse, None)
+    itself = rate(gateway, better, preferred_over=better)
+    assert (itself.status, itself.json["error"]["param"]) == (400, "preferred_over")
+
+
 def test_a_later_word_of_the_same_rater_replaces_the_earlier_and_history_stays(gateway: Inside) -> None:
     inference, _ = asked(gateway)
     rate(gateway, inference, rating=1, rater="ann")
@@ -259,6 +270,8 @@ def test_feedback_finds_an_inference_that_only_the_database_remembers(gateway: I
         ({"rating": 1, "rater": "r" * 300}, "rater"),
         ({"rating": 1, "choice": -1}, "choice"),
         ({"rating": 1, "ratng": 2}, "ratng"),
+        ({"preferred_over": "x"}, "preferred_over"),
+        ({"preferred_over": 5}, "preferred_over"),
         ({"comment": ""}, None),
         ({"tags": []}, None),
         ({"choice": 1}, None),

@@ -144,7 +144,7 @@ GET /schema                            401  in    in       in     in    in    in
 GET /schema/openapi.json               401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /schema/{path}                     401  in    in       in     in    in    in    401 401  in   in   in    401   401  401    401
 """
-MANIFEST = {"rules": 2, "guards_off": [], "settings": {"evaluation_share": 0.1}}
+MANIFEST = {"rules": 3, "guards_off": [], "settings": {"evaluation_share": 0.1}}
 ALONE = ("local", "proxy", "host", "origin", "far")
 HEADERS = {
     "proxy": {"x-forwarded-for": "127.0.0.1"},

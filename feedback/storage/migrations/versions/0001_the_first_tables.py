@@ -296,6 +296,7 @@ def upgrade() -> None:
         sa.Column("correction", sa.Text(), nullable=True),
         sa.Column("choice", sa.Integer(), nullable=False),
         sa.Column("tags", sa.JSON(), nullable=True),
+        sa.Column("preferred_over", sa.String(36), nullable=True),
         sa.Column("assumed", sa.Boolean(), nullable=False),
         sa.Column("current", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
