@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from feedback.errors import BadFieldError
 
-_PREFIXES = ("chatcmpl-", "cmpl-")
+_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "embd-")
 _FETCHED = 256
 
 
@@ -60,7 +60,7 @@ def first_id_at(moment: float) -> str:
 
 
 def parse_id(text: str, field: str = "inference_id") -> str:
-    """The bare id out of what a client holds: with or without vLLM's `chatcmpl-`/`cmpl-`.
+    """The bare id out of what a client holds: with or without what vLLM puts before it (`chatcmpl-`, `resp_` …).
 
     Raises `BadFieldError` for anything that is not a UUIDv7.
     """

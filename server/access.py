@@ -147,9 +147,11 @@ def viewer_of(caller: Caller) -> Viewer:
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str | None:
-    """The secret in `Authorization: Bearer …`, or None."""
+    """The secret in `Authorization: Bearer …`, else in `x-api-key`, as Anthropic's clients send it, or None."""
     value = headers.get(b"authorization", b"").decode("latin-1")
-    return value[len(_BEARER) :].strip() or None if value[: len(_BEARER)].lower() == _BEARER else None
+    if value[: len(_BEARER)].lower() == _BEARER:
+        return value[len(_BEARER) :].strip() or None
+    return headers.get(b"x-api-key", b"").decode("latin-1").strip() or None
 
 
 def _unknown() -> NoKeyError:

@@ -18,7 +18,7 @@ from feedback.storage.batch_table import RequestBatch
 from feedback.storage.lease import HeldLease
 from server.access import caller_by_id
 from server.answers import Usage
-from server.batch_lines import Request, requests, told
+from server.batch_lines import DIALECTS, Request, requests, told
 from server.batch_turns import Turns
 from server.completion import BATCH, begin
 from server.errors import tell
@@ -150,7 +150,7 @@ class Answering:
 
         try:
             caller = caller_by_id(row.key_id, gateway.live.current, gateway.now())
-            await begin(gateway, caller, row.endpoint, line.body, BATCH)(scope, receive, send)
+            await begin(gateway, caller, DIALECTS[row.endpoint], line.body, BATCH)(scope, receive, send)
         except NoKeyError:
             self.over = "key_closed"
             return None

@@ -16,15 +16,16 @@ from feedback.imports.lines import read_lines, too_long
 from feedback.imports.reading import unpacked
 from feedback.registry.snapshot import Snapshot
 from server.access import Caller
-from server.body import Body, read_chat, read_completion
+from server.body import Body
 from server.decoding import decode_body, decoder_of
+from server.dialects.completions import CHAT, COMPLETIONS
 from server.routing import choose
 
 _CUSTOM = 512
 _TOLD = 1000
 """Bad lines that are told one by one; how many more there are is told as well."""
 _BREATH = 50
-READERS = {"/v1/chat/completions": read_chat, "/v1/completions": read_completion}
+DIALECTS = {dialect.path: dialect for dialect in (CHAT, COMPLETIONS)}
 
 
 class _Line(Struct, forbid_unknown_fields=True):
@@ -124,7 +125,7 @@ def _request(number: int, content: bytes, endpoint: str, limit: int) -> Request:
     if len(body) > limit:
         raise BadFieldError("body", f"has {len(body)} bytes; {limit} are the most ([server] body_limit)")
     try:
-        read = READERS[endpoint](body)
+        read = DIALECTS[endpoint].read(body)
     except BadFieldError as error:
         raise BadFieldError(f"body.{error.field}", error.problem) from None
     if read.stream:

@@ -6,6 +6,7 @@ What the gateway does not need to know stays the bytes that came, so whatever vL
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -22,23 +23,30 @@ _AUTO = "auto-"
 _PAIRS, _KEY_LIMIT, _VALUE_LIMIT = 16, 64, 512
 
 
-class _Part(Struct):
+class Part(Struct):
+    """A piece of a message's content."""
+
     text: str | None = None
 
 
-class _Message(Struct):
+Content = str | list[Part | str] | None
+
+
+class Message(Struct):
+    """A message, as far as the gateway must know it."""
+
     role: str
-    content: str | list[_Part | str] | None = None
+    content: Content = None
 
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _string = msgspec.json.Decoder(str)
 _optional_string = msgspec.json.Decoder(str | None)
 _number = msgspec.json.Decoder(int | None)
-_flag = msgspec.json.Decoder(bool | None)
-_messages = msgspec.json.Decoder(list[_Message])
+FLAG = msgspec.json.Decoder(bool | None)
+MESSAGES = msgspec.json.Decoder(list[Message])
 _completion_prompt = msgspec.json.Decoder(str | list[str | int | list[int]])
-_object = msgspec.json.Decoder(dict[str, Any] | None)
+OBJECT = msgspec.json.Decoder(dict[str, Any] | None)
 _WITH_USAGE = Raw(b'{"include_usage":true}')
 
 
@@ -76,7 +84,7 @@ class Body(NamedTuple):
         """Which conversation this belongs to: as named, else by user and beginning, else unknown."""
         named = header or (self.metadata or {}).get("conversation_id")
         if named:
-            return _bounded(named, "x-starloop-conversation")
+            return bounded(named, "x-starloop-conversation")
         if self.user is None:
             return None
         seed = f"{self.user}\0{self.opening}".encode("utf-8", "replace")
@@ -87,70 +95,87 @@ class Body(NamedTuple):
         return self.continues or not conversation.startswith(_AUTO)
 
 
+class Texts(NamedTuple):
+    """What a request says, in whichever field its API has for that."""
+
+    prompt: str | None
+    opening: str = ""
+    continues: bool = False
+
+
 def read_chat(data: bytes) -> Body:
     """Understand a body of `/v1/chat/completions`. Raises `BadInputError` saying what is wrong and where."""
-    return _read(data, chat=True)
+    return read_body(data, _chat_texts, lists=True)
 
 
 def read_completion(data: bytes) -> Body:
     """Understand a body of `/v1/completions`. Raises `BadInputError` saying what is wrong and where."""
-    return _read(data, chat=False)
+    return read_body(data, _completion_texts)
 
 
-def _read(data: bytes, chat: bool) -> Body:
+def read_body(data: bytes, texts: Callable[[dict[str, Raw]], Texts], lists: bool = False) -> Body:
+    """The fields that all APIs have alike, and of the others what `texts` finds.
+
+    `lists`: one with `store: true` goes among the stored completions. Raises `BadInputError` saying what is wrong and where.
+    """
     text = text_of(data)
     fields = decode_body(data, _fields)
-    prompt, opening, continues = _chat_texts(fields) if chat else (*_completion_texts(fields), False)
-    options = _optional(fields, "stream_options", _object) or {}
-    store = _optional(fields, "store", _flag)
+    said = texts(fields)
+    options = optional(fields, "stream_options", OBJECT) or {}
+    store = optional(fields, "store", FLAG)
     for name in ("n", "best_of"):
-        number = _optional(fields, name, _number)
+        number = optional(fields, name, _number)
         if number is not None and not 1 <= number <= _MOST_CHOICES:
             raise BadFieldError(name, f"is {number}; 1 to {_MOST_CHOICES} are possible")
-    metadata = _optional(fields, "metadata", _object)
-    user = _optional(fields, "user", _optional_string) or None
+    metadata = optional(fields, "metadata", OBJECT)
+    user = optional(fields, "user", _optional_string) or None
     return Body(
         text=text,
         fields=fields,
-        model=_required(fields, "model", _string),
-        stream=_optional(fields, "stream", _flag) or False,
+        model=required(fields, "model", _string),
+        stream=optional(fields, "stream", FLAG) or False,
         shows_usage=options.get("include_usage") is True,
         store=store is not False,
-        lists=chat and store is True,
-        user=None if user is None else _bounded(user, "user"),
+        lists=lists and store is True,
+        user=None if user is None else bounded(user, "user"),
         metadata=None if metadata is None else checked_metadata(metadata),
-        prompt=prompt,
-        opening=opening,
-        continues=continues,
+        prompt=said.prompt,
+        opening=said.opening,
+        continues=said.continues,
     )
 
 
-def _chat_texts(fields: dict[str, Raw]) -> tuple[str | None, str, bool]:
-    messages = _required(fields, "messages", _messages)
+def _chat_texts(fields: dict[str, Raw]) -> Texts:
+    messages = required(fields, "messages", MESSAGES)
     if not messages:
         raise BadFieldError("messages", "is empty; send at least one message")
+    return texts_of(messages)
+
+
+def texts_of(messages: Sequence[Message]) -> Texts:
+    """What messages say; of those that no role is known of, nothing."""
     last: str | None = None
     opening: list[str] = []
     for message in messages:
         if last is None:
-            opening.append(f"{message.role}\0{_text(message)}")
+            opening.append(f"{message.role}\0{plain_text(message.content)}")
         if message.role == "user":
-            last = _text(message)
-    return last, "\0".join(opening), any(message.role == "assistant" for message in messages)
+            last = plain_text(message.content)
+    return Texts(last, "\0".join(opening), any(message.role == "assistant" for message in messages))
 
 
-def _completion_texts(fields: dict[str, Raw]) -> tuple[str | None, str]:
+def _completion_texts(fields: dict[str, Raw]) -> Texts:
     if "prompt" not in fields and "prompt_embeds" in fields:
-        return None, ""
-    prompt = _required(fields, "prompt", _completion_prompt)
+        return Texts(None)
+    prompt = required(fields, "prompt", _completion_prompt)
     if isinstance(prompt, list):
         first = prompt[0] if prompt else None
         prompt = first if isinstance(first, str) else ""
-    return prompt or None, prompt
+    return Texts(prompt or None, prompt)
 
 
-def _text(message: _Message) -> str:
-    content = message.content
+def plain_text(content: Content) -> str:
+    """The text of a message's content, its parts a line each."""
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part if isinstance(part, str) else part.text or "" for part in content)
@@ -159,7 +184,7 @@ def _text(message: _Message) -> str:
 def _with_usage(options: Raw | None) -> Raw:
     if options is None:
         return _WITH_USAGE
-    asked = _object.decode(options) or {}
+    asked = OBJECT.decode(options) or {}
     if not asked.get("include_usage"):
         asked.pop(
             "continuous_usage_stats", None
@@ -167,17 +192,20 @@ def _with_usage(options: Raw | None) -> Raw:
     return Raw(msgspec.json.encode({**asked, "include_usage": True}))
 
 
-def _required(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]) -> T:
+def required(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]) -> T:
+    """One field's value. Raises `BadFieldError` where it is missing or of another kind."""
     if name not in fields:
         raise BadFieldError(name, "is required")
     return decode_field(fields[name], name, decoder)
 
 
-def _optional(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]) -> T | None:
+def optional(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """One field's value, None where it is missing. Raises `BadFieldError` where it is of another kind."""
     return decode_field(fields[name], name, decoder) if name in fields else None
 
 
-def _bounded(text: str, field: str) -> str:
+def bounded(text: str, field: str) -> str:
+    """A name that is no longer than names may be. Raises `BadFieldError`."""
     if len(text) > _NAME_LIMIT:
         raise BadFieldError(field, f"has {len(text)} characters; {_NAME_LIMIT} are the most")
     return text

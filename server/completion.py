@@ -7,21 +7,21 @@ from time import perf_counter
 
 from litestar.types import Receive, Scope, Send
 
-from feedback.errors import LimitReachedError, StarloopError, StorageError, UnavailableError
+from feedback.errors import LimitReachedError, NotFoundError, StarloopError, StorageError, UnavailableError
 from feedback.ids import new_id
 from feedback.registry.arms import unit_of
 from feedback.storage.conversations import answers_a_conversation
 from feedback.storage.records import InferenceRecord
 from server.access import Caller
-from server.answers import Facts, has_error_object, read_answer, read_error
+from server.answers import Facts, has_error_object, read_error
 from server.body import Body
 from server.client_watch import ClientGoneError, ClientWatch
 from server.connections import BrokenAnswerError, Connection
+from server.dialects.dialect import Dialect
 from server.errors import Failure, error_object, tell
-from server.events import DONE, Events, error_event
 from server.gateway import Gateway
 from server.replicas import Replica
-from server.routing import Route, choose, is_pinned
+from server.routing import BASE, Route, choose, is_pinned
 from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
@@ -33,29 +33,32 @@ _Headers = list[tuple[bytes, bytes]]
 def begin(
     gateway: Gateway,
     caller: Caller,
-    path: str,
+    dialect: Dialect,
     body: Body,
     purpose: str,
     named: str | None = None,
     traceparent: str | None = None,
 ) -> Completion:
     """Choose who answers; `named` is the conversation as the client names it. Raises what `choose` and `need_model` do."""
-    conversation = body.conversation(named)
+    purpose = dialect.purpose or purpose
+    conversation = None if dialect.purpose else body.conversation(named)
     stays = None
     if conversation is not None and purpose == "production" and body.goes_on(conversation):
         stays = gateway.conversations.version(body.model, conversation)
     now = gateway.now()
     identifier = new_id(now)
     unit = unit_of(body.user, conversation, identifier) if purpose == "production" else None
-    route = choose(body.model, gateway.live.current, stays, unit)
+    pinned = is_pinned(body.model)
+    requested = f"{body.model}@{BASE}" if dialect.purpose and not pinned else body.model
+    route = choose(requested, gateway.live.current, stays, unit)
     caller.need_model(route.model)
-    adapter = None if is_pinned(body.model) else route.adapter
+    adapter = None if pinned else route.adapter
     if adapter is not None and gateway.adapter_watch.problem(adapter):
         # the files of a challenger, or of a conversation's version, may be bad: the champion serves on
         route = choose(body.model, gateway.live.current)
     traces = gateway.traces
-    trace = None if traces is None else traces.begin(path, route, traceparent)
-    return Completion(gateway, path, body, route, caller, purpose, conversation, identifier, now, trace)
+    trace = None if traces is None else traces.begin(dialect.path, route, traceparent)
+    return Completion(gateway, dialect, body, route, caller, purpose, conversation, identifier, now, trace)
 
 
 class Completion:
@@ -64,7 +67,7 @@ class Completion:
     def __init__(
         self,
         gateway: Gateway,
-        path: str,
+        dialect: Dialect,
         body: Body,
         route: Route,
         caller: Caller,
@@ -75,7 +78,7 @@ class Completion:
         trace: Trace | None,
     ) -> None:
         self._gateway = gateway
-        self._path = path
+        self._dialect = dialect
         self._body = body
         self._route = route
         self._caller = caller
@@ -127,7 +130,7 @@ class Completion:
                 watch.stop()
                 status, kind = connection.status, connection.content_type
             if status == 200:
-                facts = read_answer(content, self._asked)
+                facts = self._dialect.facts(content, self._asked)
                 await self._answer(send, status, kind, content, facts, None)
             else:
                 await self._refuse(send, status, content)
@@ -141,9 +144,9 @@ class Completion:
 
     def _request(self, replica: Replica) -> bytes:
         self._asked = self._route.adapter or replica.base_name
-        body, trace = self._body.forwarded(self._asked), self._trace
+        body, trace = self._dialect.forwarded(self._body, self._asked, self.id), self._trace
         traceparent = "" if trace is None else trace.header
-        return replica.connections.request("POST", self._path, body, self.id, traceparent)
+        return replica.connections.request("POST", self._dialect.path, body, self.id, traceparent)
 
     # -- plain answers
 
@@ -151,15 +154,21 @@ class Completion:
         self, send: Send, status: int, kind: str, content: bytes, facts: Facts, error: str | None
     ) -> None:
         """Capture, then send: the header says whether the first worked."""
-        captured = await self._captured(status, facts, content.decode("utf-8", "replace"), error)
+        captured = await self._captured(status, facts, self._dialect.kept(content), error)
         headers = self._headers(kind, captured)
         self.begun = True
         await _send_whole(send, status, headers, content)
 
     async def _refuse(self, send: Send, status: int, content: bytes) -> None:
         """The engine said no. What is wrong with the request is told as it came; the engine's own trouble is ours."""
-        message = read_error(content) or f"the engine answered with status {status}"
-        if status == 404:
+        told_by_engine = read_error(content)
+        message = told_by_engine or f"the engine answered with status {status}"
+        if status == 501 or (status == 404 and told_by_engine is None):  # of a model it would say something
+            path = self._dialect.path
+            await self._fail(
+                send, tell(NotFoundError(f"the engine of {self._route.model!r} does not serve {path}"))
+            )
+        elif status == 404:
             unavailable = UnavailableError(f"the engine cannot load {self._asked!r} ({message})", 2)
             await self._fail(send, tell(unavailable))
         elif status in (401, 403) or status < 400 or status >= 500:
@@ -167,18 +176,20 @@ class Completion:
                 send, tell(BrokenAnswerError(f"the engine failed with status {status}: {message}"))
             )
         else:
-            told = content if has_error_object(content) else error_object(message, "invalid_request_error")
+            refused = content if has_error_object(content) else error_object(message, "invalid_request_error")
+            told = self._dialect.told(Failure(status, message, refused, {}, "BadInputError"))
             await self._answer(send, status, "application/json", told, Facts(), message)
 
     async def _fail(self, send: Send, failure: Failure) -> None:
         """Answer with an error of ours; the inference is recorded all the same."""
+        content = self._dialect.told(failure)
         captured = await self._captured(
-            failure.status, Facts(), failure.content.decode(), failure.message, failure.kind
+            failure.status, Facts(), content.decode(), failure.message, failure.kind
         )
         headers = self._headers("application/json", captured)
         headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in failure.headers.items()]
         self.begun = True
-        await _send_whole(send, failure.status, headers, failure.content)
+        await _send_whole(send, failure.status, headers, content)
 
     async def _abandon(self, error: ClientGoneError) -> None:
         """Nobody is there to be answered; what happened is recorded."""
@@ -188,7 +199,7 @@ class Completion:
 
     async def _stream(self, connection: Connection, patience: float, watch: ClientWatch, send: Send) -> None:
         """Pass events on as they come; `[DONE]` waits until the record stands."""
-        events = Events(self._body.shows_usage, self._asked)
+        events = self._dialect.stream(self._body, self._asked)
         promised = self._gateway.capture.problem is None
         headers = self._headers(connection.content_type, promised)
         headers.append((b"cache-control", b"no-store"))
@@ -219,7 +230,7 @@ class Completion:
             return
         if failure is None and promised and not captured:
             failure = StorageError("this answer could not be captured; its text above is complete")
-        last = DONE + b"\n\n" if failure is None else error_event(tell(failure).content)
+        last = events.last(None if failure is None else tell(failure))
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     # -- what is told and kept
@@ -277,7 +288,7 @@ class Completion:
             captured = True
         except StorageError:
             captured = False
-        self._gateway.reports.inference(self._path, record, captured, kind, self._trace)
+        self._gateway.reports.inference(self._dialect.path, record, captured, kind, self._trace)
         return captured
 
 

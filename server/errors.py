@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -121,19 +122,29 @@ BY_TOKEN = "by_token"
 """In a request's state: it came with a feedback token, so pages of any site may read why it was refused."""
 
 
+TOLD = "told"
+"""In a route's `opt`: its API's own shape of an error, as a function of the failure."""
+
+
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Litestar's hook: every exception of every route ends here."""
-    answer = answer_to(error)
+    answer = answer_to(error, _shape(request))
     if request.state.get(BY_TOKEN):
         answer.headers.update(ANYWHERE)
     return answer
 
 
-def answer_to(error: Exception) -> Response[bytes]:
-    """The response that tells an error."""
+def _shape(request: Request[Any, Any, Any]) -> Callable[[Failure], bytes] | None:
+    route = request.scope.get("route_handler")
+    return None if route is None else route.opt.get(TOLD)
+
+
+def answer_to(error: Exception, shape: Callable[[Failure], bytes] | None = None) -> Response[bytes]:
+    """The response that tells an error, in OpenAI's shape or in another."""
     failure = tell(error)
+    content = failure.content if shape is None else shape(failure)
     return Response(
-        failure.content, status_code=failure.status, headers=failure.headers, media_type="application/json"
+        content, status_code=failure.status, headers=failure.headers, media_type="application/json"
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from server.answers import Answer, Facts, check_model, facts_of
+from server.errors import Failure
 
 DONE = b"data: [DONE]"
 _PREFIX = b"data: "
@@ -110,10 +111,9 @@ class Events:
             facts = Facts()
         return msgspec.json.encode(whole).decode(), facts, failed
 
-
-def error_event(content: bytes) -> bytes:
-    """An OpenAI error object as the event that ends a stream which cannot end well."""
-    return _PREFIX + content + _END
+    def last(self, failure: Failure | None) -> bytes:
+        """`[DONE]`, or an OpenAI error object as the event that ends a stream which cannot end well."""
+        return (DONE if failure is None else _PREFIX + failure.content) + _END
 
 
 def _payload(event: bytes) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: made from the handlers, and by hand for the two routes whose bodies pass through."""
+"""The OpenAPI document: made from the handlers, and by hand for the routes whose bodies pass through."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat
 
+from server.dialects.messages import MESSAGES_API
 from server.errors import answer_to
 
 PATH = "/schema"
@@ -38,9 +39,17 @@ _ERROR = {
     },
     "required": ["error"],
 }
-_FAILED = {
-    "description": "What was wrong, where, and what to do, in the form of OpenAI's API",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+_MESSAGES_ERROR = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "properties": {"type": _TEXT, "message": _TEXT},
+            "required": ["type", "message"],
+        },
+    },
+    "required": ["type", "error"],
 }
 
 
@@ -66,6 +75,27 @@ class CompletionOperation(Operation):
 
 
 @dataclass
+class ResponseOperation(Operation):
+    """A body of which the gateway reads some fields and passes all on."""
+
+    def __post_init__(self) -> None:
+        _pass_through(self, "input", Schema(type=[OpenAPIType.STRING, OpenAPIType.ARRAY]))
+
+
+@dataclass
+class MessagesOperation(ChatOperation):
+    """As a conversation, in Anthropic's shape."""
+
+
+@dataclass
+class EmbeddingOperation(Operation):
+    """A body of which the gateway reads some fields and passes all on."""
+
+    def __post_init__(self) -> None:
+        _pass_through(self, "input", Schema(type=[OpenAPIType.STRING, OpenAPIType.ARRAY]))
+
+
+@dataclass
 class FileOperation(Operation):
     """A form with a file, which the handler reads piece by piece itself."""
 
@@ -86,12 +116,13 @@ class DocumentPlugin(JsonRenderPlugin):
     """The document with the errors that are really answered: Litestar writes down its own form of them."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        openapi_schema["components"]["schemas"]["Error"] = _ERROR
-        for item in openapi_schema["paths"].values():
+        openapi_schema["components"]["schemas"] |= {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
+        for path, item in openapi_schema["paths"].items():
+            failed = _failed("MessagesError" if path == MESSAGES_API.path else "Error")
             for operation in item.values():
                 responses = operation["responses"]
                 responses.pop("400", None)
-                responses["default"] = _FAILED
+                responses["default"] = failed
         return super().render(request, openapi_schema)
 
 
@@ -108,6 +139,13 @@ def configuration() -> OpenAPIConfig:
         components=Components(security_schemes={"key": bearer}),
         security=[{"key": []}, {}],
     )
+
+
+def _failed(schema: str) -> dict[str, Any]:
+    return {
+        "description": "What was wrong, where, and what to do",
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
 
 
 async def _in_our_words(response: Response[Any]) -> Response[Any]:

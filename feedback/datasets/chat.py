@@ -43,7 +43,7 @@ def content_hash(messages: Messages, answer: str) -> str:
 
 
 def messages_of(request: str | None) -> Messages | None:
-    """The conversation of a stored chat request, its contents as plain text.
+    """The conversation of a stored request, its contents as plain text.
 
     None for any other request, and for one with tools, images or the like: its prompt is more than its messages.
     """
@@ -55,11 +55,24 @@ def messages_of(request: str | None) -> Messages | None:
         return None
     if not isinstance(body, dict) or body.get("tools") or body.get("functions"):
         return None
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
+    messages = _asked(body)
+    if not messages:
         return None
     plain = [_plain(message) for message in messages]
     return [message for message in plain if message is not None] if None not in plain else None
+
+
+def _asked(body: dict[str, Any]) -> list[Any] | None:
+    """The messages of a request, in whichever API it was made: chat completions, messages, or responses."""
+    if "messages" in body:
+        opening, messages = body.get("system"), body["messages"]
+    else:
+        opening, messages = body.get("instructions"), body.get("input")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, list):
+        return None
+    return [{"role": "system", "content": opening}, *messages] if opening else messages
 
 
 def _plain(message: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/completions`: the routes that answer."""
+"""The routes that answer: each API in which a model can be asked."""
 
 from __future__ import annotations
 
@@ -6,29 +6,59 @@ from litestar import post
 
 from feedback.errors import BadFieldError
 from server.application import DIRECT
-from server.body import Body, read_chat, read_completion
 from server.completion import Completion, begin
+from server.dialects.completions import CHAT, COMPLETIONS
+from server.dialects.dialect import Dialect
+from server.dialects.embeddings import EMBEDDINGS
+from server.dialects.messages import MESSAGES_API, error_body
+from server.dialects.responses import RESPONSES
+from server.errors import TOLD
 from server.gateway import Gateway
-from server.openapi import ChatOperation, CompletionOperation
+from server.openapi import (
+    ChatOperation,
+    CompletionOperation,
+    EmbeddingOperation,
+    MessagesOperation,
+    ResponseOperation,
+)
 from server.request import COUNTED, SCOPES, GatewayRequest, Parts
 
 _PURPOSES = ("production", "evaluation", "replay")
 _INFER = {SCOPES: ("infer",), COUNTED: True, DIRECT: True}
 
 
-@post("/v1/chat/completions", status_code=200, opt=_INFER, operation_class=ChatOperation)
+@post(CHAT.path, status_code=200, opt=_INFER, operation_class=ChatOperation)
 async def chat_completion(request: GatewayRequest, gateway: Parts) -> Completion:
     """Answer a conversation. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
-    return _asked(request, gateway, "/v1/chat/completions", read_chat(await request.body()))
+    return await _asked(request, gateway, CHAT)
 
 
-@post("/v1/completions", status_code=200, opt=_INFER, operation_class=CompletionOperation)
+@post(COMPLETIONS.path, status_code=200, opt=_INFER, operation_class=CompletionOperation)
 async def completion(request: GatewayRequest, gateway: Parts) -> Completion:
     """Continue a text. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
-    return _asked(request, gateway, "/v1/completions", read_completion(await request.body()))
+    return await _asked(request, gateway, COMPLETIONS)
 
 
-def _asked(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> Completion:
+@post(RESPONSES.path, status_code=200, opt=_INFER, operation_class=ResponseOperation)
+async def response(request: GatewayRequest, gateway: Parts) -> Completion:
+    """Answer in the shape of OpenAI's Responses API, streaming or not, where the engine serves it."""
+    return await _asked(request, gateway, RESPONSES)
+
+
+@post(MESSAGES_API.path, status_code=200, opt=_INFER | {TOLD: error_body}, operation_class=MessagesOperation)
+async def message(request: GatewayRequest, gateway: Parts) -> Completion:
+    """Answer in the shape of Anthropic's Messages API, streaming or not, where the engine serves it."""
+    return await _asked(request, gateway, MESSAGES_API)
+
+
+@post(EMBEDDINGS.path, status_code=200, opt=_INFER, operation_class=EmbeddingOperation)
+async def embeddings(request: GatewayRequest, gateway: Parts) -> Completion:
+    """Vectors of texts, by the base unless a version is named, where the engine makes them."""
+    return await _asked(request, gateway, EMBEDDINGS)
+
+
+async def _asked(request: GatewayRequest, gateway: Gateway, dialect: Dialect) -> Completion:
+    body = dialect.read(await request.body())
     caller = request.user
     purpose = request.headers.get("x-starloop-purpose", "production")
     if purpose not in _PURPOSES:
@@ -36,7 +66,7 @@ def _asked(request: GatewayRequest, gateway: Gateway, path: str, body: Body) -> 
     if purpose != "production":
         caller.need("admin")
     named, trace = request.headers.get("x-starloop-conversation"), request.headers.get("traceparent")
-    return begin(gateway, caller, path, body, purpose, named, trace)
+    return begin(gateway, caller, dialect, body, purpose, named, trace)
 
 
-ROUTES = [chat_completion, completion]
+ROUTES = [chat_completion, completion, response, message, embeddings]

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/traces"
 _NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-_OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+}
 _LONGEST_PARENT = 256  # of longer ones OpenTelemetry complains in the log, once a request
 # Spans are sent by a thread of their own; at the end of a worker it waits no longer than this for the collector.
 _EXPORT_SECONDS = 5

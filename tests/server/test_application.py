@@ -51,7 +51,8 @@ def test_the_completion_routes_and_no_others_are_reached_directly(gateway: Insid
     app = gateway.app
     assert isinstance(app, Application)
 
-    assert set(app.direct) == {("POST", _CHAT), ("POST", "/v1/completions")}
+    paths = {_CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"}
+    assert set(app.direct) == {("POST", path) for path in paths}
 
 
 def test_another_method_is_refused_with_those_that_are_allowed(gateway: Inside) -> None:

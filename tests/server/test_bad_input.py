@@ -34,6 +34,8 @@ BODIES = {
 POSTS = [
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
     "/v1/feedback",
     "/v1/models/assistant/promote",
     "/v1/models/assistant/rollback",
@@ -87,7 +89,7 @@ def test_a_body_over_the_limit_is_413_and_one_at_the_limit_is_answered(
     [
         ("GET", "/nowhere", 404),
         ("GET", "/v1", 404),
-        ("POST", "/v1/responses", 404),
+        ("POST", "/v1/assistants", 404),
         ("GET", "/static/../app.py", 404),
         ("GET", "/static/nothing.js", 404),
         ("GET", "/schema/swagger", 404),

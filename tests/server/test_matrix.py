@@ -44,6 +44,9 @@ TABLE = """
 route                                  none infer feedback review train admin other old shut page bare local proxy host origin far
 POST /v1/chat/completions              401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/completions                   401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/responses                     401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/messages                      401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/embeddings                    401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/chat/completions               401  in    403      in     403   in    in    401 401  in   in   in    401   401  401    401
 GET /v1/chat/completions/{completion_id} 401 404  403      in     403   in    404   401 401  in   in   in    401   401  401    401
 GET /v1/chat/completions/{completion_id}/messages 401 404 403 in  403   in    404   401 401  in   in   in    401   401  401    401
@@ -259,6 +262,9 @@ class House:
         return {
             "/v1/chat/completions": HELLO,
             "/v1/completions": {"model": "assistant", "prompt": "x"},
+            "/v1/responses": {"model": "assistant", "input": "x"},
+            "/v1/messages": {**HELLO, "max_tokens": 1},
+            "/v1/embeddings": {"model": "assistant", "input": "x"},
             "/v1/chat/completions/{completion_id}": {"metadata": {}},
             "/v1/models/{name}/promote": {"version": "base", "reason": "test"},
             "/v1/models/{name}/rollback": {"reason": "test"},

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.server.upstream_shapes import SHAPES
+
 Json = dict[str, Any]
 
 
@@ -51,6 +53,14 @@ class FakeEngine:
     """The model that answers in the place of the one that was asked."""
     garbage: bytes | None = None
     """Answered instead of a completion."""
+    routes: tuple[str, ...] = (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/embeddings",
+    )
+    """Where it can be asked."""
     answer: Callable[[Json], str] = lambda body: f"{body['model']} answers"
     loaded: set[str] = field(default_factory=set)
     """Adapters that it knows: those it answered as, until they are unloaded."""
@@ -106,7 +116,7 @@ class FakeEngine:
 
     def completions(self) -> list[Seen]:
         """The completion requests that arrived, in order."""
-        return [request for request in self.seen if request.path.endswith("completions")]
+        return [request for request in self.seen if request.path in self.routes]
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
@@ -148,6 +158,8 @@ class FakeEngine:
         self.seen.append(Seen(path, headers, body))
         if path == "/v1/unload_lora_adapter":
             return self._unload(body["lora_name"], writer)
+        if path not in self.routes:
+            return _json(writer, 404, {"detail": "Not Found"})
         if await _left(reader, self.delay):
             self.gone += 1
             return False
@@ -182,6 +194,8 @@ class FakeEngine:
 
     def _whole(self, path: str, headers: dict[str, str], body: Json) -> Json:
         text = self.answer(body)
+        if path in SHAPES:
+            return SHAPES[path].whole(headers, body, text)
         chat = path.endswith("chat/completions")
         choices: list[Json] = []
         for index in range(body.get("n", 1)):
@@ -202,7 +216,8 @@ class FakeEngine:
             if number == self.die_after:
                 await writer.drain()
                 return False
-            data = f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
+            named = f"event: {event['type']}\n" if path in SHAPES and isinstance(event, dict) else ""
+            data = f"{named}data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
             writer.write(b"%x\r\n%s\r\n" % (len(data), data))
             await writer.drain()
             if await _left(reader, self.pause):
@@ -216,6 +231,10 @@ class FakeEngine:
         chat = path.endswith("chat/completions")
         text = self.answer(body)
         size = max(1, -(-len(text) // self.pieces))
+        if path in SHAPES:
+            pieces = [text[start : start + size] for start in range(0, len(text), size)]
+            yield from SHAPES[path].events(headers, body, pieces)
+            return
         envelope = _envelope(path, headers, body, chunk=True)
 
         def event(piece: str | None, reason: str | None = None, role: bool = False) -> Json:

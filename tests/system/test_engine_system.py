@@ -155,3 +155,27 @@ def test_requests_leave_no_trace_in_the_log(engine: RunningEngine) -> None:
     before = log.read_text().count("chat/completions")
     assert engine.complete(engine.base).status_code == 200
     assert log.read_text().count("chat/completions") == before
+
+
+def test_the_engine_speaks_the_other_apis_with_the_ids_and_last_events_that_the_gateway_counts_on(
+    engine: RunningEngine,
+) -> None:
+    headers = {"x-request-id": REQUEST_ID}
+    hello = [{"role": "user", "content": "Where is my parcel?"}]
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/messages": {"messages": hello, "max_tokens": 8},
+        "/v1/responses": {"input": hello, "max_output_tokens": 8, "request_id": f"resp_{REQUEST_ID}"},
+    }
+    ids = {"/v1/messages": f"chatcmpl-{REQUEST_ID}", "/v1/responses": f"resp_{REQUEST_ID}"}
+    ends = {"/v1/messages": {"message_stop"}, "/v1/responses": {"response.completed", "response.incomplete"}}
+    for path, body in asked.items():
+        plain = engine.http.post(path, json=body | {"model": engine.base}, headers=headers)
+        assert plain.status_code == 200, plain.text
+        assert (plain.json()["id"], plain.json()["model"]) == (ids[path], engine.base)
+        assert plain.json()["usage"]["output_tokens"] > 0
+        events = engine.http.post(path, json=body | {"model": engine.base, "stream": True}, headers=headers)
+        names = [line[7:] for line in events.text.splitlines() if line.startswith("event: ")]
+        assert names[-1] in ends[path], events.text[-500:]
+        assert not ends[path].intersection(names[:-1])
+    none = engine.http.post("/v1/embeddings", json={"model": engine.base, "input": "x"})
+    assert (none.status_code, none.json()) == (404, {"detail": "Not Found"})
