@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,13 @@ def test_the_small_recipe_already_learns_the_form_of_an_answer(made: Path) -> No
 
 
 def test_the_recipe_is_repeatable(made: Path, tmp_path: Path) -> None:
-    make_starter(tmp_path, SCALES["small"], seed=1)
+    short = replace(SCALES["small"], steps=3, cases=4)
+    for name in ("one", "two"):
+        make_starter(tmp_path / name, short, seed=1)
     for name in ("model/tokenizer.json", "examples.jsonl"):
-        assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+        assert (tmp_path / "one" / name).read_bytes() == (made / name).read_bytes()
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
 
 
 def test_the_examples_are_chats_of_known_intents(made: Path) -> None:
