@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from litestar import Response, get
 from litestar.params import FromPath
 
 from feedback.errors import NotFoundError, UnavailableError
+from feedback.registry.versions import order_of
 from feedback.storage.inferences import InferenceFilter, search
 from server.access import Caller
 from server.gateway import Gateway
 from server.rendering import GUARDED, STATIC, page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.inferences import with_ratings
+from server.routing import BASE
 from server.views import InferenceLine
 
 _RECENT = 20
@@ -29,14 +33,17 @@ def chat(request: GatewayRequest, gateway: Parts) -> Response[str]:
             recent = _recent(gateway, visitor.caller)
         except UnavailableError as error:
             trouble = str(error)
+    caller = visitor.caller
+    signed_in = caller is not None and caller.key_id is not None
     return page(
         "chat.html",
         lock=visitor.lock,
         trouble=trouble,
-        models=visitor.models(gateway),
+        models=[_offered(gateway, name) for name in visitor.models(gateway)],
         recent=recent,
         hours=gateway.settings.server.session_hours,
-        signed_in=visitor.caller is not None and visitor.caller.key_id is not None,
+        signed_in=signed_in,
+        user=caller.owner if caller is not None and signed_in else "",
     )
 
 
@@ -47,6 +54,20 @@ async def static(name: FromPath[str]) -> Response[bytes]:
         raise NotFoundError("there is no such file")
     content, kind = STATIC[name]
     return Response(content, media_type=kind, headers={**GUARDED, "cache-control": "no-cache"})
+
+
+class _Offered(NamedTuple):
+    """A model that can be talked to, with the versions that may be named, newest first."""
+
+    name: str
+    champion: str
+    versions: list[str]
+
+
+def _offered(gateway: Gateway, name: str) -> _Offered:
+    route = gateway.live.current.models[name]
+    numbers = sorted(route.versions, key=order_of, reverse=True)
+    return _Offered(name, route.champion or BASE, [*numbers, BASE])
 
 
 def _recent(gateway: Gateway, caller: Caller) -> list[InferenceLine]:

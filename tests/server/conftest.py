@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.browsing import browser, keyed_site, site, watched
 from tests.server.inside import Inside, inside, settings_for
 from tests.server.openai_client import Client, clients
 from tests.server.upstream import FakeEngine, fake_engine
+
+__all__ = ["browser", "keyed_site", "site", "watched"]
 
 
 @pytest.fixture

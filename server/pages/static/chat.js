@@ -1,118 +1,191 @@
-// The chat page: asks, shows what comes, and sends what the reader thinks of it. Everything that came from a model or
-// a user is set as text, never as markup.
+// The chat page: asks one version or two, and keeps what the reader thinks of the answers. Everything that came from a
+// model or a user is set as text, never as markup.
 
+import { Answer } from "/static/answer.js";
+import { Opinion } from "/static/opinion.js";
 import { call, find, moment, part, stars } from "/static/page.js";
 
 const RECENT = "/v1/inferences?limit=20";
-const earlier = [];
+const turns = [];
+let stopping = null;  // what stops the answers that are coming
+
+// -- which versions are asked
+
+function offerVersions() {
+  const { champion = "base", versions = "" } = find("model").selectedOptions[0]?.dataset ?? {};
+  const named = versions.split(" ").filter(Boolean).map((one) => new Option(one === champion ? `${one} (serves)` : one, one));
+  find("version").replaceChildren(new Option("as users get it", ""), ...named);
+  find("other").replaceChildren(new Option("nothing", ""), ...named.map((one) => one.cloneNode(true)));
+  find("blind").hidden = true;
+}
+
+function wanted(version, messages) {
+  const model = find("model").value;
+  const user = find("desk").dataset.user;
+  return { model: version ? `${model}@${version}` : model, messages, stream: find("stream").checked, ...(user && { user }) };
+}
+
+// The champion, where a side is to be what users get: a canary's share must not decide what is compared.
+function versionBeside() {
+  return find("version").value || find("model").selectedOptions[0].dataset.champion;
+}
 
 // -- asking
 
-async function ask(text) {
-  const turn = find("turn").content.firstElementChild.cloneNode(true);
-  const said = turn.querySelector(".said");
-  turn.querySelector(".asked").textContent = text;
-  find("turns").append(turn);
-  turn.scrollIntoView({ block: "nearest" });
-  const stream = find("stream").checked;
-  const asked = { role: "user", content: text };
-  const messages = find("remember").checked ? [...earlier, asked] : [asked];
-  const started = performance.now();
-  try {
-    const response = await call("/v1/chat/completions", { model: find("model").value, messages, stream });
-    let first = null;
-    if (stream) {
-      for await (const piece of pieces(response)) {
-        first ??= performance.now() - started;
-        said.textContent += piece;
-      }
-    } else {
-      said.textContent = (await response.json()).choices[0].message.content ?? "";
-    }
-    earlier.push(asked, { role: "assistant", content: said.textContent });
-    showFacts(turn, response, performance.now() - started, first);
-    listen(turn, response.headers.get("x-starloop-inference-id"), response.headers.get("x-starloop-feedback-token"));
-  } catch (problem) {
-    said.textContent += said.textContent ? `\n${problem.message}` : problem.message;
-    said.classList.add("bad");
-    if (problem.status === 401) lock(problem.message);
-  } finally {
-    said.removeAttribute("aria-busy");
-    setTimeout(refresh, 500);
+function begin(text) {
+  const article = find("turn").content.firstElementChild.cloneNode(true);
+  article.querySelector(".asked").textContent = text;
+  find("turns").append(article);
+  const messages = [...(find("remember").checked ? turns.flatMap(said) : []), { role: "user", content: text }];
+  const turn = { article, messages, answers: [], shown: 0, blind: false };
+  turns.push(turn);
+  article.querySelector(".earlier").addEventListener("click", () => show(turn, turn.shown - 1));
+  article.querySelector(".later").addEventListener("click", () => show(turn, turn.shown + 1));
+  article.querySelector(".better").addEventListener("click", () => prefer(turn, turn.answers[turn.shown], neighbour(turn)));
+  for (const button of article.querySelectorAll("[data-better]")) button.addEventListener("click", () => choose(turn, button.dataset.better));
+  return turn;
+}
+
+// A turn as it goes into the next request: what was asked, and the answer that is shown.
+function said(turn) {
+  const answer = turn.answers[turn.shown];
+  return answer?.state === "whole" ? [turn.messages.at(-1), { role: "assistant", content: answer.text }] : [];
+}
+
+async function ask(turn) {
+  const answer = add(turn, new Answer());
+  show(turn, turn.answers.length - 1);
+  await during((signal) => answer.come(wanted(find("version").value, turn.messages), signal));
+  settle(turn, answer);
+  look(turn);
+}
+
+async function askBoth(turn) {
+  const versions = [versionBeside(), find("other").value];
+  if (crypto.getRandomValues(new Uint8Array(1))[0] & 1) versions.reverse();
+  turn.blind = true;
+  turn.article.querySelector(".answers").classList.add("two");
+  const answers = versions.map((_, place) => add(turn, new Answer("AB"[place])));
+  await during((signal) => Promise.all(answers.map((one, place) => one.come(wanted(versions[place], turn.messages), signal))));
+  if (answers.some((one) => one.state !== "whole")) reveal(turn);
+  else if (answers[0].text.trim() === answers[1].text.trim()) reveal(turn, "Both answered the same.");
+  else turn.article.querySelector(".which").hidden = false;
+  look(turn);
+}
+
+function add(turn, answer) {
+  turn.answers.push(answer);
+  turn.article.querySelector(".answers").append(answer.section);
+  turn.article.scrollIntoView({ block: "nearest" });
+  return answer;
+}
+
+async function during(work) {
+  stopping = new AbortController();
+  busy(true);
+  await work(stopping.signal);
+  stopping = null;
+  busy(false);
+}
+
+function busy(is) {
+  find("send").disabled = is;
+  find("stop").hidden = !is;
+  for (const again of document.querySelectorAll(".again")) again.disabled = is;
+}
+
+function settle(turn, answer) {
+  answer.reveal();
+  if (answer.problem?.status === 401) lock(answer.problem.message);
+  if (answer.state === "whole") answer.opinion = new Opinion(answer, soon);
+  for (const again of answer.section.querySelectorAll(".again")) {
+    again.addEventListener("click", () => regenerate(turn));
+    again.hidden = turn.blind;
+  }
+  answer.part(".retry").hidden = answer.state === "whole" || turn.blind;
+  soon();
+}
+
+// To where the single keys act, unless somebody writes the next message already.
+function look(turn) {
+  const writes = find("message").value !== "" || ![find("message"), find("stop"), document.body].includes(document.activeElement);
+  if (!writes) (find("keys").checked ? turn.answers.at(-1).section : find("message")).focus({ preventScroll: true });
+}
+
+// -- another answer to the same prompt
+
+function regenerate(turn) {
+  if (!stopping && !turn.blind) ask(turn);
+}
+
+function show(turn, place) {
+  turn.shown = Math.max(0, Math.min(place, turn.answers.length - 1));
+  turn.answers.forEach((one, at) => { one.section.hidden = at !== turn.shown; });
+  const pager = turn.article.querySelector(".pager");
+  pager.hidden = turn.answers.length < 2;
+  if (pager.hidden) return;
+  pager.querySelector(".place").textContent = `answer ${turn.shown + 1} of ${turn.answers.length}`;
+  pager.querySelector(".earlier").disabled = turn.shown === 0;
+  pager.querySelector(".later").disabled = turn.shown === turn.answers.length - 1;
+  const other = neighbour(turn);
+  pager.querySelector(".better").textContent = `Better than answer ${turn.answers.indexOf(other) + 1}`;
+}
+
+// What the shown answer is compared with: the one before it, and for the first the one after.
+function neighbour(turn) {
+  return turn.answers[turn.shown === 0 ? 1 : turn.shown - 1];
+}
+
+async function prefer(turn, better, worse) {
+  const outcome = turn.article.querySelector(":scope > .outcome");
+  outcome.classList.remove("bad");
+  if (!better.opinion || worse.state !== "whole") outcome.textContent = "Only whole answers can be compared.";
+  else if (better.text.trim() === worse.text.trim()) outcome.textContent = "Both say the same.";
+  else if (await better.opinion.prefer(worse)) {
+    for (const one of turn.answers) one.section.classList.toggle("preferred", one === better);
+    outcome.textContent = "Thank you, your preference is kept.";
+  } else {
+    outcome.classList.add("bad");
+    outcome.textContent = "Your preference could not be kept; try again.";
+    return false;
+  }
+  return true;
+}
+
+// -- two answers side by side, blind until one is chosen
+
+async function choose(turn, place) {
+  const which = turn.article.querySelector(".which");
+  if (which.hidden || which.inert) return;
+  which.inert = true;
+  reveal(turn, "No preference was kept.");
+  which.hidden = true;
+  if (place === "") return;
+  turn.shown = Number(place);
+  if (!(await prefer(turn, turn.answers[turn.shown], turn.answers[1 - turn.shown]))) {
+    which.inert = false;
+    which.hidden = false;
   }
 }
 
-async function* pieces(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  let whole = false;
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done && whole) return;
-    if (done) throw new Error("the answer ended too early");
-    const events = (rest + value).split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      const data = event.replace(/^data: /, "");
-      whole ||= data === "[DONE]";
-      if (whole || !event.startsWith("data: ")) continue;
-      const chunk = JSON.parse(data);
-      if (chunk.error) throw new Error(chunk.error.message);
-      const piece = chunk.choices[0]?.delta?.content;
-      if (piece) yield piece;
-    }
+function reveal(turn, outcome = "") {
+  if (turn.revealed) return;
+  turn.revealed = true;
+  turn.article.querySelector(":scope > .outcome").textContent = outcome;
+  for (const answer of turn.answers) {
+    if (!answer.opinion) settle(turn, answer);
+    if (answer.version) answer.part(".side").textContent += `: ${answer.version}`;
   }
-}
-
-function showFacts(turn, response, total, first) {
-  const captured = response.headers.get("x-starloop-captured") === "true";
-  turn.querySelector(".version").textContent = response.headers.get("x-starloop-version");
-  turn.querySelector(".latency").textContent =
-    `${Math.round(total)} ms${first === null ? "" : `, first words after ${Math.round(first)} ms`}${captured ? "" : ", not captured"}`;
-  turn.querySelector(".facts").hidden = false;
-}
-
-// -- saying what one thinks of it
-
-function listen(turn, inference, token) {
-  const form = turn.querySelector(".opinion");
-  const name = `rating-${inference}`;
-  for (const stars of [1, 2, 3, 4, 5]) {
-    const input = Object.assign(document.createElement("input"), { type: "radio", name, value: stars, id: `${name}-${stars}` });
-    const label = document.createElement("label");
-    label.htmlFor = input.id;
-    label.title = `${stars} of 5`;
-    const words = document.createElement("span");
-    words.textContent = `${stars} of 5 stars`;
-    label.append(words);
-    form.querySelector(".rate").append(input, label);
-  }
-  form.hidden = false;
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const outcome = form.querySelector(".outcome");
-    const chosen = form.querySelector("input:checked");
-    const correction = form.querySelector(".correction").value.trim();
-    if (!chosen && !correction) {
-      outcome.textContent = "Choose stars, or write what it should have said.";
-      return;
-    }
-    const body = { inference_id: inference, feedback_token: token };
-    if (chosen) body.rating = Number(chosen.value);
-    if (correction) body.correction = correction;
-    try {
-      await call("/v1/feedback", body);
-      outcome.textContent = "Thank you, it is kept.";
-      setTimeout(refresh, 500);
-    } catch (problem) {
-      outcome.textContent = problem.message;
-    }
-  });
 }
 
 // -- what was asked lately
 
+function soon() {
+  setTimeout(refresh, 500);
+}
+
 async function refresh() {
+  if (turns.some((turn) => !turn.article.querySelector(".which").hidden)) return;  // the list would tell which is which
   let items;
   try {
     ({ items } = await (await call(RECENT)).json());
@@ -169,6 +242,29 @@ find("leave")?.addEventListener("click", async () => {
   }
 });
 
+// -- keys
+
+// The answer that a key is meant for: the one in focus, else the newest.
+function current() {
+  const turn = turns.findLast((one) => one.article.contains(document.activeElement)) ?? turns.at(-1);
+  const answer = turn?.answers.find((one) => one.section.contains(document.activeElement)) ?? turn?.answers[turn.shown];
+  return [turn, answer];
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && stopping) return stopping.abort();
+  const writes = event.target.closest("textarea, select, input:not([type=radio], [type=checkbox])");
+  if (writes || !find("keys").checked || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  const [turn, answer] = current();
+  const act = {
+    a: () => choose(turn, "0"), b: () => choose(turn, "1"), t: () => choose(turn, ""),
+    e: () => answer.opinion?.edit(), r: () => regenerate(turn), m: () => find("message").focus(),
+  }[event.key] ?? ("12345".includes(event.key) ? () => answer.opinion?.rate(Number(event.key)) : null);
+  if (!act || !turn) return;
+  event.preventDefault();
+  act();
+});
+
 find("message").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
@@ -176,14 +272,18 @@ find("message").addEventListener("keydown", (event) => {
   }
 });
 
-find("ask").addEventListener("submit", async (event) => {
+find("stop").addEventListener("click", () => stopping?.abort());
+find("model").addEventListener("change", offerVersions);
+find("other").addEventListener("change", () => { find("blind").hidden = !find("other").value; });
+
+find("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = find("message").value.trim();
-  if (!text) return;
-  const button = find("ask").querySelector("button");
+  if (!text || stopping) return;
   find("message").value = "";
-  button.disabled = true;
-  await ask(text);
-  button.disabled = false;
-  find("message").focus();
+  const turn = begin(text);
+  if (find("other").value) askBoth(turn);
+  else ask(turn);
 });
+
+offerVersions();

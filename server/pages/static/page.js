@@ -7,8 +7,8 @@ export function guard() {
   return document.cookie.match(/(?:^|; )starloop-csrf=([0-9a-f]+)/)?.[1] ?? "";
 }
 
-export async function call(path, body, method = body === undefined ? "GET" : "POST", keepalive = false) {
-  const options = { method, keepalive };
+export async function call(path, body, method = body === undefined ? "GET" : "POST", keepalive = false, signal = undefined) {
+  const options = { method, keepalive, signal };
   if (method !== "GET") options.headers = { "x-starloop-csrf": guard() };
   if (body !== undefined) {
     options.headers["content-type"] = "application/json";

@@ -1,0 +1,235 @@
+"""What tests in a real Chromium share: a gateway with something on each of its pages, a window, and what a tab complained of.
+
+One of each serves all of them, as both take seconds to start. Without an installed Chromium, Playwright or axe, whoever
+asks for one is skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from feedback.datasets.freeze import build_dataset
+from feedback.ids import new_id
+from feedback.storage.database import Database
+from feedback.storage.tables import Candidate, Failure
+from tests.feedback.world import NOW, RIGHT, World, settings_for
+from tests.server.served import Served, served
+from tests.server.turns import add_canary, add_cycle
+from tests.server.upstream import FakeEngine, fake_engine
+from tests.server.versions import add_version
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MARKS = [
+    pytest.mark.alone,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LONG = "An order number that nothing breaks: " + "8241" * 30
+
+
+@dataclass
+class Site:
+    """A gateway with something on each of its pages."""
+
+    gateway: Served
+    database: Database
+    engine: FakeEngine
+    ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return self.gateway.address
+
+    def ask(self, prompt: str, user: str = "ann") -> httpx.Headers:
+        body = {"model": "assistant", "messages": [{"role": "user", "content": prompt}], "user": user}
+        return httpx.post(f"{self.address}/v1/chat/completions", json=body).raise_for_status().headers
+
+    def key(self, *scopes: str, owner: str) -> str:
+        """A key's secret. From the first one on, nobody is let in without."""
+        wanted = {"scopes": scopes, "owner": owner}
+        headers = {"authorization": f"Bearer {self.ids['admin']}"} if "admin" in self.ids else {}
+        made = httpx.post(f"{self.address}/v1/keys", json=wanted, headers=headers).raise_for_status()
+        return str(made.json()["secret"])
+
+    def until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not true():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def inference(self, identifier: str) -> Any:
+        """As the API shows it, once it is there."""
+        address = f"{self.address}/v1/inferences/{identifier}"
+        self.until(lambda: httpx.get(address).status_code == 200)
+        return httpx.get(address).json()
+
+    def said(self, identifier: str) -> list[dict[str, Any]]:
+        return list(self.inference(identifier)["feedback"])
+
+    def failures(self, state: str) -> list[str]:
+        got = httpx.get(f"{self.address}/v1/failures", params={"model": "assistant", "state": state})
+        return [one["inference_id"] for one in got.raise_for_status().json()["items"]]
+
+    def add_failure(self, prompt: str, proposed: str = "") -> str:
+        """A failure case that waits, with a model's proposal if there is one; its inference."""
+        inference = self.ask(prompt)["x-starloop-inference-id"]
+        said = {"inference_id": inference, "rating": 1, "comment": "no", "rater": "ann"}
+        httpx.post(f"{self.address}/v1/feedback", json=said).raise_for_status()
+        self.inference(inference)
+        now = datetime.now(UTC)
+        plain: dict[str, Any] = {"inference_id": inference, "model": "assistant", "created": now.timestamp()}
+        reasons = [{"reason": "low_rating", "confidence": 1.0, "evidence": "rated 1 of 5"}]
+        rows: list[Any] = [Failure(id=new_id(now), reasons=reasons, **plain)]
+        if proposed:
+            checks = [{"check": "task contract", "passed": True, "told": "it meets it"}]
+            origin: dict[str, Any] = {"source": "teacher", "origin": "big", "request_hash": "0"}
+            rows.append(
+                Candidate(id=new_id(now), answer=proposed, checks=checks, state="checked", **origin, **plain)
+            )
+        with self.database.session() as session:
+            session.add_all(rows)
+            session.commit()
+        return inference
+
+    def furnish(self) -> None:
+        directory, now = self.gateway.directory, datetime.now(UTC)
+        self.ids["inference"] = self.add_failure(LONG)
+        for number in range(5):
+            self.add_failure(f"{number} parcels are lost", RIGHT)
+        number = add_version(self.database, directory)
+        add_version(self.database, directory)
+        self.ids["cycle"] = add_cycle(self.database, now, number)
+        add_canary(self.database, now, self.ids["cycle"], number)
+        steps = [{"step": "train", "started": now.isoformat(), "ended": None, "outcome": None}]
+        going: dict[str, Any] = {"state": "running", "step": "train", "decision": None, "reason": None}
+        self.ids["running"] = add_cycle(self.database, now, None, steps=steps, result=None, **going)
+        world = World(self.database, settings_for(directory, rater_minimum=50))
+        for number in range(30):
+            world.correct(
+                f"question {number * 7919} about {'abcdefghij'[number % 10] * 7}", RIGHT, user=f"u{number}"
+            )
+        world.write()
+        self.ids["dataset"] = new_id(NOW)
+        build_dataset(world.database, world.settings, "assistant", self.ids["dataset"], ["replay"], NOW)
+
+
+@contextmanager
+def _standing(directory: Path) -> Iterator[Site]:
+    with fake_engine() as engine, served(directory, [engine.url]) as gateway:
+        database = Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
+        yield Site(gateway, database, engine)
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Open to whoever is at this machine: no test makes a key here."""
+    with _standing(tmp_path_factory.mktemp("browser")) as made:
+        made.furnish()
+        yield made
+
+
+@pytest.fixture(scope="session")
+def keyed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A second one with two failure cases, which wants a key: `ids["admin"]` is one of all scopes."""
+    with _standing(tmp_path_factory.mktemp("keyed")) as made:
+        made.ids["inference"] = made.add_failure("Two parcels are lost", RIGHT)
+        made.add_failure("Three parcels are lost")
+        made.ids["admin"] = made.key("admin", owner="ada")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A window of a Chromium with a profile of its own."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="drives a browser: pip install playwright axe-playwright-python"
+    )
+    profile = tmp_path_factory.mktemp("profile")
+    with playwright.sync_playwright() as driver:
+        try:
+            context = driver.chromium.launch_persistent_context(
+                profile,
+                executable_path=CHROMIUM,
+                args=FLAGS,
+                headless=True,
+                timezone_id="Asia/Tokyo",
+                locale="en-GB",
+            )
+        except playwright.Error as error:
+            pytest.skip(f"{CHROMIUM} does not start: {error}")
+        yield context
+        context.close()
+
+
+@dataclass
+class Watched:
+    """A tab, with what it asked for and complained of."""
+
+    tab: Any
+    addresses: list[str] = field(default_factory=list)
+    sizes: int = 0
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Watched]:
+    tab = browser.new_page()
+    found = Watched(tab)
+
+    def ended(request: Any) -> None:
+        found.addresses.append(request.url)
+        sizes = request.sizes()
+        found.sizes += sizes["responseBodySize"] + sizes["responseHeadersSize"]
+
+    tab.on("requestfinished", ended)
+    tab.on("requestfailed", lambda request: found.addresses.append(request.url))
+    tab.on(
+        "console",
+        lambda told: found.complaints.append(told.text) if told.type in ("error", "warning") else None,
+    )
+    tab.on("pageerror", lambda error: found.complaints.append(str(error)))
+    yield found
+    tab.close()
+    browser.clear_cookies()  # they are those of all ports of this host
+
+
+def violations(tab: Any) -> list[str]:
+    """What axe-core finds wrong in a tab as it is now."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    return [
+        f"{one['id']}: {node['target']} {node['html'][:160]} {[what['message'] for what in node['any'] + node['all']]}"
+        for one in axe.Axe().run(tab).response["violations"]
+        for node in one["nodes"]
+    ]
+
+
+def narrow_and_dark(tab: Any) -> list[str]:
+    """The same in light at full width, and in dark on a narrow screen; what is too wide there is told, too."""
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.emulate_media(color_scheme="light")
+    wrong = [f"light: {one}" for one in violations(tab)]
+    tab.emulate_media(color_scheme="dark")
+    tab.set_viewport_size({"width": 360, "height": 740})
+    wrong += [f"dark and narrow: {one}" for one in violations(tab)]
+    width = tab.evaluate("document.documentElement.scrollWidth")
+    return wrong if width <= 360 else [*wrong, f"{width} pixels wide where 360 are"]
