@@ -16,6 +16,8 @@ from feedback.errors import StarloopError, UnavailableError
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
+from feedback.reports.apart import Wanted, report_apart
+from feedback.reports.document import Report
 from feedback.reports.overview import Overview, Span, overview_apart
 from feedback.settings import Settings
 from feedback.storage.carrier import Apart, Carrier, Task
@@ -42,7 +44,13 @@ _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 30 * 86_400.0
 _BELIEF_SECONDS, _OVERVIEW_SECONDS = 600.0, 120.0
 """After so long each is found anew, when somebody asks."""
-INFERENCE_ROUTES = ("/v1/chat/completions", "/v1/completions")
+INFERENCE_ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+)
 Clock = Callable[[], datetime]
 
 
@@ -73,6 +81,7 @@ class Gateway:
         self.conversations = Conversations()
         self.beliefs = FoundBeside[str, Belief](self._weigh, now, _BELIEF_SECONDS)
         self.overviews = FoundBeside[tuple[str, int], Overview](self._look_over, now, _OVERVIEW_SECONDS)
+        self.months = FoundBeside[tuple[str, str], Report](self._report, now, _OVERVIEW_SECONDS)
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()
@@ -161,6 +170,9 @@ class Gateway:
 
     def _look_over(self, which: tuple[str, int], now: datetime) -> Overview:
         return overview_apart(Span(self.settings, *which, now))
+
+    def _report(self, which: tuple[str, str], now: datetime) -> Report:
+        return report_apart(Wanted(self.settings, *which, now))
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)

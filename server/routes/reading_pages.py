@@ -14,8 +14,8 @@ from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import parse_id
 from feedback.registry.models import SERVABLE, champions_before, get_model, list_moves
 from feedback.registry.versions import list_versions
-from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.beside import compare_versions
+from feedback.reports.facts import period_of
 from feedback.reports.forms import fragment
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure, ModelVersion
@@ -172,15 +172,21 @@ def versions(
 def report(
     request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "", month: FromQuery[str] = ""
 ) -> Response[str]:
-    """A model's month."""
+    """A model's month, as it was last found, at most minutes ago."""
     now = gateway.now()
     wanted = month or f"{now:%Y-%m}"
 
     def shown(caller: Caller, chosen: str) -> dict[str, Any]:
-        found = report_apart(Wanted(gateway.settings, chosen, wanted, now))
-        return {"body": Markup(fragment(found))}
+        period_of(gateway.settings, chosen, wanted, now)
+        found = gateway.months.get((chosen, wanted))
+        return {
+            "body": Markup(fragment(found.value)) if found and found.value else "",
+            "when": found.when if found else None,
+            "problem": found.problem if found else None,
+            "under_way": found is None,
+        }
 
-    nothing = {"body": ""}
+    nothing = {"body": "", "when": None, "problem": None, "under_way": False}
     return model_page(
         "report.html", request, gateway, model, ("review", "train"), nothing, shown, month=wanted
     )

@@ -25,7 +25,7 @@ def shown(gateway: Inside, address: str, headers: dict[str, str] | None = None, 
     text: str = answer.body.decode()
     assert (
         set(re.findall("<script[^>]*>", text))
-        <= {f'<script type="module" src="/static/{name}.js">' for name in ("act", "every")}
+        <= {f'<script type="module" src="/static/{name}.js">' for name in ("act", "again", "every")}
         and " style=" not in text
         and "//" not in re.sub(r'value="[^"]*"', "", text)
     )
@@ -108,8 +108,11 @@ def test_only_who_may_move_the_champion_is_offered_it(gateway: Inside) -> None:
 
 def test_the_report_is_the_months_and_wrong_months_are_told(gateway: Inside) -> None:
     gateway.ask({"messages": [{"role": "user", "content": "Hello?"}]})
+    first = shown(gateway, "/report")
+    assert 'aria-busy="true"' in first and "/static/again.js" in first and "rating highly" not in first
+    gateway.eventually(lambda: 'aria-busy="true"' not in shown(gateway, "/report"), 60.0)
     page = shown(gateway, "/report")
-    assert "Are users rating highly?" in page and "<svg" in page
+    assert "Are users rating highly?" in page and "<svg" in page and "/static/again.js" not in page
     assert "write YYYY-MM" in shown(gateway, "/report?month=soon", status=400)
 
 
