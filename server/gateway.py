@@ -11,6 +11,8 @@ from pathlib import Path
 from feedback.access.keys import ensure_loop_key
 from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
+from feedback.checks.check import Report as Checked
+from feedback.checks.frozen import Frozen, check_apart
 from feedback.datasets.believed import Asked, Belief, belief_apart
 from feedback.errors import StarloopError, UnavailableError
 from feedback.registry.adapters import AdapterStore
@@ -42,7 +44,7 @@ from server.telemetry.traces import Traces
 
 _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 30 * 86_400.0
-_BELIEF_SECONDS, _OVERVIEW_SECONDS = 600.0, 120.0
+_BELIEF_SECONDS, _OVERVIEW_SECONDS, _CHECK_SECONDS = 600.0, 120.0, 86_400.0
 """After so long each is found anew, when somebody asks."""
 INFERENCE_ROUTES = (
     "/v1/chat/completions",
@@ -82,6 +84,7 @@ class Gateway:
         self.beliefs = FoundBeside[str, Belief](self._weigh, now, _BELIEF_SECONDS)
         self.overviews = FoundBeside[tuple[str, int], Overview](self._look_over, now, _OVERVIEW_SECONDS)
         self.months = FoundBeside[tuple[str, str], Report](self._report, now, _OVERVIEW_SECONDS)
+        self.checks = FoundBeside[tuple[str, str], Checked](self._check, now, _CHECK_SECONDS)
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()
@@ -173,6 +176,9 @@ class Gateway:
 
     def _report(self, which: tuple[str, str], now: datetime) -> Report:
         return report_apart(Wanted(self.settings, *which, now))
+
+    def _check(self, which: tuple[str, str], _now: datetime) -> Checked:
+        return check_apart(Frozen(self.settings, *which))
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)

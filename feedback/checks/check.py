@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,12 +78,28 @@ def check_file(
             raise NotFoundError(f"{shown_name(one)}: there is no such file")
     name = shown_name(file)
     reader = Reader(file, name, reading)
-    known = _known(against, reading, settings) if against is not None else None
+    known = None
+    if against is not None:
+        others = Reader(against, shown_name(against), reading)
+        known = known_prompts((row for row in others if isinstance(row, Row)), settings)
+    report = check_rows(reader, name, settings, model, known)
+    report.format = reader.format
+    return report
+
+
+def check_rows(
+    rows: Iterable[Row | BadRow],
+    name: str,
+    settings: Settings,
+    model: Model | None,
+    known: KnownPrompts | None,
+) -> Report:
+    """Look at every row; `known` are prompts that are not to be seen here. `BadInputError` of the rows becomes a finding."""
     contract = TaskContract.from_settings(model) if model is not None else None
     seen = _Seen(settings, contract, model, known)
     report = Report(file=name)
     try:
-        for row in reader:
+        for row in rows:
             report.rows += 1
             if isinstance(row, BadRow):
                 seen.empty += row.problem == EMPTY_ANSWER
@@ -95,7 +111,6 @@ def check_file(
     except BadInputError as error:
         report.bad_rows, report.unreadable = report.bad_rows + 1, True
         report.bad.append(BadRow(0, "file", str(error))._asdict())
-    report.format = reader.format
     seen.fill(report)
     report.leaking = seen.repetition.leaking if known is not None else None
     _judge(report, settings)
@@ -177,14 +192,10 @@ class _Seen:
             )
 
 
-def _known(against: Path, reading: Reading, settings: Settings) -> KnownPrompts:
-    """The prompts of the other file, searchable by likeness."""
+def known_prompts(rows: Iterable[Row], settings: Settings) -> KnownPrompts:
+    """The prompts of another side, searchable by likeness."""
     known = KnownPrompts(settings.dataset)
-    prompts = [
-        last_user_text(row.messages)
-        for row in Reader(against, shown_name(against), reading)
-        if isinstance(row, Row)
-    ]
+    prompts = [last_user_text(row.messages) for row in rows]
     known.place({prompt_hash(prompt): normalise(prompt) for prompt in prompts})
     return known
 
@@ -206,9 +217,7 @@ def _judge(report: Report, settings: Settings) -> None:
     if report.conflicts:
         warn.append(f"{report.conflicts} prompts have different answers; none of them is learned")
     if report.leaking:
-        warn.append(
-            f"{report.leaking} rows are near duplicates of rows in the file they are to be apart from"
-        )
+        warn.append(f"{report.leaking} rows are near duplicates of rows that they are to be apart from")
     repeated = report.exact_duplicates + report.near_duplicates
     if repeated > _MINORITY * report.rows:
         warn.append(f"{repeated} rows repeat others, {report.exact_duplicates} of them to the letter")

@@ -48,14 +48,15 @@ def exported(directory: Path, dataset_id: str, form: str, split: str | None) -> 
         return _kto(directory, dataset_id, rows, split)
     if form == "rows":
         return rows
-    return map(_chat if form == "chat" else _completion, rows)
+    return map(chat_row if form == "chat" else _completion, rows)
 
 
 def _turn(answer: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": answer}]
 
 
-def _chat(row: dict[str, Any]) -> dict[str, Any]:
+def chat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A dataset's row in OpenAI's fine-tuning form."""
     return {"messages": [*row["messages"], *_turn(row["answer"])]}
 
 

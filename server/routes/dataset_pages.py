@@ -11,6 +11,7 @@ from litestar import Response, get
 from litestar.params import FromPath, FromQuery
 from sqlmodel import Session, col, select
 
+from feedback.checks.told import told
 from feedback.datasets.chat import last_user_text
 from feedback.datasets.compared import compare_datasets
 from feedback.datasets.files import SPLITS, read_rows
@@ -71,8 +72,10 @@ def dataset(
     after: FromQuery[str] = "",
     example: FromQuery[str] = "",
     against: FromQuery[str] = "",
+    check: FromQuery[str] = "",
 ) -> Response[str]:
-    """One dataset version: its manifest, its examples, with `example` why that one is in it, with `against` what differs."""
+    """One dataset version: its manifest, its examples, with `example` why that one is in it, with `against` what differs,
+    with `check` what the checklist says of it."""
     visitor = visitor_of(request, "review", "train")
 
     def shown() -> dict[str, Any]:
@@ -93,6 +96,7 @@ def dataset(
                 if other.model != row.model:
                     raise BadFieldError("against", "that dataset is of another model")
                 compared = compare_datasets(session, directory, other, row)
+        checked = gateway.checks.get((row.model, row.id)) if check else None
         following = ""
         if last is not None:
             asked = {"source": source, "new": new, "after": str(last)}
@@ -110,10 +114,15 @@ def dataset(
             "others": others,
             "against": against,
             "compared": compared,
+            "check": check,
+            "checked": told(checked.value) if checked and checked.value else [],
+            "verdict": checked.value.verdict if checked and checked.value else "",
+            "problem": checked.problem if checked else None,
+            "under_way": bool(check) and checked is None,
             "may_ask": caller.may("review"),
         }
 
-    nothing = {"one": None}
+    nothing = {"one": None, "under_way": False}
     return shown_page("dataset.html", visitor, nothing, shown, source=source, new=new, example=example)
 
 

@@ -17,17 +17,19 @@ from feedback.registry.versions import list_versions
 from feedback.reports.beside import compare_versions
 from feedback.reports.facts import period_of
 from feedback.reports.forms import fragment
+from feedback.reports.overview import PERIODS
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure, ModelVersion
 from server.access import Caller
 from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.inferences import is_open_to, moment, with_ratings
+from server.timeline import timeline
 from server.views import show_inference
 
 _OPEN = {SCOPES: OPEN}
 _PAGE = 50
-_MOVES = 50
+_MARKS = 50
 
 
 @get("/inferences", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
@@ -133,6 +135,8 @@ def versions(
             row = get_model(session, chosen)
             earlier = champions_before(session, row)
             known = list_versions(session, chosen)
+            moves = list_moves(session, chosen, _MARKS, None).items
+            found = gateway.overviews.get((chosen, PERIODS[-1]))
             numbers = [one.number for one in known] + ["base"]
             compared = None
             if before and after:
@@ -151,10 +155,10 @@ def versions(
                 "back": (earlier[0] or "base") if earlier else None,
                 "servable": SERVABLE,
                 "versions": known,
-                "moves": list_moves(session, chosen, _MOVES, None).items,
+                "timeline": timeline(known, moves, found.value if found else None, _MARKS),
             }
 
-    nothing: dict[str, Any] = {"row": None, "versions": [], "moves": [], "may_move": False}
+    nothing: dict[str, Any] = {"row": None, "versions": [], "timeline": [], "may_move": False}
     return model_page(
         "versions.html",
         request,

@@ -164,7 +164,7 @@ def test_rows_that_stand_on_the_other_side_of_a_split_are_found(tmp_path: Path) 
     near = row(PROMPTS[3].upper() + " ")
     report = checked(tmp_path, [near, *rows(60)], against=train)
     assert report.leaking == 1 and any(
-        "near duplicates of rows in the file" in one for one in report.warnings
+        "near duplicates of rows that they are" in one for one in report.warnings
     )
     assert checked(tmp_path, [near]).leaking is None
 

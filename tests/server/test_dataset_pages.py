@@ -6,7 +6,10 @@ import json
 import re
 
 import pytest
+from markupsafe import escape
 
+from feedback.checks.frozen import FORM, Frozen, check_dataset
+from feedback.checks.told import told
 from feedback.datasets.files import folder_of
 from feedback.datasets.freeze import build_dataset
 from feedback.ids import new_id
@@ -53,6 +56,20 @@ def test_examples_are_paged_and_filtered(gateway: Inside, dataset: str) -> None:
     assert "None is like that." in page(gateway, f"/datasets/{dataset}?source=replay")
     assert "None is like that." not in page(gateway, f"/datasets/{dataset}?source=correction&new=1")
     assert 'role="alert"' in page(gateway, f"/datasets/{dataset}?after=x", status=400)
+
+
+def test_the_checklist_is_run_when_it_is_asked_for_and_says_what_the_command_says(
+    gateway: Inside, dataset: str
+) -> None:
+    plain = page(gateway, f"/datasets/{dataset}")
+    assert "?check=1#checklist" in plain and "aria-busy" not in plain
+    asked = f"/datasets/{dataset}?check=1"
+    assert 'aria-busy="true"' in page(gateway, asked)  # and the process that runs it has begun
+    gateway.eventually(lambda: "aria-busy" not in page(gateway, asked), 60.0)
+    text = page(gateway, asked)
+    for row in told(check_dataset(Frozen(gateway.settings, "assistant", dataset))):
+        assert row[0] in text and escape(row[1]).split("`")[0] in text, row
+    assert "0 rows are near those of the other side" in text and FORM in text
 
 
 def test_why_an_example_is_in_it_is_for_reviewers(gateway: Inside, dataset: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from feedback.datasets.case_hash import case_hash
+from feedback.reports.traffic import Stars
 from feedback.storage.tables import Case, EvaluationResult
+from server.timeline import timeline
 from tests.server.inside import Inside
 from tests.server.test_access import make_key
 from tests.server.test_session import carried, sign_in
@@ -104,6 +108,35 @@ def test_only_who_may_move_the_champion_is_offered_it(gateway: Inside) -> None:
     moved = shown(gateway, "/versions")
     assert "Roll back to base" in moved and f"<option>{number}</option>" not in moved
     assert "data-to" not in shown(gateway, "/versions", visitor(gateway, "review", "train"))
+
+
+def test_versions_and_moves_stand_in_one_line_of_time(gateway: Inside) -> None:
+    database, directory = gateway.gateway.database, gateway.settings.directory
+    assert "Nothing was trained yet" in shown(gateway, "/versions")
+    number = add_version(database, directory)
+    for what, body in (("promote", {"version": number}), ("rollback", {})):
+        said = {**body, "reason": f"<b>{what}</b> of a test"}
+        moved = gateway.call("POST", f"/v1/models/assistant/{what}", said)
+        assert moved.status == 200, moved.body
+    page = shown(gateway, "/versions")
+    line = page[page.index('class="timeline"') :]
+    marks = re.findall(r'<li class="(\w+)">', line)
+    assert marks == ["rollback", "promotion", "made"]
+    assert f"<strong>{number} → base</strong> &lt;b&gt;rollback" in line
+    assert f"<strong>{number}</strong> a test" in line
+
+
+def test_stars_of_a_version_stand_beside_it_once_they_are_found() -> None:
+    stars = Stars(ratings=5, raters=3, mean=4.25, interval=(3.9, 4.6))
+    row = SimpleNamespace(version="1.0", stars=stars)
+    found: Any = SimpleNamespace(versions=[row], since="2026-01-01")
+    versions: Any = [
+        SimpleNamespace(number=number, created=1.0, note="", cycle_id=None, dataset_id=None)
+        for number in ("1.1", "1.0")
+    ]
+    told = {mark.title: mark.stars for mark in timeline(versions, [], found, 9)}
+    assert told == {"1.1": "", "1.0": "4.25 stars since 2026-01-01 from 3 raters, 95 % from 3.90 to 4.60"}
+    assert [mark.title for mark in timeline(versions, [], None, 1)] == ["1.1"]
 
 
 def test_the_report_is_the_months_and_wrong_months_are_told(gateway: Inside) -> None:
