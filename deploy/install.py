@@ -41,6 +41,12 @@ ENGINES = {
 }
 
 
+STARTED = ("server.app", "trainer.finetune")
+ENGINE_STARTED = "vllm.entrypoints.openai.api_server"
+"""Modules that every start of a gateway, a training and an engine imports, with all that they import."""
+IMPORT_SECONDS = 600
+
+
 class InstallError(Exception):
     """What could not be done, and what to do about it."""
 
@@ -210,8 +216,38 @@ def install(asked: str) -> None:
         "Not everything could be installed: the lines above say what is missing. If it is the network, run "
         "`make install` again, it goes on from here; if a hash differs, do not use that file.",
     )
+    print("Compiling what starts to bytecode", flush=True)
+    compile_ahead([*STARTED, *([] if engine == "none" else [ENGINE_STARTED])], dict(os.environ))
     made = Stamp(wanted, str(ROOT), asked, engine)
     STAMP.write_text(json.dumps(made._asdict()), encoding="utf-8")
+
+
+def compile_ahead(modules: list[str], environment: dict[str, str]) -> None:
+    """Import each module once, so that its bytecode is there from the first start on; one that fails is left for later.
+
+    An image's user may not write into `.venv`, and where PYTHONDONTWRITEBYTECODE is set nobody does: each start would
+    compile thousands of files again, for longer than all else takes. Compiling every file of every package, most of
+    which nothing imports, would take twice the time and room of this.
+    """
+    kept = {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept["HF_HUB_OFFLINE"] = "1"
+    importing = [
+        subprocess.Popen(
+            [str(PYTHON), "-c", f"import {module}"],
+            cwd=str(ROOT),
+            env=kept,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for module in modules
+    ]
+    for process in importing:
+        try:
+            process.wait(IMPORT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _install_cpu_torch(settings: PipSettings, environment: dict[str, str]) -> None:

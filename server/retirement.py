@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from feedback.access.audit import Actor
-from feedback.errors import StarloopError, UnavailableError
+from feedback.errors import ConflictError, StarloopError, UnavailableError
 from feedback.ids import new_id
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.retirements import (
@@ -28,8 +28,8 @@ from feedback.registry.retirements import (
     finish_retirement,
     forget_worker,
     live_workers,
-    oldest_rejected,
     progress_of,
+    rejected_versions,
     report_worker,
     routable,
     waits_for,
@@ -243,22 +243,30 @@ class Retirements:
             return row.finished is not None, "" if row.finished else waits_for(session, row, now)
 
     def _make_room(self, engine: Engine) -> None:
-        """Retire the oldest rejected version where an engine's memory for adapters is full: the next one needs a place."""
+        """Retire a rejected version where an engine's memory for adapters is full: the next one needs a place.
+
+        The oldest that may go: one that was rejected may still answer users, or be what a rollback leads to.
+        """
         with self._database.reading() as session:
             if routable(session, engine.base) < engine.adapter_limit:
                 return
-        with self._database.session() as session:
-            if routable(session, engine.base) < engine.adapter_limit:
-                return  # another worker was quicker
-            version = oldest_rejected(session, engine.base)
-            if version is None:
-                return
-            reason = (
-                f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest rejected version"
-            )
-            begin_retirement(session, version.model, version.number, reason, Actor("gateway"), self._now())
-            session.commit()
-        _log.info("%s is retired: %s", adapter_name(version.model, version.number), reason)
+            candidates = [(one.model, one.number) for one in rejected_versions(session, engine.base)]
+        reason = (
+            f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest rejected version "
+            "that may go"
+        )
+        for model, number in candidates:
+            with self._database.session() as session:
+                if routable(session, engine.base) < engine.adapter_limit:
+                    return  # another worker was quicker
+                try:
+                    begin_retirement(session, model, number, reason, Actor("gateway"), self._now())
+                except ConflictError as error:
+                    _log.debug("no room is made by retiring %s: %s", adapter_name(model, number), error)
+                    continue
+                session.commit()
+            _log.info("%s is retired: %s", adapter_name(model, number), reason)
+            return
 
 
 async def unload(replica: Replica, adapter: str) -> None:

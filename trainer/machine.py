@@ -15,6 +15,8 @@ from msgspec import Struct
 from feedback.errors import ConflictError
 
 Device = Literal["cpu", "cuda"]
+ROOM: dict[Device, int] = {"cpu": 8192, "cuda": 32768}
+"""Padded tokens in one forward pass; a batch above it is accumulated from several."""
 _QUERY = ["--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
 _SECONDS = 5.0
 

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of
 from feedback.checks.cost import estimate as estimate_time
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
 from feedback.storage.tables import ModelVersion
-from trainer.machine import Device, Machine
+from trainer.machine import ROOM, Device, Machine
 from trainer.method import Method, read
 
 _log = logging.getLogger(__name__)
-
-ROOM: dict[Device, int] = {"cpu": 8192, "cuda": 32768}
-"""Padded tokens in one forward pass; a batch above it is accumulated from several."""
 
 _PROCESS = 460 << 20
 """Python with torch, transformers and peft, before a model is loaded (measured)."""
@@ -120,6 +118,8 @@ class Preflight(Struct, frozen=True, kw_only=True):
     epochs: int
     memory: Memory | None
     """None where the base's configuration does not tell its shape."""
+    checkpointed: int | None = None
+    """Bytes that it would take with `gradient_checkpointing`; None where that is on, or `memory` is None."""
     seconds: float
     """All epochs, without an early end."""
     cost: float | None
@@ -179,12 +179,16 @@ def preflight(
         seconds = _LOADING + planned.hours * 3600
         rests_on = f"{planned.teraflops:g} teraflop/s assumed; the first training will tell"
     price = settings.price_per_hour
+    again = replace(settings, gradient_checkpointing=True)
     return Preflight(
         device=device,
         rows=rows.count,
         tokens=rows.tokens,
         epochs=epochs,
         memory=None if shape is None else memory_of(shape, rows, settings, device, sides),
+        checkpointed=None
+        if shape is None or settings.gradient_checkpointing
+        else memory_of(shape, rows, again, device, sides).total,
         seconds=seconds,
         cost=round(seconds / 3600 * price, 4) if price else None,
         hosted={
@@ -254,11 +258,15 @@ def refuse_too_large(wanted: Preflight, there: int) -> None:
     if memory is None or not there or memory.total <= there:
         return
     fixed = memory.process + memory.weights + memory.adapter
-    advice = (
-        "take a smaller base or a device with more memory"
-        if fixed > there
-        else "lower [training] batch or max_tokens"
-    )
+    if fixed > there:
+        advice = "take a smaller base or a device with more memory"
+    elif wanted.checkpointed is not None and wanted.checkpointed <= there:
+        advice = (
+            f"set [training] gradient_checkpointing = true, with which it needs about {gigabytes(wanted.checkpointed)}, "
+            "or lower [training] batch or max_tokens"
+        )
+    else:
+        advice = "lower [training] batch or max_tokens"
     raise DataRefusedError(
         f"the training needs about {gigabytes(memory.total)} of memory ({gigabytes(memory.weights)} weights, "
         f"{gigabytes(memory.adapter)} adapter with its optimiser, {gigabytes(memory.activations + memory.logits)} for a step) and "

@@ -174,8 +174,7 @@ def require_room(session: Session, base: str, limit: int) -> None:
         )
 
 
-def oldest_rejected(session: Session, base: str) -> ModelVersion | None:
-    """The version of a base that is missed least: the gate or a person turned it down, longest ago."""
+def rejected_versions(session: Session, base: str) -> list[ModelVersion]:
+    """The versions of a base that the gate or a person turned down, in the order in which they were made."""
     query = select(ModelVersion).where(ModelVersion.base == base, ModelVersion.state == "rejected")
-    rejected = sorted(session.exec(query), key=lambda version: (version.created, order_of(version.number)))
-    return next(iter(rejected), None)
+    return sorted(session.exec(query), key=lambda version: (version.created, order_of(version.number)))

@@ -120,8 +120,8 @@ def _ours(
     from trainer.batches import Order
     from trainer.finetune import _gradient, repeat_exactly
     from trainer.lora import new_adapter
+    from trainer.machine import ROOM
     from trainer.objectives import Supervised
-    from trainer.preflight import ROOM
     from trainer.tokens import Encoded
     from trainer.training_state import TrainingState
 

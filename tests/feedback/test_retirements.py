@@ -16,9 +16,9 @@ from feedback.registry.retirements import (
     finish_retirement,
     forget_worker,
     live_workers,
-    oldest_rejected,
     open_retirements,
     progress_of,
+    rejected_versions,
     report_worker,
     require_room,
     routable,
@@ -133,6 +133,5 @@ def test_an_engines_memory_is_full_with_the_versions_that_can_be_asked_for(datab
         require_room(session, "starter", 4)
         with pytest.raises(ConflictError, match="max_cpu_loras is 3"):
             require_room(session, "starter", 3)
-        oldest = oldest_rejected(session, "starter")
-        assert oldest is not None and oldest.number == "1.1"
-        assert oldest_rejected(session, "acme/other") is None
+        assert [version.number for version in rejected_versions(session, "starter")] == ["1.1", "1.4"]
+        assert rejected_versions(session, "acme/other") == []

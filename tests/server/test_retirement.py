@@ -11,6 +11,7 @@ import pytest
 from sqlmodel import select
 
 from feedback.registry.retirements import Progress, report_worker
+from feedback.registry.versions import get_version
 from feedback.settings import Engine, Settings
 from feedback.storage.tables import GatewayWorker, Retirement
 from tests.server.inside import HELLO, Answer, Inside, inside, settings_for
@@ -335,6 +336,25 @@ def test_the_oldest_rejected_version_goes_when_the_engines_memory_is_full(
         assert [state(gateway, f"1.{minor}") for minor in range(4)] == [
             *("registered", "retired", "rejected", "registered")
         ]
+
+
+def test_a_rejected_version_that_has_to_stay_does_not_stand_before_the_next(
+    engine: FakeEngine, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.retirement._SIGN_OF_LIFE_SECONDS", 0.1)
+    with inside(limited(data, engine.url, 4)) as gateway:
+        for kind in ("registered", "rejected"):
+            new_version(gateway, kind)
+        promote(gateway, "1.0")
+        promote(gateway, "1.1")
+        promote(gateway, "1.0")  # a rollback now leads to 1.1
+        with gateway.gateway.database.session() as session:
+            get_version(session, "assistant", "1.1").state = "rejected"
+            session.commit()
+        for kind in ("rejected", "registered"):
+            new_version(gateway, kind)
+        gateway.wait_for(lambda: not folder(gateway, "assistant@1.2").exists())
+        assert (state(gateway, "1.1"), state(gateway, "1.2")) == ("rejected", "retired")
 
 
 def test_progress_is_kept_for_each_retirement_by_its_own_id(gateway: Inside) -> None:

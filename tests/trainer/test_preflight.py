@@ -115,9 +115,17 @@ def test_what_cannot_fit_is_refused_with_its_numbers_and_what_to_change() -> Non
         DataRefusedError, match=r"needs about .* and the cpu has 17\.2 GB; take a smaller base"
     ):
         refuse_too_large(wanted, CPU.memory)
-    long = preflight(LLAMA_8B, LLAMA_8B.parameters, Rows(9, 9000, 2000, 0.5), Training(), "cuda")
-    with pytest.raises(DataRefusedError, match=r"lower \[training\] batch or max_tokens"):
-        refuse_too_large(long, 40 << 30)
+    rows, plain = Rows(9, 9000, 2000, 0.5), Training()
+    thrifty = Training(gradient_checkpointing=True)
+    needed, least = (preflight(LLAMA_8B, LLAMA_8B.parameters, rows, how, "cuda") for how in (plain, thrifty))
+    assert needed.memory is not None and least.memory is not None
+    with pytest.raises(
+        DataRefusedError, match=r"gradient_checkpointing = true, with which it needs about 4\d\.\d GB"
+    ):
+        refuse_too_large(needed, least.memory.total)
+    for wanted in (needed, least):
+        with pytest.raises(DataRefusedError, match=r"GB; lower \[training\] batch or max_tokens"):
+            refuse_too_large(wanted, least.memory.total - 1)
     refuse_too_large(preflight(None, 1, ROWS, Training(), "cpu"), 1)
 
 
