@@ -161,7 +161,12 @@ class FailureView(Struct, kw_only=True):
     resolved_by: str | None
     resolved: datetime | None
     waits: str | None
-    """Why it taught nothing when a dataset version was last made."""
+    """Why it taught nothing when a dataset version was last made, or whose word it waits for."""
+
+
+class ResolvedView(FailureView, kw_only=True):
+    also: list[str]
+    """Cases like it with which the same was done, where that was asked for."""
 
 
 class HoldView(Struct, kw_only=True):

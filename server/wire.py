@@ -104,6 +104,8 @@ class Resolve(Wire):
 
     action: Literal["correct", "accept", "dismiss"]
     correction: Text | AssistantMessage | None = None
+    alike: bool = False
+    """The same for all other waiting cases with a prompt like this one's that nobody is looking at."""
 
 
 class ClaimCase(Wire):

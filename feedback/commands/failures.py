@@ -158,7 +158,11 @@ def resolve(
         row = resolve_failure(session, failure_id, action, correction, by, settings, now)  # type: ignore[arg-type]
         note(session, person(), "failure.resolve", row.id, now, model=row.model, action=action, by=by)
         session.commit()
-    emit(row.model_dump(), as_json, lambda: f"Failure case {row.id} is {row.state}.")
+    emit(row.model_dump(), as_json, lambda: f"Failure case {row.id} {_became(row)}.")
+
+
+def _became(row: Failure) -> str:
+    return f"is {row.state}" if row.resolved is not None else f"waits: {row.waits}"
 
 
 @failures.command(short_help="corrections that models proposed, newest first")

@@ -111,6 +111,18 @@ def decide_candidate(
     return row
 
 
+def reviewed_proposal(session: Session, identifier: str) -> tuple[str, str] | None:
+    """Failure case and answer of a candidate that may be accepted; None where there is no such candidate or case.
+
+    What two reviewers must agree on is the answer, whoever wrote it: accepting a candidate is one's word for it.
+    """
+    row = session.get(Candidate, identifier)
+    if row is None or row.state in ("failed", *_STATES.values()):
+        return None
+    found = session.exec(select(Failure.id).where(Failure.inference_id == row.inference_id)).first()
+    return None if found is None else (found, row.answer)
+
+
 def undecide_candidates(session: Session, inference_id: str) -> int:
     """Take back what people decided about an inference's candidates; how many there were. The caller commits."""
     decided = [row for row in candidates_of(session, inference_id) if row.state in _STATES.values()]

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from sqlmodel import Session, col, select
 
+from feedback.datasets.agreement import opine
 from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.follow_ups import SIGNS, Sign
 from feedback.datasets.traffic import Heard, Seen, Traffic, Window
@@ -260,6 +261,8 @@ def resolve_failure(
 ) -> Failure:
     """A person's word on a failure case: the right answer, "the answer was right", or "leave it".
 
+    Where the model wants two reviewers, it stays as it is until two agree, and `waits` says for whom.
+
     Raises `NotFoundError`, `BadFieldError` for a correction that is missing, not wanted or against the model's
     contract, `ConflictError` when it was resolved otherwise already.
     """
@@ -277,6 +280,13 @@ def resolve_failure(
             raise BadFieldError("correction", problem)
     if row.resolved is not None and (row.state, row.correction) != (state, correction):
         raise ConflictError(f"failure case {row.id} is {row.state} already, by {row.resolved_by}")
+    needed = 1 if configured is None else configured.reviewers
+    if needed > 1 and row.resolved is None:
+        sharing = opine(session, row, action, correction, by, needed, now)
+        if not sharing:
+            session.flush()
+            return row
+        by = ", ".join(sharing)
     row.state, row.correction = state, correction
     row.resolved_by, row.resolved, row.waits = by, now.timestamp(), None
     session.add(row)

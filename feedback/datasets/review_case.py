@@ -59,6 +59,8 @@ class ReviewCase(Struct, kw_only=True):
     value: float
     """What the queue is ordered by: confidence, times belief in who complained, more where others are like it."""
     alike: int
+    opinions: int = 0
+    """Reviewers who decided on it, where two must agree; what they decided is not shown."""
     stored: bool
     """False where the texts were not kept, or the inference is gone."""
     messages: list[dict[str, Any]]

@@ -18,7 +18,7 @@ from feedback.datasets.believed import Belief
 from feedback.datasets.groups import groups_by_hash, prompt_hash
 from feedback.datasets.raters import BAD
 from feedback.errors import BadFieldError
-from feedback.storage.review_tables import ReviewClaim
+from feedback.storage.review_tables import ReviewClaim, ReviewOpinion
 from feedback.storage.tables import Candidate, Failure, Feedback, Inference
 
 LOOKED_AT = 2000
@@ -118,6 +118,35 @@ def claim_first(
     return None
 
 
+def alike_waiting(session: Session, row: Failure, now: datetime) -> list[str]:
+    """The other waiting cases whose prompts are near duplicates of a case's, less those that somebody looks at."""
+    rows = session.exec(
+        select(Failure.id, Failure.inference_id)
+        .where(waiting(row.model))
+        .order_by(col(Failure.id).desc())
+        .limit(LOOKED_AT)
+    ).all()
+    groups = _groups(session, [row.inference_id, *(inference_id for _, inference_id in rows)])
+    if row.inference_id not in groups:
+        return []
+    same = [
+        identifier
+        for identifier, inference_id in rows
+        if identifier != row.id and groups.get(inference_id) == groups[row.inference_id]
+    ]
+    held: set[str] = set()
+    for start in range(0, len(same), _CHUNK):
+        held |= set(
+            session.exec(
+                select(ReviewClaim.failure_id).where(
+                    col(ReviewClaim.failure_id).in_(same[start : start + _CHUNK]),
+                    col(ReviewClaim.expires) >= now.timestamp(),
+                )
+            )
+        )
+    return [identifier for identifier in same if identifier not in held]
+
+
 def release(session: Session, failure_id: str, holder: str) -> None:
     """Let go of a case; one that is not held by this holder stays as it is. The caller commits."""
     session.exec(
@@ -139,9 +168,12 @@ def count_held(session: Session, model: str, now: datetime, besides: str = "") -
 
 
 def count_decided(session: Session, model: str, by: str, since: float) -> int:
-    """Cases that a person decided on since then, by their own word or by accepting a candidate."""
+    """Cases that a person decided on since then, by their own word (one of two too) or by accepting a candidate."""
     own = select(func.count()).where(
         Failure.model == model, Failure.resolved_by == by, col(Failure.resolved) >= since
+    )
+    one_of_two = select(func.count()).where(
+        ReviewOpinion.model == model, ReviewOpinion.reviewer == by, col(ReviewOpinion.created) >= since
     )
     chosen = select(func.count()).where(
         Candidate.model == model,
@@ -149,7 +181,7 @@ def count_decided(session: Session, model: str, by: str, since: float) -> int:
         Candidate.decided_by == by,
         col(Candidate.decided) >= since,
     )
-    return session.exec(own).one() + session.exec(chosen).one()
+    return sum(session.exec(query).one() for query in (own, one_of_two, chosen))
 
 
 def _claim(session: Session, failure_id: str, holder: str, now: float, until: float) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, insert, update
 from sqlmodel import Session, col, select
 
+from feedback.datasets.agreement import opinions
 from feedback.datasets.chat import last_user_text, messages_of
 from feedback.datasets.groups import prompt_hash
 from feedback.privacy.proposed import blank_candidates, let_go
@@ -21,6 +22,7 @@ from feedback.privacy.tombstones import Mason, TombstoneKind
 from feedback.storage.completion_table import CompletionMetadata
 from feedback.storage.conversations import conversation_key
 from feedback.storage.removal_tables import Tombstone
+from feedback.storage.review_tables import ReviewOpinion
 from feedback.storage.tables import (
     Case,
     Conversation,
@@ -64,6 +66,7 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
         select(Feedback.id, Feedback.content_hash).where(col(Feedback.inference_id).in_(gone))
     ).all()
     counts = Counter[str]()
+    _execute(session, delete(ReviewOpinion).where(col(ReviewOpinion.inference_id).in_(gone)))
     counts["failures"] = _execute(session, delete(Failure).where(col(Failure.inference_id).in_(gone)))
     conversations = [conversation_key(row[2], row[3]) for row in rows if row[3] is not None]
     _execute(session, delete(Conversation).where(col(Conversation.key).in_(conversations)))
@@ -136,6 +139,9 @@ def _unsay(session: Session, inference_id: str, rater: str, words: Collection[st
     row = session.exec(select(Failure).where(Failure.inference_id == inference_id)).first()
     if row is None:
         return 0
+    for given in opinions(session, row.id):
+        if given.correction is not None and given.correction.strip() in words:
+            session.delete(given)
     taken = row.resolved_by == rater or (row.correction is not None and row.correction.strip() in words)
     reasons = [one for one in row.reasons if not any(word in str(one.get("evidence")) for word in words)]
     if not taken and len(reasons) == len(row.reasons):

@@ -58,6 +58,22 @@ class Candidate(SQLModel, table=True):
     decided: float | None = None
 
 
+class ReviewOpinion(SQLModel, table=True):
+    """What one reviewer thinks of a failure case, where two must agree."""
+
+    __tablename__ = "review_opinion"
+
+    failure_id: str = Field(primary_key=True, max_length=36)
+    reviewer: str = Field(primary_key=True)
+    """The owner of the key: two keys of one person are one reviewer."""
+    inference_id: str = Field(index=True, max_length=36)
+    model: str = Field(index=True)
+    action: str
+    """`correct`, `accept` or `dismiss`."""
+    correction: str | None = Field(default=None, sa_type=Text)
+    created: float
+
+
 class ReviewClaim(SQLModel, table=True):
     """A failure case that somebody is looking at, so that nobody else is given it. Ends by itself."""
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from msgspec import structs
 from sqlmodel import Session
 
 from feedback.access.audit import note
 from feedback.datasets.failing_kinds import FailingKinds, Question, kinds_apart
 from feedback.datasets.failures import list_failures, resolve_failure
+from feedback.datasets.review_queue import alike_waiting
 from feedback.registry.models import get_model
 from feedback.settings import ReasonName
 from feedback.storage.tables import Failure
 from server.access import Caller
+from server.gateway import Gateway
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.routes.feedback import correction_text
 from server.routes.inferences import moment
-from server.views import FailureView, Listed, listed, view
+from server.views import FailureView, Listed, ResolvedView, listed, view
 from server.wire import Resolve
 
 _REVIEW = {SCOPES: ("review",)}
+Action = Literal["correct", "accept", "dismiss"]
 FailureState = Literal["quarantine", "corrected", "accepted", "dismissed", "operations"]
 
 
@@ -62,19 +67,34 @@ def kinds(
 @post("/v1/failures/{failure_id:str}/resolve", status_code=200, opt=_REVIEW, sync_to_thread=True)
 def resolve(
     failure_id: FromPath[str], data: JSONBody[Resolve], request: GatewayRequest, gateway: Parts
-) -> FailureView:
-    """Correct a failure case, accept its answer as right, or dismiss it."""
+) -> ResolvedView:
+    """Correct a failure case, accept its answer as right, or dismiss it; with `alike`, all that are like it."""
     wanted = identifier(failure_id, "a failure case")
     correction = correction_text(data.correction)
     with gateway.database.session() as session:
         need_model_of(session, wanted, request.user)
-        row = resolve_failure(
-            session, wanted, data.action, correction, request.user.owner, gateway.settings, gateway.now()
-        )
-        facts = {"model": row.model, "action": data.action}
-        note(session, request.user.actor, "failure.resolve", row.id, gateway.now(), **facts)
+        case, now = session.get(Failure, wanted), gateway.now()
+        also = alike_waiting(session, case, now) if data.alike and case is not None else []
+        row, *_ = [
+            _resolved(session, one, data.action, correction, request.user, gateway, now)
+            for one in (wanted, *also)
+        ]
         session.commit()
-        return view(FailureView, row)
+        return ResolvedView(**structs.asdict(view(FailureView, row)), also=also)
+
+
+def _resolved(
+    session: Session,
+    failure_id: str,
+    action: Action,
+    correction: str | None,
+    caller: Caller,
+    gateway: Gateway,
+    now: datetime,
+) -> Failure:
+    row = resolve_failure(session, failure_id, action, correction, caller.owner, gateway.settings, now)
+    note(session, caller.actor, "failure.resolve", row.id, now, model=row.model, action=action)
+    return row
 
 
 def need_model_of(session: Session, failure_id: str, caller: Caller) -> None:

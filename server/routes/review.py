@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlmodel import Session
 
 from feedback.access.audit import note
+from feedback.datasets.agreement import agreement, opinions, seen_by
 from feedback.datasets.believed import Belief
 from feedback.datasets.reopening import reopen_failure
 from feedback.datasets.review_case import ReviewCase, read_case
@@ -25,6 +26,7 @@ from feedback.datasets.review_queue import (
 )
 from feedback.registry.models import get_model
 from server.access import Caller
+from server.gateway import Gateway
 from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
 from server.routes.failures import need_model_of
@@ -45,6 +47,8 @@ class Claimed(Struct, kw_only=True):
     waiting: int
     held: int
     """Of them by others."""
+    seen: int
+    """Of those that wait, how many this caller has decided on and another reviewer has not."""
     decided: int
     """By this caller in the last 24 hours."""
 
@@ -62,7 +66,8 @@ def claim(data: JSONBody[ClaimCase], request: GatewayRequest, gateway: Parts) ->
             found = gateway.beliefs.get(data.model)
             belief = (found and found.value) or belief
         places = {one.failure_id: one for one in queue(session, data.model, belief)}
-    skipped = set(data.skip)
+        seen = seen_by(session, data.model, request.user.owner, places)
+    skipped = seen | set(data.skip)
     order = [one for one in places if one not in skipped]
     if data.first in places:
         order = [data.first, *(one for one in order if one != data.first)]
@@ -73,11 +78,13 @@ def claim(data: JSONBody[ClaimCase], request: GatewayRequest, gateway: Parts) ->
         case = None
         if claimed is not None:
             case = read_case(session, places[claimed], gateway.settings, belief)
+            case.opinions = len(opinions(session, claimed))
         return Claimed(
             case=case,
             kept_seconds=CLAIM_SECONDS,
             waiting=count_waiting(session, data.model),
             held=count_held(session, data.model, now, holder),
+            seen=len(seen),
             decided=_decided(session, data.model, request.user, now),
         )
 
@@ -100,7 +107,7 @@ def reopen(failure_id: FromPath[str], request: GatewayRequest, gateway: Parts) -
     wanted = identifier(failure_id, "a failure case")
     with gateway.database.session() as session:
         need_model_of(session, wanted, request.user)
-        row = reopen_failure(session, wanted, gateway.settings, gateway.now())
+        row = reopen_failure(session, wanted, gateway.settings, gateway.now(), request.user.owner)
         note(session, request.user.actor, "failure.reopen", row.id, gateway.now(), model=row.model)
         session.commit()
         return view(FailureView, row)
@@ -118,16 +125,22 @@ def review(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") 
                 "waiting": count_waiting(session, chosen),
                 "held": count_held(session, chosen, now),
                 "decided": _decided(session, chosen, caller, now),
+                "agreement": agreement(session, chosen) if _reviewers(gateway, chosen) > 1 else None,
                 "ready": True,
             }
 
-    nothing = {"waiting": 0, "held": 0, "decided": 0, "ready": False}
+    nothing = {"waiting": 0, "held": 0, "decided": 0, "agreement": None, "ready": False}
     return model_page("review.html", request, gateway, model, ("review",), nothing, shown)
 
 
 def _holder(caller: Caller, page: str) -> str:
     """Pages make up their names; with the key before it, none can be another key's."""
     return f"{caller.key_id or 'local'}:{page}"
+
+
+def _reviewers(gateway: Gateway, model: str) -> int:
+    configured = gateway.settings.model_named(model)
+    return 1 if configured is None else configured.reviewers
 
 
 def _decided(session: Session, model: str, caller: Caller, now: datetime) -> int:

@@ -133,7 +133,8 @@ class Site:
 
 
 @contextmanager
-def _standing(directory: Path) -> Iterator[Site]:
+def standing(directory: Path) -> Iterator[Site]:
+    """A site of one's own, with nothing on it."""
     with fake_engine() as engine, served(directory, [engine.url]) as gateway:
         database = Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
         yield Site(gateway, database, engine)
@@ -143,7 +144,7 @@ def _standing(directory: Path) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Open to whoever is at this machine: no test makes a key here."""
-    with _standing(tmp_path_factory.mktemp("browser")) as made:
+    with standing(tmp_path_factory.mktemp("browser")) as made:
         made.furnish()
         yield made
 
@@ -151,14 +152,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def keyed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A second one with two failure cases, which wants a key: `ids["admin"]` is one of all scopes."""
-    with _standing(tmp_path_factory.mktemp("keyed")) as made:
+    with standing(tmp_path_factory.mktemp("keyed")) as made:
         made.ids["inference"] = made.add_failure("Two parcels are lost", RIGHT)
         made.add_failure("Three parcels are lost")
         made.ids["admin"] = made.key("admin", owner="ada")
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: its event loop would run on under tests with one of their own
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A window of a Chromium with a profile of its own."""
     playwright = pytest.importorskip(

@@ -24,6 +24,8 @@ async function next(first) {
   const claimed = await (await call("/v1/failures/claim", wanted)).json();
   find("waiting").textContent = claimed.waiting;
   find("held").textContent = claimed.held;
+  find("seen").textContent = claimed.seen;
+  find("seen-by").hidden = !claimed.seen;
   find("decided").textContent = claimed.decided;
   find("pace").textContent = pace();
   return claimed;
@@ -49,7 +51,11 @@ function show({ case: found, waiting, held }) {
     link(`/inferences/${found.inference_id}`, "inference"),
   );
   find("reasons").replaceChildren(...found.reasons.map((one) => part("li", `${one.reason.replaceAll("_", " ")}: ${one.evidence}`)));
-  if (found.waits) find("reasons").append(part("li", `waits: ${found.waits}`));
+  find("group").hidden = found.alike < 2;
+  find("with-alike").checked = false;
+  find("alike-count").textContent = found.alike - 1;
+  if (found.opinions) find("reasons").append(part("li", `second opinion: ${found.opinions === 1 ? "another reviewer has" : `${found.opinions} others have`} decided; what, is not shown`));
+  else if (found.waits) find("reasons").append(part("li", `waits: ${found.waits}`));
   const [asked, ...before] = [...found.messages].reverse();
   showBefore(before.reverse());
   find("prompt").textContent = found.stored ? (asked?.content ?? "") : "The texts of this inference were not kept.";
@@ -142,42 +148,49 @@ async function once(work) {
   }
 }
 
-async function decided(kind) {
-  done.push({ id: current.id, kind });
+async function decided(kind, also = []) {
+  done.push({ id: current.id, kind, also });
   if (kind !== "skip") times.push(performance.now());
   await advance();
-  find("outcome").textContent = TOLD[kind];
+  find("outcome").textContent = also.length ? `${TOLD[kind]} So are ${also.length} more like it.` : TOLD[kind];
 }
 
-const resolve = (body) => call(`/v1/failures/${current.id}/resolve`, body);
+const withAlike = () => !find("group").hidden && find("with-alike").checked;
+
+// The cases like it with which the same was done.
+async function resolve(body) {
+  const answer = await call(`/v1/failures/${current.id}/resolve`, { ...body, ...(withAlike() && { alike: true }) });
+  return (await answer.json()).also;
+}
 
 const ACTS = {
   async a() {
     const one = current.proposals[chosen];
     if (!one) return enterEdit();
-    if (one.candidate_id) await call(`/v1/candidates/${one.candidate_id}/decide`, { action: "accept" });
-    else await resolve({ action: "correct", correction: one.answer });
+    if (one.candidate_id && !withAlike()) await call(`/v1/candidates/${one.candidate_id}/decide`, { action: "accept" });
+    else return decided("accept", await resolve({ action: "correct", correction: one.answer }));
     await decided("accept");
   },
   e: async () => enterEdit(),
   async r() {
-    await resolve({ action: "accept" });
-    await decided("right");
+    await decided("right", await resolve({ action: "accept" }));
   },
   async d() {
-    await resolve({ action: "dismiss" });
-    await decided("dismiss");
+    await decided("dismiss", await resolve({ action: "dismiss" }));
   },
   async s() {
     skipped.add(current.id);
     await decided("skip");
+  },
+  async g() {
+    if (!find("group").hidden) find("with-alike").checked = !find("with-alike").checked;
   },
   async u() {
     const last = done.at(-1);
     if (!last) return;
     if (last.kind === "skip") skipped.delete(last.id);
     else {
-      await call(`/v1/failures/${last.id}/reopen`, undefined, "POST");
+      for (const id of [...last.also, last.id]) await call(`/v1/failures/${id}/reopen`, undefined, "POST");
       times.pop();
     }
     done.pop();
@@ -200,8 +213,7 @@ function leaveEdit() {
 
 function save() {
   return once(async () => {
-    await resolve({ action: "correct", correction: find("correction").value });
-    await decided("correct");
+    await decided("correct", await resolve({ action: "correct", correction: find("correction").value }));
   });
 }
 

@@ -450,6 +450,19 @@ def upgrade() -> None:
     )
     op.create_index("ix_review_claim_holder", "review_claim", ["holder"], unique=False)
     op.create_table(
+        "review_opinion",
+        sa.Column("failure_id", sa.String(36), nullable=False),
+        sa.Column("reviewer", sa.String(), nullable=False),
+        sa.Column("inference_id", sa.String(36), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("correction", sa.Text(), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("failure_id", "reviewer"),
+    )
+    op.create_index("ix_review_opinion_inference_id", "review_opinion", ["inference_id"], unique=False)
+    op.create_index("ix_review_opinion_model", "review_opinion", ["model"], unique=False)
+    op.create_table(
         "suite_look",
         sa.Column("id", sa.String(36), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
