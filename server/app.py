@@ -51,6 +51,7 @@ from server.routes import (
     session,
     settings_page,
     stored_completions,
+    updates,
     widget,
 )
 from server.telemetry.traces import ENDPOINT, with_endpoint
@@ -86,6 +87,7 @@ _FAMILIES = (
     cycle_pages,
     dataset_pages,
     settings_page,
+    updates,
     widget,
 )
 

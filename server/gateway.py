@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from feedback.registry.snapshot import Snapshot, load_snapshot
 from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.document import Report
 from feedback.reports.overview import Overview, Span, overview_apart
+from feedback.reports.pulse import Pulse, Topic, pulse_of
 from feedback.settings import Settings
 from feedback.storage.carrier import Apart, Carrier, Task
 from feedback.storage.conversations import forget_conversations
@@ -41,6 +42,7 @@ from server.telemetry.gauges import Gauges
 from server.telemetry.metrics import Metrics
 from server.telemetry.reports import Reports
 from server.telemetry.traces import Traces
+from server.updates import Updates
 
 _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 30 * 86_400.0
@@ -85,6 +87,7 @@ class Gateway:
         self.overviews = FoundBeside[tuple[str, int], Overview](self._look_over, now, _OVERVIEW_SECONDS)
         self.months = FoundBeside[tuple[str, str], Report](self._report, now, _OVERVIEW_SECONDS)
         self.checks = FoundBeside[tuple[str, str], Checked](self._check, now, _CHECK_SECONDS)
+        self.updates = Updates(self._pulses)
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()
@@ -122,6 +125,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop all parts; what the drainer could not bring away stays in the journal for the next start."""
+        self.updates.stop()
         await self.retirements.stop()
         await self.adapter_watch.stop()
         await self.engines.stop()
@@ -179,6 +183,10 @@ class Gateway:
 
     def _check(self, which: tuple[str, str], _now: datetime) -> Checked:
         return check_apart(Frozen(self.settings, *which))
+
+    def _pulses(self, topics: Collection[Topic]) -> dict[Topic, Pulse]:
+        with self.database.reading() as session:
+            return {topic: pulse_of(session, topic, self.now()) for topic in topics}
 
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)

@@ -100,7 +100,15 @@ def _work(settings: Settings, metrics: Path, listener: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_AFTER)
-    server = Server(
+
+    class Ending(Server):
+        """Lets go of the pages that listen before it waits for what is under way: they would listen on."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            application.state.gateway.updates.stop()
+            await super().shutdown(sockets)
+
+    server = Ending(
         Config(
             cast("Callable[..., Any]", application),
             http=Protocol,

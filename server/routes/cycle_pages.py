@@ -23,6 +23,7 @@ from feedback.storage.tables import Cycle, ModelVersion, Move, TrainingStep
 from server.access import Caller
 from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
+from server.routes.updates import live
 
 _OPEN = {SCOPES: OPEN}
 _PAGE = 30
@@ -40,11 +41,13 @@ def cycles(
         with gateway.database.reading() as session:
             get_model(session, chosen)
             found = list_cycles(session, chosen, _PAGE, cursor or None)
+            follows = live(session, gateway, "cycles", chosen)
         configured = gateway.settings.model_named(chosen)
         return {
             "items": found.items,
             "following": found.next_cursor,
             "under_way": any(one.state in UNFINISHED for one in found.items),
+            "live": follows,
             "mode": configured.mode if configured else "propose",
         }
 
@@ -54,7 +57,7 @@ def cycles(
 
 @get("/cycles/{cycle_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)
 def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Response[str]:
-    """One cycle, looked at again by itself while it goes on."""
+    """One cycle, which follows what becomes of it."""
     visitor = visitor_of(request, "train")
 
     def shown() -> dict[str, Any]:
@@ -68,6 +71,7 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
             result = row.result or {}
             return {
                 "one": row,
+                "live": live(session, gateway, "cycle", row.id),
                 "under_way": row.state in UNFINISHED,
                 "steps": [_step(entry) for entry in row.steps],
                 "acts": _acts(session, row),

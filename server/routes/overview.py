@@ -15,6 +15,7 @@ from feedback.reports.plots import bars, line
 from server.access import Caller
 from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
+from server.routes.updates import live
 
 
 @get("/overview", opt={SCOPES: OPEN}, include_in_schema=False, sync_to_thread=True)
@@ -29,10 +30,12 @@ def overview(
         with gateway.database.reading() as session:
             get_model(session, chosen)
             waits = awaiting(session, chosen)
+            follows = live(session, gateway, "overview", chosen)
         found = gateway.overviews.get((chosen, int(days)))
         value = found.value if found else None
         return {
             "waits": waits,
+            "live": follows,
             "found": value,
             "when": found.when if found else None,
             "problem": found.problem if found else None,

@@ -30,6 +30,7 @@ from server.gateway import Gateway
 from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
 from server.routes.failures import need_model_of
+from server.routes.updates import live
 from server.views import FailureView, view
 from server.wire import ClaimCase, ReleaseCase
 
@@ -126,6 +127,7 @@ def review(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") 
                 "held": count_held(session, chosen, now),
                 "decided": _decided(session, chosen, caller, now),
                 "agreement": agreement(session, chosen) if _reviewers(gateway, chosen) > 1 else None,
+                "live": live(session, gateway, "review", chosen),
                 "ready": True,
             }
 

@@ -92,7 +92,8 @@ def test_while_a_cycle_goes_on_the_page_looks_again_and_offers_its_end(gateway: 
         result=None,
     )
     text = page(gateway, f"/cycles/{identifier}")
-    assert 'data-again="4"' in text and "/static/again.js" in text and '<progress max="20" value="7">' in text
+    assert f'data-live="/pages/events?about=cycle&amp;of={identifier}"' in text
+    assert "/static/live.js" in text and '<progress max="20" value="7">' in text
     assert f'data-to="/v1/cycles/{identifier}/cancel"' in text and "Promote" not in text
     address = f"/v1/cycles/{identifier}/cancel?reason=it+took+%3Cb%3Etoo+long"
     assert gateway.call("POST", address).status == 200

@@ -128,6 +128,7 @@ HEAD /health/live                      in   in    in       in     in    in    in
 GET /health/ready                      in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 HEAD /health/ready                     in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /                                  in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+GET /pages/events                      401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /overview                          in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /review                            in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
 GET /inferences                        in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in

@@ -238,6 +238,7 @@ find("leave")?.addEventListener("click", async () => {
   try {
     await call("/session", undefined, "DELETE");
   } finally {
+    new BroadcastChannel("starloop-session").postMessage("over");  // other tabs let go of what they show
     location.reload();
   }
 });

@@ -2,12 +2,17 @@
 
 import { tellTime } from "/static/page.js";
 
-for (const time of document.querySelectorAll("time[datetime]")) tellTime(time);
-
 const seen = new ResizeObserver((changes) => {
   for (const { target } of changes) {
     if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
     else target.removeAttribute("tabindex");
   }
 });
-for (const part of document.querySelectorAll(".scroll, pre")) seen.observe(part);
+
+// Also for what comes into the page later.
+export function dress(part) {
+  for (const time of part.querySelectorAll("time[datetime]")) tellTime(time);
+  for (const wide of part.querySelectorAll(".scroll, pre")) seen.observe(wide);
+}
+
+dress(document);
