@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-decisions bench-poison bench-train-gpu faults starter pins clean
+.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-pages bench-decisions bench-poison bench-train-gpu faults screenshots starter pins clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -56,6 +56,12 @@ bench-memory: install ## Memory of the gateway over a million requests, and two 
 
 bench-uploads: install ## What a 500 MB upload and lists of 1,000 files cost the gateway
 	$(BIN)/python -m tests.bench.uploads $(ARGS)
+
+bench-pages: install ## First paint of each page and filter over a million inferences
+	$(BIN)/python -m tests.bench.pages $(or $(ARGS),--output tests/bench/results/pages.md)
+
+screenshots: install ## Pictures of every page over what `make demo ARGS=--exit` left, in .screenshots
+	$(BIN)/python -m tests.server.screenshots $(ARGS)
 
 bench-data: install ## Import, near duplicates and what is found in public data; writes tests/bench/results
 	$(BIN)/python -m tests.bench.data $(or $(ARGS),--output tests/bench/results/data.md)
