@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +88,9 @@ def _plain(message: Any) -> dict[str, Any] | None:
     if not isinstance(content, str):
         return None
     # Escapes in JSON can stand for characters that neither UTF-8 nor PostgreSQL has.
-    return {"role": message.get("role"), "content": _NOT_STORABLE.sub("\ufffd", content)}
+    role = message.get("role")
+    role = sys.intern(role) if isinstance(role, str) else role  # one string, however many messages are held
+    return {"role": role, "content": _NOT_STORABLE.sub("\ufffd", content)}
 
 
 def last_user_text(messages: Messages) -> str:

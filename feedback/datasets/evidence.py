@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from feedback.storage.tables import Feedback, Inference
 
 _CHUNK = 500
 _PLACED_AT_ONCE = 500
+_STREAMED = 5000
 
 
 class Heard(NamedTuple):
@@ -41,6 +43,8 @@ class Heard(NamedTuple):
 def read_heard(session: Session, model: str) -> list[Heard]:
     """Every production answer of the model with current feedback or a reviewer's word, or to which another was preferred,
     oldest first."""
+    # Hundreds of thousands are held at a time: what many share is one object, not a copy for each.
+    shared: dict[str | None, str | None] = {}
     signals = _signals(session, model)
     resolved = reviewed(session, model)
     worse = {one.preferred_over for given in signals.values() for one in given if one.preferred_over}
@@ -55,21 +59,21 @@ def read_heard(session: Session, model: str) -> list[Heard]:
         found.append(
             Heard(
                 identifier,
-                user_key(user, conversation, identifier),
+                sys.intern(user_key(user, conversation, identifier)),
                 messages,
-                output or "",
-                finish_reason,
-                tuple(signals.get(identifier, ())),
+                shared.setdefault(output, output) or "",
+                shared.setdefault(finish_reason, finish_reason),
+                tuple(signals.pop(identifier, ())),
                 failure.state if failure else None,
                 failure.correction if failure else None,
                 failure.resolved_by if failure else None,
-                version,
+                sys.intern(version),
             )
         )
     return found
 
 
-def place_prompts(database: Database, prompts: Sequence[str], settings: Dataset) -> dict[str, Group]:
+def place_prompts(database: Database, prompts: Iterable[str], settings: Dataset) -> dict[str, Group]:
     """Groups of all prompts by hash, placing those that have none yet.
 
     A few hundred in a transaction, so that nobody waits long for the database; groups stay, whatever comes after.
@@ -86,7 +90,7 @@ def place_prompts(database: Database, prompts: Sequence[str], settings: Dataset)
     return groups
 
 
-def placed(heard: Sequence[Heard], groups: Mapping[str, Group], share: float) -> list[Said]:
+def placed(heard: Iterable[Heard], groups: Mapping[str, Group], share: float) -> list[Said]:
     """What was heard, with group and side; prompts without a group are left out."""
     found = []
     for one in heard:
@@ -125,6 +129,7 @@ def placed_base(
 
 def _signals(session: Session, model: str) -> dict[str, list[Signal]]:
     signals: dict[str, list[Signal]] = defaultdict(list)
+    shared: dict[str | None, str | None] = {}
     query = (
         select(  # type: ignore[call-overload]
             Feedback.inference_id,
@@ -142,11 +147,13 @@ def _signals(session: Session, model: str) -> dict[str, list[Signal]]:
         .order_by(col(Feedback.id))
     )
     for inference_id, identifier, rater, source, rating, correction, choice, created, worse in session.exec(
-        query
+        query.execution_options(yield_per=_STREAMED)
     ):
         # The output that is kept is the first choice's, so stars for another say nothing about it.
         stars = rating if choice == 0 else None
-        signal = Signal(identifier, rater, source, stars, correction, created, worse if choice == 0 else None)
+        correction = shared.setdefault(correction, correction)
+        worse = worse if choice == 0 else None
+        signal = Signal(identifier, sys.intern(rater), sys.intern(source), stars, correction, created, worse)
         signals[inference_id].append(signal)
     return signals
 

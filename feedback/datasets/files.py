@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +28,14 @@ class Frozen(NamedTuple):
     contents: dict[str, bytes]
 
     @classmethod
-    def of(cls, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Frozen:
+    def of(cls, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> Frozen:
         """Rows, by file, as JSONL."""
-        return cls(
-            {name: "".join(map(_jsonl, rows.get(name, ()))).encode("utf-8", "replace") for name in FILES}
-        )
+        contents = {}
+        for name in FILES:
+            written = BytesIO()
+            written.writelines(_jsonl(row).encode("utf-8", "replace") for row in rows.get(name, ()))
+            contents[name] = written.getvalue()
+        return cls(contents)
 
     @property
     def content_hash(self) -> str:

@@ -100,11 +100,11 @@ def build_dataset(
     used |= {pair.inference_id for pair in pairs}
     rated = choose_rated(gathered.said, judging, used, gathered.trust)
     frozen = Frozen.of(
-        {split: [line_of(example) for side, example in rows if side == split] for split in SPLITS}
+        {split: map(line_of, [one for side, one in rows if side == split]) for split in SPLITS}
         | {
-            "pairs": [pair_line(pair) for pair in pairs],
-            "holdout": [line_of(example) for example in holdout],
-            "rated": [{**line_of(example), "good": example.source == "rated+"} for example in rated],
+            "pairs": map(pair_line, pairs),
+            "holdout": map(line_of, holdout),
+            "rated": ({**line_of(example), "good": example.source == "rated+"} for example in rated),
         }
     )
     gone = {key for key, source in learned.items() if source not in _REPLAYED}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ class KnownPrompts:
             if prompt:  # of an erased prompt only its hash is left: nothing is near it any more
                 pieces = pieces_of(prompt)
                 self._index.add(pieces, self._index.signature(pieces))
-                self._groups.append(Group(key, unused))
+                self._groups.append(Group(sys.intern(key), unused))
             self._position = position
 
     def place(self, prompts: dict[str, str]) -> list[PromptGroup]:
@@ -145,7 +146,7 @@ def groups_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, Group]:
         query = select(PromptGroup.prompt_hash, PromptGroup.group_key, PromptGroup.unused).where(
             col(PromptGroup.prompt_hash).in_(hashes[start : start + _CHUNK])
         )
-        found |= {key: Group(group_key, unused) for key, group_key, unused in session.exec(query)}
+        found |= {key: Group(sys.intern(group_key), unused) for key, group_key, unused in session.exec(query)}
     return found
 
 

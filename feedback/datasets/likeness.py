@@ -7,9 +7,10 @@ worst, whatever there is. What that can cost is a pair barely as like as the thr
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,10 @@ _BUCKET = 24
 """Most members of a bucket."""
 _SETTLES = 8192
 """Texts that come before they are sorted in among the rest, at least."""
+_MORE = 16
+"""Where there are many, that part of them: in a dictionary they take twenty times the memory."""
+_STRETCHES = 16
+"""Ranges of buckets that are sorted one after the other, so that sorting takes little memory besides."""
 _COMPARED = 32
 """Candidates that are compared piece by piece whatever their signatures say."""
 _DOUBT = 0.11
@@ -33,8 +38,8 @@ _DOUBT = 0.11
 # Odd, so that a piece's characters mix into 64 bits without losing any of them.
 _MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
 
-Pieces = NDArray[np.uint64]
-"""The set of a text's pieces, each as a 64-bit hash, sorted."""
+Pieces = NDArray[np.uint32]
+"""The set of a text's pieces, each as a 32-bit hash, sorted."""
 
 
 class LikenessIndex:
@@ -51,21 +56,29 @@ class LikenessIndex:
         self._members = np.empty(0, dtype=np.uint32)
         self._fresh: defaultdict[int, list[int]] = defaultdict(list)
         self._settled = 0
-        self._signatures = np.empty((1024, _SIGNATURE), dtype=np.uint32)
-        self._pieces: list[Pieces] = []
+        # Half of each hash: enough to estimate by.
+        self._signatures = np.empty((1024, _SIGNATURE), dtype=np.uint16)
+        # All texts' pieces one after the other, and where each text's end: an array of its own takes 100 bytes more.
+        self._pieces = np.empty(65_536, dtype=np.uint32)
+        self._ends = array("Q", [0])
 
     def add(self, pieces: Pieces, signature: NDArray[np.uint32]) -> None:
         """Add the next text."""
-        number = len(self._pieces)
+        number = len(self._ends) - 1
+        start, end = self._ends[-1], self._ends[-1] + len(pieces)
+        # Resized in place, where a longer copy would stand beside the old array for a while.
         if number == len(self._signatures):
-            self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
+            self._signatures.resize((number + number // 4, _SIGNATURE), refcheck=False)
+        if end > len(self._pieces):
+            self._pieces.resize(end + end // 4, refcheck=False)
         self._signatures[number] = signature
-        self._pieces.append(pieces)
+        self._pieces[start:end] = pieces
+        self._ends.append(end)
         for key in _buckets(signature).tolist():
             bucket = self._fresh[key]
             if len(bucket) < _BUCKET:
                 bucket.append(number)
-        if number - self._settled >= max(_SETTLES, self._settled // 4):
+        if number - self._settled >= max(_SETTLES, self._settled // _MORE):
             self._settle()
 
     def candidates(self, signature: NDArray[np.uint32]) -> list[int]:
@@ -88,17 +101,36 @@ class LikenessIndex:
         sizes = [len(bucket) for bucket in self._fresh.values()]
         keys = np.repeat(np.fromiter(self._fresh, dtype=np.uint64, count=len(sizes)), sizes)
         members = np.fromiter(chain.from_iterable(self._fresh.values()), dtype=np.uint32, count=len(keys))
-        keys = np.concatenate([np.repeat(self._keys, np.diff(self._starts)), keys])
-        members = np.concatenate([self._members, members])
+        self._fresh.clear()
         order = np.argsort(keys, kind="stable")  # within a bucket they stay in the order in which they came
         keys, members = keys[order], members[order]
-        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        edges = np.arange(1, _STRETCHES, dtype=np.uint64) * np.uint64(2**64 // _STRETCHES)
+        old = [0, *np.searchsorted(self._keys, edges).tolist(), len(self._keys)]
+        new = [0, *np.searchsorted(keys, edges).tolist(), len(keys)]
+        parts = [
+            self._merged(slice(*ours), keys[slice(*theirs)], members[slice(*theirs)])
+            for ours, theirs in zip(pairwise(old), pairwise(new), strict=True)
+        ]
+        self._keys = np.concatenate([part[0] for part in parts])
+        self._members = np.concatenate([part[2] for part in parts])
+        sizes_of = np.concatenate([part[1] for part in parts])
+        self._starts = np.zeros(len(sizes_of) + 1, dtype=np.uint32)
+        np.cumsum(sizes_of, out=self._starts[1:], dtype=np.uint32)
+        self._settled = len(self._ends) - 1
+
+    def _merged(
+        self, stretch: slice, keys: NDArray[np.uint64], members: NDArray[np.uint32]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint32]]:
+        """Buckets of a stretch, their sizes and members, with those that came since among them."""
+        starts = self._starts[stretch.start : stretch.stop + 1]
+        keys = np.concatenate([np.repeat(self._keys[stretch], np.diff(starts)), keys])
+        members = np.concatenate([self._members[starts[0] : starts[-1]], members])
+        order = np.argsort(keys, kind="stable")
+        keys, members = keys[order], members[order]
+        first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
         counts = np.diff(np.append(first, len(keys)))
-        self._members = members[np.arange(len(keys)) - np.repeat(first, counts) < _BUCKET]
-        self._keys = keys[first]
-        self._starts = np.concatenate([[0], np.cumsum(np.minimum(counts, _BUCKET))]).astype(np.uint32)
-        self._fresh.clear()
-        self._settled = len(self._pieces)
+        kept = members[np.arange(len(keys)) - np.repeat(first, counts) < _BUCKET]
+        return keys[first], np.minimum(counts, _BUCKET).astype(np.uint8), kept
 
     def promising(self, signature: NDArray[np.uint32], threshold: float) -> list[int]:
         """Candidates, earliest first, without those whose signatures rule the threshold out."""
@@ -106,13 +138,13 @@ class LikenessIndex:
         if len(found) <= _COMPARED:
             return found
         places = np.array(found)
-        likely = (self._signatures[places] == signature).mean(axis=1) >= threshold - _DOUBT
+        likely = (self._signatures[places] == signature.astype(np.uint16)).mean(axis=1) >= threshold - _DOUBT
         promising: list[int] = places[likely].tolist()
         return promising
 
     def likenesses(self, pieces: Pieces, numbers: Sequence[int]) -> list[float]:
         """Jaccard similarities of a text to some that were added."""
-        others = [self._pieces[number] for number in numbers]
+        others = [self._pieces[self._ends[number] : self._ends[number + 1]] for number in numbers]
         sizes = np.array([len(other) for other in others])
         together = np.concatenate(others)
         places = np.searchsorted(pieces, together)
@@ -124,13 +156,13 @@ class LikenessIndex:
     def signature(self, pieces: Pieces) -> NDArray[np.uint32]:
         """A text's MinHash."""
         made = self._empty.copy()
-        made.update_batch((pieces >> np.uint64(32)).tolist())
+        made.update_batch(pieces.tolist())
         signed: NDArray[np.uint32] = made.hashvalues.astype(np.uint32)
         return signed
 
 
 def pieces_of(text: str) -> Pieces:
-    """The set of a text's 4-character pieces, each as a 64-bit hash, sorted."""
+    """The set of a text's 4-character pieces, each as a 32-bit hash, sorted."""
     codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
     if len(codes) < _PIECE:
         codes = np.pad(codes, (0, _PIECE - len(codes)))
@@ -139,7 +171,7 @@ def pieces_of(text: str) -> Pieces:
     for place in range(_PIECE):
         mixed = (mixed ^ codes[place : place + count]) * _MIX
         mixed ^= mixed >> np.uint64(29)
-    return np.unique(mixed)
+    return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
 
 
 def _buckets(signature: NDArray[np.uint32]) -> NDArray[np.uint64]:

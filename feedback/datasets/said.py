@@ -22,7 +22,7 @@ class Signal(NamedTuple):
     """The inference whose answer they found worse than this one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Said:
     """A production answer with all that was said about it."""
 
@@ -52,7 +52,7 @@ class BaseExample(NamedTuple):
     """An answer that was thought worse, where one came with it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One training row and where it comes from."""
 

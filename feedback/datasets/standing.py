@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from feedback.datasets.contract import same_answer
 from feedback.datasets.said import Example, Said
 from feedback.storage.tables import Failure
+
+_STREAMED = 5000
 
 
 def write_standing(
@@ -28,8 +32,17 @@ def write_standing(
     mine = {target.inference_id: target for target in targets}
     in_group = {target.group_key: target for target in targets}
     by_id = {one.inference_id: one for one in said}
-    changed = 0
-    for row in session.exec(select(Failure).where(Failure.model == model, col(Failure.resolved).is_(None))):
+    changed: list[dict[str, Any]] = []
+    columns: Any = select(  # type: ignore[call-overload]
+        Failure.id,
+        Failure.inference_id,
+        Failure.state,
+        Failure.correction,
+        Failure.resolved_by,
+        Failure.waits,
+    )
+    cases = columns.where(Failure.model == model, col(Failure.resolved).is_(None))
+    for row in session.exec(cases.execution_options(yield_per=_STREAMED)):
         one, why = by_id.get(row.inference_id), waits.get(row.inference_id)
         if one is None or (row.state == "dismissed" and why is None):
             continue
@@ -46,9 +59,16 @@ def write_standing(
         elif target is not None:
             state, correction, by = "corrected", target.answer, target.rater or target.source
         if (row.state, row.correction, row.resolved_by, row.waits) != (state, correction, by, why):
-            row.state, row.correction, row.resolved_by, row.waits = state, correction, by, why
-            changed += 1
-            row.curated = now.timestamp()
-            session.add(row)
-    session.flush()
-    return changed
+            changed.append(
+                {
+                    "id": row.id,
+                    "state": state,
+                    "correction": correction,
+                    "resolved_by": by,
+                    "waits": why,
+                    "curated": now.timestamp(),
+                }
+            )
+    if changed:
+        session.execute(update(Failure), changed)
+    return len(changed)

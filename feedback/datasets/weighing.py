@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from sqlmodel import Session
 from feedback.datasets.brigades import Brigade, find_brigades
 from feedback.datasets.chat import base_examples, last_user_text
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.evidence import place_prompts, placed, placed_base, read_heard
+from feedback.datasets.evidence import Heard, place_prompts, placed, placed_base, read_heard
 from feedback.datasets.holds import held_feedback, keep_holds, released_feedback
 from feedback.datasets.imported import placed_imported, read_imported
 from feedback.datasets.raters import EVERYBODY, Trust, judge_raters
@@ -70,8 +70,9 @@ def gather(
     share = rules.evaluation_share
     base = placed_base(examples, groups, share) + placed_imported(old, groups, share)
     said, base, imported, personal = screened(
-        placed(heard, groups, share), base, placed_imported(learn, groups, share), rules.pii
+        placed(_given_up(heard), groups, share), base, placed_imported(learn, groups, share), rules.pii
     )
+    del groups  # the largest thing besides what was said
     if "raters" in guards_off:
         return Gathered(said, base, EVERYBODY, imported, imports, personal)
     with database.reading() as session:
@@ -81,6 +82,13 @@ def gather(
         held = _held(session, model.name, brigades, now)
     trust = judge_raters(said, base, contract, rules.low_reliability, held)
     return Gathered(said, base, trust, imported, imports, personal)
+
+
+def _given_up(heard: list[Heard]) -> Iterator[Heard]:
+    """What was heard, each let go once it is taken: a million ratings are not to be held in two forms."""
+    heard.reverse()
+    while heard:
+        yield heard.pop()
 
 
 def _of_champion(session: Session, model: str) -> set[str]:
