@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feedback.analysis.terms import Terms, terms_of
+from feedback.analysis.terms import terms_of, weighed
 
 _ROUNDS = 30
 _NAMED_BY = 4
@@ -31,7 +31,7 @@ class Cluster(NamedTuple):
 def clusters_of(texts: Sequence[str], count: int, seed: int = 0) -> list[Cluster]:
     """At most `count` groups, the largest first; texts without a word that another has are in none."""
     terms = terms_of(texts, 2, longest=1)
-    vectors = _weighed(terms)
+    vectors = weighed(terms)
     told = np.flatnonzero(np.diff(vectors.indptr))
     if not len(told):
         return []
@@ -50,17 +50,6 @@ def clusters_of(texts: Sequence[str], count: int, seed: int = 0) -> list[Cluster
             typical = inside[np.argsort(-likeness[inside], kind="stable")]
             clusters.append(Cluster(words, [int(told[place]) for place in typical]))
     return sorted(clusters, key=lambda cluster: -len(cluster.members))
-
-
-def _weighed(terms: Terms) -> Any:
-    """Rows of length 1 in which rare words weigh more: ln(1 + n / texts with the word)."""
-    matrix = terms.matrix.astype(np.float64)
-    counts = np.asarray(matrix.sum(axis=0)).ravel()
-    weights = np.log1p(matrix.shape[0] / np.maximum(counts, 1))
-    weighed = matrix.multiply(weights).tocsr()
-    lengths = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
-    weighed.data /= np.repeat(np.where(lengths > 0, lengths, 1.0), np.diff(weighed.indptr))
-    return weighed
 
 
 def _k_means(

@@ -40,6 +40,17 @@ def terms_of(prompts: Sequence[str], least: int = 1, longest: int = LONGEST) -> 
     return Terms([names[place] for place in kept], matrix[:, kept])
 
 
+def weighed(terms: Terms) -> Any:
+    """Rows of length 1 in which rare words weigh more: ln(1 + n / texts with the word)."""
+    matrix = terms.matrix.astype(np.float64)
+    counts = np.asarray(matrix.sum(axis=0)).ravel()
+    weights = np.log1p(matrix.shape[0] / np.maximum(counts, 1))
+    weighed = matrix.multiply(weights).tocsr()
+    lengths = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
+    weighed.data /= np.repeat(np.where(lengths > 0, lengths, 1.0), np.diff(weighed.indptr))
+    return weighed
+
+
 def _terms(prompt: str, longest: int) -> Iterator[str]:
     words = _WORD.findall(prompt[:_READ].casefold())
     for length in range(1, longest + 1):

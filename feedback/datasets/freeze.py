@@ -23,7 +23,7 @@ from feedback.datasets.imported import choose_imported, with_imported
 from feedback.datasets.ladder import Targets, climb
 from feedback.datasets.manifest import RULES, Row, counts, line_of, rater_facts, told
 from feedback.datasets.rated import choose_rated
-from feedback.datasets.replay import choose_replay
+from feedback.datasets.replay import CONTRADICTED, choose_replay
 from feedback.datasets.said import Example, Pair
 from feedback.datasets.splits import validates
 from feedback.datasets.standing import write_standing
@@ -92,6 +92,7 @@ def build_dataset(
         rules,
         guards_off,
         gathered.trust,
+        left_out,
     )
     rows = rows_of(corrections.examples, replay, rules)
     pairs = sorted(corrections.pairs, key=order_of)
@@ -120,7 +121,10 @@ def build_dataset(
         "guards_off": sorted(guards_off),
         "settings": msgspec.to_builtins(rules),
         "counts": counts(rows, contract, len(pairs), len(holdout), len(rated)),
-        "left_out": corrections.dropped,
+        "left_out": {
+            **corrections.dropped,
+            **{why: left_out[why] for why in (CONTRADICTED,) if left_out[why]},
+        },
         "pii": gathered.personal,
         "imports": imports_told(gathered.imports),
         "rater_cap": {

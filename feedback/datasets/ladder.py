@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 from feedback.datasets.chat import content_hash
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.raters import BAD, GOOD, Trust, facts_of
-from feedback.datasets.said import Example, Pair, Said
+from feedback.datasets.raters import BAD, GOOD, Trust, facts_of, neighbour_facts
+from feedback.datasets.said import Example, Pair, Said, Signal
 from feedback.datasets.votes import REVIEWER, Count, count_votes, key_of
 
 BETTER = 2.0
 """Stars that a sibling has to be ahead of the answer that failed."""
 LEAST_WEIGHT = 0.1
+CONTRADICTED = "against the answers to like prompts"
 NOTHING_SAID = "a low rating and nothing else: no correction, and no better-rated answer to a prompt like it"
 
 
@@ -128,13 +129,16 @@ def _offers(
         elif offer.feedback_id in trust.held:
             targets.dropped["held for review: many new raters on one target"] += 1
             targets.waits[one.inference_id] = _doubt(offer, trust)
+        elif trust.contradicted(offer.feedback_id):
+            targets.dropped[CONTRADICTED] += 1
+            targets.waits[one.inference_id] = trust.neighbours[offer.feedback_id or ""].why
         else:
             found.append(offer._replace(answer=answer))
     if trust.guarded and _fit(one, contract) and contract.slice_of(one.output) is not None:
         found += [
             Offer(signal.rater, signal.source, one.output, one, signal.feedback_id, False)
             for signal in one.signals
-            if (signal.rating or 0) >= GOOD and not signal.correction and signal.feedback_id not in trust.held
+            if (signal.rating or 0) >= GOOD and not signal.correction and _usable(signal, trust)
         ]
     return found
 
@@ -190,6 +194,7 @@ def _example(winner: Offer, count: Count[Offer], backing: Collection[str | None]
     }
     if trust.guarded and not reviewed:
         why["rater"] = facts_of(trust, winner.rater)
+        why |= neighbour_facts(trust, winner.feedback_id)
     return Example(
         messages=winner.one.messages,
         answer=winner.answer,
@@ -217,8 +222,7 @@ def _sibling(asked: Sequence[Said], contract: TaskContract, trust: Trust) -> Exa
     stars: dict[str, list[tuple[int, str, Said, str]]] = defaultdict(list)
     for one in asked:
         for signal in one.signals:
-            usable = signal.rating is not None and signal.feedback_id not in trust.held
-            if usable and not trust.low(signal.rater):
+            if signal.rating is not None and _usable(signal, trust) and not trust.low(signal.rater):
                 row = (signal.rating or 0, signal.rater, one, signal.feedback_id)
                 stars[key_of(one.output)].append(row)
     means = {key: sum(row[0] for row in given) / len(given) for key, given in stars.items()}
@@ -319,6 +323,10 @@ def _doubt(offer: Offer, trust: Trust) -> str:
     found = trust.figures.get(offer.rater or "")
     told = f" ({found.why})" if found else ""
     return f"the reliability of its rater is low{told}, so it waits until another rater or a reviewer agrees"
+
+
+def _usable(signal: Signal, trust: Trust) -> bool:
+    return signal.feedback_id not in trust.held and not trust.contradicted(signal.feedback_id)
 
 
 def _fit(one: Said, contract: TaskContract) -> bool:

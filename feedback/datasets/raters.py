@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.said import BaseExample, Said
 from feedback.datasets.votes import REVIEWER, key_of
+
+if TYPE_CHECKING:
+    from feedback.datasets.neighbours import Verdict
 
 GOOD, BAD = 4, 2
 """Stars from which an answer counts as right, and up to which as wrong; 3 says neither."""
@@ -74,6 +77,8 @@ class Trust:
     held: Mapping[str, str] = field(default_factory=dict)
     """Feedback that waits for a reviewer (`brigades`), with the id of what holds it."""
     guarded: bool = False
+    neighbours: Mapping[str, Verdict] = field(default_factory=dict)
+    """What like prompts say of a correction or of praise (`heed_neighbours`), by feedback id."""
 
     def of(self, rater: str | None) -> float:
         """Reliability, 0..1."""
@@ -84,6 +89,11 @@ class Trust:
         """Whether the rater is believed only where somebody else agrees."""
         found = self.figures.get(rater or "")
         return found is not None and found.low
+
+    def contradicted(self, feedback_id: str | None) -> bool:
+        """Whether like prompts clearly speak against it."""
+        found = self.neighbours.get(feedback_id or "")
+        return found is not None and found.contradicted
 
 
 EVERYBODY = Trust()
@@ -146,6 +156,12 @@ def judge_raters(
         for rater, weight in weights.items()
     }
     return Trust(figures, round(crowd, 3), dict(held or {}), guarded=True)
+
+
+def neighbour_facts(trust: Trust, feedback_id: str | None) -> dict[str, Any]:
+    """What like prompts say of it, as a row of a dataset version keeps it; nothing where none are near."""
+    found = trust.neighbours.get(feedback_id or "")
+    return {} if found is None else {"neighbours": found.facts}
 
 
 def facts_of(trust: Trust, rater: str | None) -> dict[str, Any]:

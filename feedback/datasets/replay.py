@@ -6,6 +6,7 @@ is counted against all of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from feedback.datasets.chat import content_hash
 from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.ladder import weight_of
-from feedback.datasets.raters import EVERYBODY, Trust, facts_of
+from feedback.datasets.raters import EVERYBODY, Trust, facts_of, neighbour_facts
 from feedback.datasets.said import BaseExample, Example, Said, Signal
 from feedback.errors import DataRefusedError
 from feedback.settings import Dataset
@@ -22,6 +23,7 @@ LEAST = 0.5
 """Replayed examples per correction. With 0.1, accuracy on old intents was measured to fall from 0.996 to 0.91–0.95,
 with 0.5 to 0.986, without any to 0.03."""
 WELL_RATED = 4
+CONTRADICTED = "well rated, against the answers to like prompts"
 
 
 def choose_replay(
@@ -33,10 +35,11 @@ def choose_replay(
     settings: Dataset,
     guards_off: Collection[str],
     trust: Trust = EVERYBODY,
+    left_out: Counter[str] | None = None,
 ) -> list[Example]:
     """`[dataset] replay` examples per correction, in equal parts from `base` and from well-rated answers as they last.
 
-    The choice follows from the examples' own hashes, so it hardly changes as data grows. Raises `DataRefusedError`
+    `left_out` counts well-rated answers that like prompts speak against (`neighbours`). The choice follows from the examples' own hashes, so it hardly changes as data grows. Raises `DataRefusedError`
     where there is too little, unless `replay` is among `guards_off`.
     """
     guarded = "replay" not in guards_off
@@ -47,9 +50,10 @@ def choose_replay(
         )
     corrected = {example.group_key for example in corrections}
     apart = {*corrected, *judging}
+    left_out = Counter() if left_out is None else left_out
     sources = (
         sorted(_from_base(base, apart, contract), key=_order),
-        sorted(_well_rated(said, apart, contract, trust), key=_order),
+        sorted(_well_rated(said, apart, contract, trust, left_out), key=_order),
     )
     in_turns = [one for pair in zip_longest(*sources) for one in pair if one is not None]
     unique = list({example.content_hash: example for example in in_turns}.values())
@@ -85,10 +89,14 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
 
 
 def _well_rated(
-    said: Sequence[Said], apart: Collection[str], contract: TaskContract, trust: Trust
+    said: Sequence[Said],
+    apart: Collection[str],
+    contract: TaskContract,
+    trust: Trust,
+    left_out: Counter[str],
 ) -> list[Example]:
     """Answers that a believed rater gave 4 or 5 or a reviewer accepted, where nobody who is believed, on either side,
-    doubted one like it."""
+    doubted one like it and like prompts do not speak against it."""
     doubted = {one.group_key for one in said if _doubted(one, trust)}
     found = []
     for one in said:
@@ -103,6 +111,11 @@ def _well_rated(
             continue
         if one.finish_reason != "stop" or not contract.valid(one.output):
             continue
+        if praise and one.resolution != "accepted":
+            praise = [signal for signal in praise if not trust.contradicted(signal.feedback_id)]
+            if not praise:
+                left_out[CONTRADICTED] += 1
+                continue
         found.append(
             Example(
                 messages=one.messages,
@@ -124,7 +137,8 @@ def _why(praise: Sequence[Signal], trust: Trust) -> dict[str, Any]:
     if not praise:
         return {"rung": "replay", "accepted_by": "a reviewer"}
     rater = {"rater": facts_of(trust, praise[0].rater)} if trust.guarded else {}
-    return {"rung": "replay", "stars": [signal.rating for signal in praise], **rater}
+    stars = [signal.rating for signal in praise]
+    return {"rung": "replay", "stars": stars, **rater, **neighbour_facts(trust, praise[0].feedback_id)}
 
 
 def _counts(signal: Signal, trust: Trust) -> bool:

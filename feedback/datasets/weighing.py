@@ -15,6 +15,7 @@ from feedback.datasets.contract import TaskContract
 from feedback.datasets.evidence import Heard, place_prompts, placed, placed_base, read_heard
 from feedback.datasets.holds import held_feedback, keep_holds, released_feedback
 from feedback.datasets.imported import placed_imported, read_imported
+from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.raters import EVERYBODY, Trust, judge_raters
 from feedback.datasets.said import BaseExample, Said
 from feedback.imports.storing import list_imports
@@ -81,6 +82,7 @@ def gather(
     with database.session() as session:
         held = _held(session, model.name, brigades, now)
     trust = judge_raters(said, base, contract, rules.low_reliability, held)
+    trust = heed_neighbours(trust, said, base, contract)
     return Gathered(said, base, trust, imported, imports, personal)
 
 

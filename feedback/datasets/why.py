@@ -107,6 +107,11 @@ def _told(why: Mapping[str, Any], line: Mapping[str, Any], manifest: Mapping[str
             f"rater: reliability {rater['reliability']:.2f}, the crowd's {rater['crowd']:.2f}{agreed}; low is below "
             f"{rules.get('low_reliability', 0) * rater['crowd']:.2f}"
         )
+    if near := why.get("neighbours"):
+        found.append(
+            f"like prompts: of {near['voters']} answers to the nearest, {near['agree']:.0%} of the votes are for its label and "
+            f"{near['against']:.0%} for the strongest other one"
+        )
     if cap := why.get("cap"):
         found.append(f"cap: new example {cap['place']} of at most {cap['cap']} of its rater")
     for check in why.get("checks", []):

@@ -31,6 +31,7 @@ from feedback.datasets.brigades import find_brigades
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import choose_corrections
 from feedback.datasets.groups import KnownPrompts, normalise, prompt_hash
+from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.raters import EVERYBODY, Trust, judge_raters
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import Example, Said, Signal
@@ -146,7 +147,9 @@ def measure(snips: Snips, seed: int, way: str, repeats: float, settings: Dataset
     started = time.process_time()
     brigades = find_brigades(said, contract, settings.brigade_raters, settings.brigade_hours)
     held = {identifier: "hold" for found in brigades for identifier in found.feedback}
-    trust = judge_raters(said, (), contract, settings.low_reliability, held)
+    trust = heed_neighbours(
+        judge_raters(said, (), contract, settings.low_reliability, held), said, (), contract
+    )
     guarded = _rows(said, contract, settings, trust, ("replay",))
     seconds = time.process_time() - started
     bare = _rows(said, contract, settings, EVERYBODY, ("replay", "raters"))

@@ -33,6 +33,7 @@ from feedback.datasets.chat import Conversation
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import choose_corrections
 from feedback.datasets.groups import KnownPrompts, normalise, prompt_hash
+from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.raters import judge_raters
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import BaseExample, Example, Said, Signal
@@ -191,7 +192,7 @@ def run(
 def _curated(
     said: Sequence[Said], base: Sequence[BaseExample], contract: TaskContract, rules: Dataset
 ) -> list[Example]:
-    trust = judge_raters(said, base, contract, rules.low_reliability)
+    trust = heed_neighbours(judge_raters(said, base, contract, rules.low_reliability), said, base, contract)
     corrections = choose_corrections(said, (), (), contract, rules, (), trust).examples
     return corrections + choose_replay(said, base, corrections, (), contract, rules, (), trust)
 

@@ -35,6 +35,7 @@ from feedback.datasets.chat import Conversation
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import choose_corrections, refuse_too_few
 from feedback.datasets.groups import KnownPrompts, normalise, prompt_hash
+from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.raters import EVERYBODY, judge_raters
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import BaseExample, Example, Said, Signal
@@ -253,7 +254,12 @@ def _curated(
     if guarded:
         brigades = find_brigades(said, contract, settings.brigade_raters, settings.brigade_hours)
         held = {identifier: "hold" for found in brigades for identifier in found.feedback}
-        trust, off = judge_raters(said, base, contract, settings.low_reliability, held), []
+        trust, off = (
+            heed_neighbours(
+                judge_raters(said, base, contract, settings.low_reliability, held), said, base, contract
+            ),
+            [],
+        )
     corrections = choose_corrections(said, (), learned, contract, settings, off, trust)
     refuse_too_few(corrections, settings, off)
     rows = corrections.examples

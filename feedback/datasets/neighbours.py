@@ -1,0 +1,207 @@
+"""What is said about like prompts: whether it speaks against one correction or one praised answer. Pure.
+
+A label that one rater stands for is right about as often as that rater; the prompts around it, whose answers others
+demonstrated, corrected or praised, say more. The nearest of them vote, as far as they are like it and believed. Three
+rounds, in which a voter counts as far as its own neighbours agree with it, so that lies which stand among true words lose
+their voice. What is clearly contradicted waits for a reviewer; a label that hardly any voter has is never contradicted, as
+something new looks like that. Only where the contract tells labels apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from feedback.datasets.chat import last_user_text
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.raters import GOOD, Trust
+from feedback.datasets.said import BaseExample, Said
+from feedback.datasets.votes import REVIEWER, key_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NEAREST = 10
+"""Voters for each prompt."""
+CLEARLY, LEAST = 0.25, 0.4
+"""Contradicted is what has at most this part of the strongest other label's votes, which are this share of all at least."""
+KNOWN = 10
+"""Voters of a label below which it may be new, and nothing speaks against it."""
+PRAISE = 0.5
+"""What praise weighs beside a written answer: lenient raters praise what looks right."""
+_MASS = 0.5
+"""Likeness and belief of all voters together below which nothing near enough is known."""
+_ROUNDS = 3
+_VOTERS = 8000
+"""At most so many vote, the newest; all are judged."""
+_CHUNK = 256
+_LONGEST = 2
+
+
+class Verdict(NamedTuple):
+    """What the nearest voters say of one label, in shares of 0..1 of their votes."""
+
+    voters: int
+    agree: float
+    against: float
+    """For the strongest other label."""
+    other: str
+    contradicted: bool
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As a row of a dataset version keeps them."""
+        return {"voters": self.voters, "agree": round(self.agree, 3), "against": round(self.against, 3)}
+
+    @property
+    def why(self) -> str:
+        """The figures as a sentence."""
+        return (
+            f"{self.voters} answers to the prompts most like it speak against it: {self.against:.0%} of their votes are "
+            f"for {self.other[:60]!r}, {self.agree:.0%} for its own, so it waits for a reviewer"
+        )
+
+
+class _Word(NamedTuple):
+    """One statement about which label a prompt has."""
+
+    text: str
+    label: str
+    rater: str | None
+    """None for a reviewer and for base examples, which are not judged."""
+    feedback_id: str | None
+    weight: float
+
+
+def heed_neighbours(
+    trust: Trust, said: Sequence[Said], base: Sequence[BaseExample], contract: TaskContract
+) -> Trust:
+    """`trust` with what like prompts say of each correction and each praised answer, by feedback id.
+
+    Looks at the training side alone. Without labels to tell apart, or where nobody is weighed, it is returned as it is.
+    """
+    if not trust.guarded:
+        return trust
+    words = [*_shown(base, contract), *_spoken(said, contract, trust)]
+    if len({word.label for word in words}) < 2 or all(word.feedback_id is None for word in words):
+        return trust
+    return replace(trust, neighbours=_judged(words))
+
+
+def _shown(base: Sequence[BaseExample], contract: TaskContract) -> Iterator[_Word]:
+    for row in base:
+        label = contract.slice_of(row.conversation.answer) if row.side == "train" else None
+        if label is not None and contract.valid(row.conversation.answer):
+            yield _Word(row.conversation.prompt, label, None, None, 1.0)
+
+
+def _spoken(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Iterator[_Word]:
+    for one in said:
+        if one.side != "train" or one.resolution == "dismissed":
+            continue
+        text = last_user_text(one.messages)
+        settled = one.reviewed_answer if one.resolution == "corrected" else None
+        if one.resolution == "accepted":
+            settled = one.output
+        if settled:
+            yield from _word(text, settled, None, None, 1.0, contract)
+            continue
+        for signal in one.signals:
+            written = (signal.correction or "").strip()
+            if signal.feedback_id in trust.held or (not written and (signal.rating or 0) < GOOD):
+                continue
+            if written and key_of(written) == key_of(one.output):
+                continue
+            belief = min(1.0, trust.of(signal.rater) / trust.crowd) if trust.crowd else 1.0
+            if signal.source == REVIEWER:
+                yield from _word(text, written or one.output, None, None, 1.0, contract)
+            else:
+                weight = belief if written else belief * PRAISE
+                yield from _word(
+                    text, written or one.output, signal.rater, signal.feedback_id, weight, contract
+                )
+
+
+def _word(
+    text: str, answer: str, rater: str | None, feedback_id: str | None, weight: float, contract: TaskContract
+) -> Iterator[_Word]:
+    label = contract.slice_of(answer)
+    if label is not None and contract.valid(answer):
+        yield _Word(text, label, rater, feedback_id, weight)
+
+
+def _judged(words: Sequence[_Word]) -> dict[str, Verdict]:
+    import numpy as np
+
+    names = sorted({word.label for word in words})
+    number = {name: place for place, name in enumerate(names)}
+    labels = np.array([number[word.label] for word in words])
+    first = max(0, len(words) - _VOTERS)
+    places, likeness = _nearest(words, first)
+    weights = np.array([word.weight for word in words])
+    judged = np.array([word.feedback_id is not None for word in words])
+    rows = np.arange(len(words))
+    voice = weights.copy()
+    for _ in range(_ROUNDS):
+        votes = np.zeros((len(words), len(names)), dtype=np.float32)
+        np.add.at(votes, (rows[:, None], labels[places]), likeness * voice[places])
+        own, mass = votes[rows, labels], votes.sum(axis=1)
+        agree = np.divide(own, mass, out=np.full(len(words), 1.0, dtype=np.float32), where=mass >= _MASS)
+        voice = np.where(judged, weights * (0.1 + 0.9 * agree), weights)
+    votes[rows, labels] = -1.0
+    rival = votes.argmax(axis=1)
+    against = np.divide(
+        votes[rows, rival], mass, out=np.zeros(len(words), dtype=np.float32), where=mass >= _MASS
+    )
+    known = _known(words, first)
+    return {
+        word.feedback_id: Verdict(
+            int((likeness[row] > 0).sum()),
+            float(agree[row]),
+            float(against[row]),
+            names[rival[row]],
+            bool(
+                against[row] >= LEAST and agree[row] <= CLEARLY * against[row] and known[word.label] >= KNOWN
+            ),
+        )
+        for row, word in enumerate(words)
+        if word.feedback_id is not None and mass[row] >= _MASS
+    }
+
+
+def _known(words: Sequence[_Word], first: int) -> Mapping[str, int]:
+    """How many stand for each label, a rater once."""
+    raters: dict[str, set[str | int]] = defaultdict(set)
+    for place, word in enumerate(words[first:]):
+        raters[word.label].add(place if word.rater is None else word.rater)
+    return Counter({label: len(found) for label, found in raters.items()})
+
+
+def _nearest(words: Sequence[_Word], first: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Places and likenesses (cosine of weighed terms) of the `NEAREST` voters of other raters, for each word."""
+    import numpy as np
+
+    from feedback.analysis.terms import terms_of, weighed  # with SciPy: only where it is needed
+
+    vectors = weighed(terms_of([word.text for word in words], longest=_LONGEST)).astype(np.float32)
+    raters: dict[str, int] = {}
+    who = np.array(
+        [
+            -2 - row if word.rater is None else raters.setdefault(word.rater, len(raters))
+            for row, word in enumerate(words)
+        ]
+    )
+    columns = vectors[first:].T.tocsr()
+    count = min(NEAREST, len(words) - first)
+    places = np.zeros((len(words), count), dtype=np.int64)
+    likeness = np.zeros((len(words), count), dtype=np.float32)
+    for start in range(0, len(words), _CHUNK):
+        some = slice(start, min(start + _CHUNK, len(words)))
+        similar = (vectors[some] @ columns).toarray()
+        similar[who[some][:, None] == who[None, first:]] = 0.0
+        best = np.argpartition(-similar, count - 1, axis=1)[:, :count]
+        places[some] = best + first
+        likeness[some] = np.take_along_axis(similar, best, axis=1)
+    return places, likeness
