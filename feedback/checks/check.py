@@ -71,10 +71,10 @@ def check_file(
 ) -> Report:
     """Look at every row of a file; one that cannot be read to its end is refused, as a bad row of line 0 says.
 
-    Raises `NotFoundError` when a file is not there, `BadInputError` when `against` cannot be read.
+    Raises `NotFoundError` when a file or folder is not there, `BadInputError` when `against` cannot be read.
     """
     for one in (file, against):
-        if one is not None and not one.is_file():
+        if one is not None and not one.exists():
             raise NotFoundError(f"{shown_name(one)}: there is no such file")
     name = shown_name(file)
     reader = Reader(file, name, reading)

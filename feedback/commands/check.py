@@ -10,7 +10,7 @@ from rich.text import Text
 
 from feedback.checks.check import Report, check_file
 from feedback.checks.told import told
-from feedback.commands.imports import bad_lines, file_argument, format_option, map_option
+from feedback.commands.imports import bad_lines, file_argument, format_option, map_option, split_option
 from feedback.commands.options import compact_table, emit, json_option, settings_option
 from feedback.commands.text import shortened
 from feedback.errors import NotFoundError
@@ -30,6 +30,7 @@ from feedback.settings import Settings
 )
 @format_option
 @map_option
+@split_option
 @json_option
 @settings_option
 def check(
@@ -39,6 +40,7 @@ def check(
     against: Path | None,
     format_: str | None,
     columns: dict[str, str],
+    split: str,
     as_json: bool,
 ) -> None:
     """Count, structure, form, duplicates, conflicts, balance, lengths, tokens, personal data, languages, time and cost.
@@ -49,7 +51,7 @@ def check(
     configured = settings.model_named(model) if model else None
     if model and configured is None:
         raise NotFoundError(f"there is no [[model]] named {model[:60]!r} in the configuration")
-    report = check_file(file, Reading(format_ or "", columns), settings, configured, against)
+    report = check_file(file, Reading(format_ or "", columns, split), settings, configured, against)
     emit(report, as_json, lambda: _table(report))
     if report.verdict == "refuse" or report.bad_rows:
         raise click.exceptions.Exit(1)

@@ -28,6 +28,10 @@ format_option = click.option(
     "--format", "format_", type=click.Choice(FORMATS), help="Without it, the file is looked at."
 )
 
+split_option = click.option(
+    "--split", default="", help="Of a dataset's folder; without it, train, or the only one."
+)
+
 
 def _columns(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """`prompt=question,answer=reply` as a mapping."""
@@ -47,6 +51,7 @@ map_option = click.option(
 @click.option("--model", required=True)
 @format_option
 @map_option
+@split_option
 @click.option(
     "--use",
     type=click.Choice(USES),
@@ -63,17 +68,18 @@ def import_(
     model: str,
     format_: str | None,
     columns: dict[str, str],
+    split: str,
     use: Any,
     skip_bad: bool,
     as_json: bool,
 ) -> None:
-    """Take rows in: OpenAI chats, instruction/output, prompt/completion or chosen/rejected as JSONL; CSV, Parquet; also
-    packed by gzip or zstd. All rows or none, unless --skip-bad; the file is kept as it is. The next dataset version has them.
+    """Take rows in: OpenAI chats, instruction/output, prompt/completion or chosen/rejected as JSONL; CSV, Parquet, Arrow;
+    also packed by gzip or zstd, and folders that the datasets library saved or the Hub has (--split). All rows or none, unless --skip-bad; the file is kept as it is. The next dataset version has them.
 
     Example: starloop data import tickets.csv --model assistant --map prompt=text,answer=reply
     """
     now = datetime.now(UTC)
-    intake = Intake(file, model, Reading(format_ or "", columns), use, skip_bad)
+    intake = Intake(file, model, Reading(format_ or "", columns, split), use, skip_bad)
     with opened(settings) as database:
         with database.session() as session:
             ensure_models(session, settings, now)

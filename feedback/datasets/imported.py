@@ -19,6 +19,7 @@ from feedback.datasets.groups import Group, prompt_hash
 from feedback.datasets.said import BaseExample, Example, Pair
 from feedback.datasets.splits import row_side
 from feedback.errors import StorageError
+from feedback.imports.folder import digest_of
 from feedback.imports.rows import Row
 from feedback.imports.storing import FOLDER
 from feedback.storage.tables import DataImport
@@ -146,9 +147,8 @@ def intact(directory: Path, entry: DataImport) -> bool:
     folder = directory / FOLDER / entry.id
     try:
         for name, hashed in (("original", entry.original_hash), ("rows.jsonl", entry.content_hash)):
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != hashed:
-                    return False
+            if digest_of(folder / name) != hashed:
+                return False
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Rows of tables: CSV and Parquet, a batch at a time."""
+"""Rows of tables: CSV, Parquet and Arrow, a batch at a time."""
 
 from __future__ import annotations
 
@@ -84,6 +84,34 @@ def read_parquet(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         # The last three: a text that is not UTF-8, a time that Python has no form for, a time zone that nobody knows.
         raise BadInputError(
             f"{name}: row {number + 1}: cannot be read as Parquet: {str(error)[:200]}; write the file again"
+        ) from None
+
+
+def read_arrow(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_parquet`, of Arrow's own format: a stream, as `datasets` saves it, or a file."""
+    import pyarrow as pa
+    import pyarrow.ipc as ipc
+
+    number = 0
+    try:
+        with pa.memory_map(str(path)) as source:
+            if source.read(6) == b"ARROW1":
+                file = ipc.open_file(source)
+                schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
+            else:
+                source.seek(0)
+                stream = ipc.open_stream(source)
+                schema, batches = stream.schema, stream
+            if len(set(schema.names)) != len(schema.names):
+                raise BadInputError(f"{name}: two columns have the same name; name each once")
+            for batch in batches:
+                for start in range(0, batch.num_rows, _BATCH):
+                    for row in batch.slice(start, _BATCH).to_pylist():
+                        number += 1
+                        yield number, row
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        raise BadInputError(
+            f"{name}: row {number + 1}: cannot be read as Arrow: {str(error)[:200]}; save it again"
         ) from None
 
 

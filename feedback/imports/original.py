@@ -1,4 +1,4 @@
-"""The file as it was given: copied once, byte for byte, so that what is read is what is kept."""
+"""The file, or the files of a split, as given: copied once, byte for byte, so that what is read is what is kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feedback.errors import BadInputError, ConflictError
+from feedback.imports.folder import files_of, joint_digest
 
 _CHUNK = 1 << 20
 
@@ -17,12 +18,30 @@ class Original(NamedTuple):
     """What was copied."""
 
     hash: str
-    """SHA-256 (hex) of its bytes."""
+    """SHA-256 (hex) of its bytes; of a folder, as `folder.joint_digest` has it."""
     size: int
 
 
-def copy_original(source: Path, target: Path, name: str) -> Original:
-    """Copy a file and flush it to disk.
+def copy_original(source: Path, target: Path, name: str, split: str = "") -> Original:
+    """Copy a file, or the files of a folder's split into a folder, and flush them to disk.
+
+    Raises `BadFieldError` for a split that is not there, and else what `_copy_file` raises.
+    """
+    files = files_of(source, split, name)
+    if files == [source]:
+        return _copy_file(source, target, name)
+    copies: dict[str, Original] = {}
+    target.mkdir()
+    for place, file in enumerate(files):
+        # Numbered, so that they keep their order and name no split; the ending says what is in them.
+        copy = f"{place:05d}{''.join(file.suffixes)}"
+        copies[copy] = _copy_file(file, target / copy, f"{name}/{file.relative_to(source)}")
+    digest = joint_digest([(copy, one.hash) for copy, one in copies.items()])
+    return Original(digest, sum(one.size for one in copies.values()))
+
+
+def _copy_file(source: Path, target: Path, name: str) -> Original:
+    """Copy one file.
 
     Raises `BadInputError` for what is no file with something in it, `ConflictError` when it changed meanwhile.
     """

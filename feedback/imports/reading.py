@@ -14,7 +14,8 @@ from typing import IO, Any, Literal, cast, get_args
 from msgspec import Struct, field
 
 from feedback.errors import BadFieldError, BadInputError
-from feedback.imports.columns import read_csv, read_parquet
+from feedback.imports.columns import read_arrow, read_csv, read_parquet
+from feedback.imports.folder import files_of
 from feedback.imports.lines import read_objects
 from feedback.imports.rows import BadRow, Row
 from feedback.imports.shapes import SHAPES, Shape, canonical, mapped, shape_of
@@ -24,11 +25,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-Container = Literal["jsonl", "csv", "parquet"]
+Container = Literal["jsonl", "csv", "parquet", "arrow"]
 CONTAINERS: tuple[Container, ...] = get_args(Container)
 FORMATS = (*SHAPES, *CONTAINERS)
 
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
 _PACKED = (".gz", ".gzip", ".zst", ".zstd")
 _TABLES = (".csv", ".tsv")
 _BUFFER = 1 << 20
@@ -43,14 +45,16 @@ class Reading(Struct, frozen=True):
     """One of `FORMATS`, or empty to look."""
     columns: dict[str, str] = field(default_factory=dict)
     """`shapes.MAPPED` part → name of the column or field."""
+    split: str = ""
+    """Of a folder, the split that is read; empty is `train`, or the only one."""
 
 
 class Reader:
-    """One pass over a file; iterating gives `Row` or `BadRow`. `format` is known after the first row."""
+    """One pass over a file, or over the files of a folder's split; iterating gives `Row` or `BadRow`. `format` is known after the first row."""
 
     def __init__(self, path: Path, name: str, reading: Reading) -> None:
         self.format = ""
-        self._path, self._name, self._columns = path, name, reading.columns
+        self._path, self._name, self._columns, self._split = path, name, reading.columns, reading.split
         self._shape: Shape | None = None
         self._container: Container | None = None
         if reading.format in SHAPES:
@@ -91,15 +95,30 @@ class Reader:
         return str(self._shape) if self._container == "jsonl" else f"{self._shape} in {self._container}"
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-        with unpacked(self._path, self._name) as stream:
+        """Lines are counted through all files, so that each row has a number of its own."""
+        before = 0
+        for file in files_of(self._path, self._split, self._name):
+            last = 0
+            name = self._name if file == self._path else f"{self._name}/{file.relative_to(self._path)}"
+            for line, record in self._records_of(file, name):
+                last = line
+                if before and isinstance(record, BadRow):
+                    record = record._replace(line=before + line)
+                yield before + line, record
+            before += last
+
+    def _records_of(self, path: Path, name: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+        with unpacked(path, name) as stream:
             start = cast("Any", stream).peek(64)[:64] if hasattr(stream, "peek") else b""
-            self._container = self._container or _container(start, self._name)
+            self._container = self._container or _container(start, name)
             if self._container == "csv":
-                yield from read_csv(stream, self._name)
+                yield from read_csv(stream, name)
             elif self._container == "jsonl":
-                yield from read_objects(stream, self._name)
+                yield from read_objects(stream, name)
         if self._container == "parquet":
-            yield from read_parquet(self._path, self._name)
+            yield from read_parquet(path, name)
+        elif self._container == "arrow":
+            yield from read_arrow(path, name)
 
 
 @contextmanager
@@ -148,6 +167,8 @@ def _container(start: bytes, name: str) -> Container:
     """By what the bytes say, else by the name's end."""
     if start.startswith(_PARQUET):
         return "parquet"
+    if start.startswith(_ARROW):
+        return "arrow"
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     while suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()

@@ -1,6 +1,6 @@
 """Taking a file in: copied, read, written in canonical form beside its place, moved there by one rename.
 
-    imports/<id>/original        the bytes that were given
+    imports/<id>/original        the bytes that were given; of a dataset's folder, a folder of its files
                  rows.jsonl      canonical rows (`rows.Row`)
                  manifest.json   what both are
 
@@ -116,8 +116,9 @@ def _take_in(
 ) -> Outcome:
     name = shown_name(Path(intake.name) if intake.name else intake.file)
     partial = folder / f".{identifier}.partial"
-    original = copy_original(intake.file, partial / "original", name)
-    reader = Reader(partial / "original", name, intake.reading)
+    reading = intake.reading
+    original = copy_original(intake.file, partial / "original", name, reading.split)
+    reader = Reader(partial / "original", name, Reading(reading.format, reading.columns))
     outcome = Outcome()
     with (partial / "rows.jsonl").open("wb", buffering=1 << 20) as rows:
         content_hash, examples = _write_rows(reader, rows, outcome)

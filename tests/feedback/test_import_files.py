@@ -156,7 +156,7 @@ def test_nothing_but_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for name, problem in (
         ("pipe", "is no file"),
-        ("", "is no file|cannot be read"),
+        ("", "holds no files of rows"),
         ("none", "No such file"),
         ("loop", "cannot be read"),
     ):
