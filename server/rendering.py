@@ -37,16 +37,22 @@ _CODE = re.compile("`([^`]+)`")
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-def moment(when: float | datetime) -> Markup:
-    """A time in UTC, which `every.js` tells in the reader's zone. A number is Unix seconds."""
-    instant = when if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
+def moment(when: float | str | datetime) -> Markup:
+    """A time in UTC, which `every.js` tells in the reader's zone. A number is Unix seconds, a text ISO 8601."""
+    instant = _instant(when)
     return Markup('<time datetime="{}">{}</time>').format(instant.isoformat(), moment_text(when))
 
 
-def moment_text(when: float | datetime) -> str:
+def moment_text(when: float | str | datetime) -> str:
     """The same where no element may stand."""
-    instant = when if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
-    return f"{instant:%Y-%m-%d %H:%M} UTC"
+    return f"{_instant(when):%Y-%m-%d %H:%M} UTC"
+
+
+def _instant(when: float | str | datetime) -> datetime:
+    if isinstance(when, int | float):
+        return datetime.fromtimestamp(when, UTC)
+    read = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
 
 
 def code(text: str) -> Markup:

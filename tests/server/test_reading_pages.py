@@ -221,3 +221,22 @@ def test_two_versions_are_compared_on_the_confirmed_cases_that_both_answered(gat
     assert ">1</td>" in shown(gateway, f"/versions?before=base&after={first}")
     assert "has no version" in shown(gateway, "/versions?before=9.9&after=base", status=400)
     assert "case number 1" not in shown(gateway, address, visitor(gateway, "train"))
+
+
+OPEN_TO = {
+    "/review": {"review", "admin"},
+    "/overview": {"review", "train", "admin"},
+    "/inferences": {"infer", "review", "admin"},
+    "/cycles": {"train", "admin"},
+    "/datasets": {"review", "train", "admin"},
+    "/settings": {"admin"},
+}
+
+
+def test_each_page_is_for_the_scopes_it_names_and_asks_all_others_to_sign_in(gateway: Inside) -> None:
+    for scope in ("infer", "feedback", "review", "train", "admin"):
+        headers = visitor(gateway, scope)
+        for address, scopes in OPEN_TO.items():
+            answer = gateway.call("GET", address, None, headers)
+            asked = "Sign in first" in answer.body.decode()
+            assert (answer.status, asked) == (200, scope not in scopes), (scope, address)

@@ -1,7 +1,7 @@
 // Forms that change something: their fields go as JSON to an address of the API, with what shows that our own page asks.
 // Also those that a page which follows what goes on brings later.
 
-import { call } from "/static/page.js";
+import { call, tell } from "/static/page.js";
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
@@ -20,7 +20,7 @@ document.addEventListener("submit", async (event) => {
     else location.reload();
   } catch (problem) {
     outcome.classList.add("bad");
-    outcome.textContent = problem.message;
+    tell(outcome, problem.message);
     button.disabled = false;
   }
 });

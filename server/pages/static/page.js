@@ -30,6 +30,11 @@ export function part(kind, text, name = "") {
   return element;
 }
 
+// A sentence of the server, in which what stands between backticks is code.
+export function tell(element, sentence) {
+  element.replaceChildren(...sentence.split(/`([^`]+)`/).map((piece, place) => place % 2 ? part("code", piece) : piece));
+}
+
 export function stars(number) {
   const shown = part("span", "★".repeat(number) + "☆".repeat(5 - number), "stars");
   shown.setAttribute("role", "img");
