@@ -115,10 +115,10 @@ class Site:
         self.ids["inference"] = self.add_failure(LONG)
         for number in range(5):
             self.add_failure(f"{number} parcels are lost", RIGHT)
-        number = add_version(self.database, directory)
+        version = add_version(self.database, directory)
         add_version(self.database, directory)
-        self.ids["cycle"] = add_cycle(self.database, now, number)
-        add_canary(self.database, now, self.ids["cycle"], number)
+        self.ids["cycle"] = add_cycle(self.database, now, version)
+        add_canary(self.database, now, self.ids["cycle"], version)
         steps = [{"step": "train", "started": now.isoformat(), "ended": None, "outcome": None}]
         going: dict[str, Any] = {"state": "running", "step": "train", "decision": None, "reason": None}
         self.ids["running"] = add_cycle(self.database, now, None, steps=steps, result=None, **going)
