@@ -65,8 +65,10 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     base = load_base(spec.base_path)
     encoder = Encoder(base.tokenizer, min(spec.max_tokens, base.context), base.end_tokens)
     dataset = Path(spec.dataset)
-    train = encoder.encode_rows(read(dataset / "train.jsonl"))
-    validation = encoder.encode_rows(read(dataset / "validation.jsonl"))
+    out = Path(spec.out)
+    beside = out if out.is_dir() else None
+    train = encoder.encode_rows(read(dataset / "train.jsonl"), beside)
+    validation = encoder.encode_rows(read(dataset / "validation.jsonl"), beside)
     _check_mask(train)
     watched = random.Random(spec.seed).sample(
         validation.examples, min(VALIDATION_LIMIT, len(validation.examples))
@@ -85,7 +87,6 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     between = max(math.ceil(order.per_epoch / CHECKS_PER_EPOCH), min(order.per_epoch, STEPS_BETWEEN_CHECKS))
 
     # Where an earlier attempt stood, if there was one.
-    out = Path(spec.out)
     state = TrainingState(model, peak, spec.patience, ROOM["cuda" if base.device.type == "cuda" else "cpu"])
     if (found := read_checkpoint(out, spec.digest)) is not None:
         objective.restore(state.unpack(*found))

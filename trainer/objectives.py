@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from trainer.base_model import BaseModel
 from trainer.batches import fitting
-from trainer.tokens import IGNORED, Encoded
+from trainer.examples import IGNORED, Encoded, lengths_of
 
 
 class Objective(Protocol):
     """Examples and the loss that they are trained with."""
 
     @property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> Sequence[int]:
         """Tokens that each example brings into a forward pass."""
 
     def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
@@ -43,13 +43,14 @@ class Supervised:
     def __init__(self, base: BaseModel, examples: Sequence[Encoded]) -> None:
         self._base = base
         self._examples = examples
-        self.lengths = [len(example.tokens) for example in examples]
+        self.lengths = lengths_of(examples)
 
     def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
         """See `Objective`."""
-        total = sum(self._examples[index].weight * self._examples[index].trained for index in batch)
+        chosen = {index: self._examples[index] for index in batch}
+        total = sum(example.weight * example.trained for example in chosen.values())
         for part in fitting(batch, self.lengths, room):
-            losses, _ = losses_of(model, self._base, [self._examples[index] for index in part])
+            losses, _ = losses_of(model, self._base, [chosen[index] for index in part])
             yield losses.sum() / total
 
     def ids(self, batch: Sequence[int]) -> list[str]:

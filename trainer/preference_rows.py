@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feedback.errors import DataRefusedError
+from trainer.examples import Encoded
 from trainer.method import PAIRS, RATED, read
-from trainer.tokens import Encoded, EncodedRows, Encoder, UnusableRowError
+from trainer.tokens import EncodedRows, Encoder, UnusableRowError
 
 IN_VALIDATION = "of a prompt that watches the training"
 

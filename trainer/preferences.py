@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from trainer.base_model import BaseModel
 from trainer.batches import fitting
+from trainer.examples import IGNORED, Encoded
 from trainer.objectives import losses_of
 from trainer.preference_rows import Answers
-from trainer.tokens import IGNORED, Encoded
 from trainer.training import BETA
 
 SFT_WEIGHT = 0.2

@@ -12,12 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from feedback.errors import DataRefusedError
-
-IGNORED = -100
-"""Label of a token that carries no loss (what torch's cross entropy leaves out)."""
+from trainer.examples import IGNORED, Encoded, StoredExamples
 
 TOO_LONG = "longer than the context"
 WEIGHTLESS = "of no weight"
@@ -26,32 +25,11 @@ TEMPLATE = "not maskable through the chat template"
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example: `labels[i]` is `tokens[i]` where it carries loss and `IGNORED` elsewhere."""
-
-    id: str
-    tokens: list[int]
-    labels: list[int]
-    weight: float
-    new: bool
-
-    @property
-    def trained(self) -> int:
-        """Number of tokens that carry loss."""
-        return sum(label != IGNORED for label in self.labels)
-
-    @property
-    def answer(self) -> list[int]:
-        """The tokens that carry loss."""
-        return [label for label in self.labels if label != IGNORED]
-
-
 @dataclass(slots=True)
 class EncodedRows:
     """A split ready to train on, and how many rows were left out for which reason."""
 
-    examples: list[Encoded] = field(default_factory=list)
+    examples: StoredExamples = field(default_factory=StoredExamples)
     left_out: Counter[str] = field(default_factory=Counter)
     problem: str = ""
     """The first row that was left out, in words."""
@@ -59,8 +37,8 @@ class EncodedRows:
     @property
     def trained_share(self) -> float:
         """Share of all tokens that carry loss."""
-        tokens = sum(len(example.tokens) for example in self.examples)
-        return sum(example.trained for example in self.examples) / tokens if tokens else 0.0
+        tokens = sum(self.examples.lengths)
+        return self.examples.trained / tokens if tokens else 0.0
 
 
 class UnusableRowError(Exception):
@@ -85,12 +63,12 @@ class Encoder:
         self._end_tokens = frozenset(end_tokens)
         self._marked = bool(_MARKER.search(tokenizer.chat_template))
 
-    def encode_rows(self, rows: Iterable[Mapping[str, Any]]) -> EncodedRows:
-        """Encode a split. A row that does not fit or cannot be masked is counted and left out, never cut.
+    def encode_rows(self, rows: Iterable[Mapping[str, Any]], folder: Path | None = None) -> EncodedRows:
+        """Encode a split into a file in `folder`. A row that does not fit or cannot be masked is counted and left out, never cut.
 
         Raises `DataRefusedError` when no row is left, with the first row's problem.
         """
-        result = EncodedRows()
+        result = EncodedRows(StoredExamples(folder))
         for row in rows:
             try:
                 result.examples.append(self.encode(row))

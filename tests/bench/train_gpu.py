@@ -118,11 +118,11 @@ def _ours(
 
     from trainer.base_model import BaseModel
     from trainer.batches import Order
+    from trainer.examples import Encoded
     from trainer.finetune import _gradient, repeat_exactly
     from trainer.lora import new_adapter
     from trainer.machine import ROOM
     from trainer.objectives import Supervised
-    from trainer.tokens import Encoded
     from trainer.training_state import TrainingState
 
     repeat_exactly()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches import Order, fitting, length_grouped
+from trainer.batches import Batches, Order, fitting
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=300)
@@ -18,10 +18,10 @@ LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=300)
 def test_an_epoch_has_every_example_once_in_batches_no_larger_than_asked(
     lengths: list[int], batch: int, seed: int
 ) -> None:
-    batches = length_grouped(lengths, batch, random.Random(seed))
+    batches = Batches(lengths, batch, random.Random(seed))
     assert sorted(index for one in batches for index in one) == list(range(len(lengths)))
     assert all(1 <= len(one) <= batch for one in batches)
-    assert length_grouped(lengths, batch, random.Random(seed)) == batches
+    assert list(Batches(lengths, batch, random.Random(seed))) == list(batches)
 
 
 @given(LENGTHS, st.integers(1, 8192))
@@ -33,12 +33,12 @@ def test_a_batch_is_cut_so_that_its_padding_fits_and_nothing_is_lost(lengths: li
 
 def test_batches_of_like_lengths_need_far_less_padding_and_stay_in_random_order() -> None:
     lengths = [random.Random(n).randint(1, 400) for n in range(1024)]
-    batches = length_grouped(lengths, 16, random.Random(0))
+    batches = Batches(lengths, 16, random.Random(0))
     padded = sum(len(one) * max(lengths[index] for index in one) for one in batches)
     assert padded < 1.15 * sum(lengths)
     longest = [max(lengths[index] for index in one) for one in batches]
     assert longest != sorted(longest)
-    assert length_grouped(lengths, 16, random.Random(1)) != batches
+    assert list(Batches(lengths, 16, random.Random(1))) != list(batches)
 
 
 def test_large_bases_learn_at_the_usual_rate_and_tiny_ones_faster() -> None:
@@ -71,7 +71,7 @@ def test_a_steps_number_alone_says_what_it_takes(
     straight = [order.at(step) for step in range(3 * order.per_epoch)]
     rng = random.Random(seed)
     assert [taken for _, taken in straight] == [
-        taken for _ in range(3) for taken in length_grouped(lengths, batch, rng)
+        taken for _ in range(3) for taken in Batches(lengths, batch, rng)
     ]
     jumping = chance.sample(range(len(straight)), min(5, len(straight)))
     assert [order.at(step) for step in jumping] == [straight[step] for step in jumping]

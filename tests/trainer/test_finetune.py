@@ -17,7 +17,8 @@ from feedback.errors import DataRefusedError, NotFoundError, StorageError, Unsou
 from tests.trainer.tiny import COLOURS, MARKED, row, training_spec, write_base, write_dataset
 from trainer import finetune, objectives
 from trainer.base_model import load_base
-from trainer.tokens import IGNORED, Encoder
+from trainer.examples import IGNORED
+from trainer.tokens import Encoder
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 ROWS = [row(number) for number in range(24)]

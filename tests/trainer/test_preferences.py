@@ -17,10 +17,11 @@ from feedback.errors import DataRefusedError
 from tests.trainer.tiny import COLOURS, row, training_spec, write_dataset, write_rows
 from trainer import finetune
 from trainer.base_model import BaseModel, load_base
+from trainer.examples import IGNORED, Encoded
 from trainer.objectives import Objective, losses_of
 from trainer.preference_rows import Answers
 from trainer.preferences import Direct, Unpaired, crossed
-from trainer.tokens import IGNORED, Encoded, Encoder
+from trainer.tokens import Encoder
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 ROWS = [row(number) for number in range(24)]

@@ -8,7 +8,8 @@ import pytest
 
 from feedback.errors import DataRefusedError
 from tests.trainer.tiny import ENDLESS, MARKED, MUTE, PLAIN, SHIFTING, row, tokenizer
-from trainer.tokens import IGNORED, TEMPLATE, TOO_LONG, Encoded, Encoder
+from trainer.examples import IGNORED, Encoded
+from trainer.tokens import TEMPLATE, TOO_LONG, Encoder
 
 OUTSIDE = MARKED.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
 GRUMPY = (
@@ -88,7 +89,7 @@ def test_a_row_longer_than_the_context_is_counted_and_left_out_never_cut() -> No
 def test_a_row_that_just_fits_is_kept_whole() -> None:
     (example,) = encode(MARKED, row(1))
     length = len(example.tokens)
-    assert encode(MARKED, row(1), limit=length) == [example]
+    assert list(encode(MARKED, row(1), limit=length)) == [example]
     with pytest.raises(DataRefusedError, match="none of 1 examples can be trained on"):
         encode(MARKED, row(1), limit=length - 1)
 
