@@ -71,7 +71,7 @@ class Site:
         return str(made.json()["secret"])
 
     def until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not true():
             assert time.monotonic() < deadline
             time.sleep(0.05)
