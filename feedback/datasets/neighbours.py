@@ -27,6 +27,8 @@ NEAREST = 10
 """Voters for each prompt."""
 CLEARLY, LEAST = 0.25, 0.4
 """Contradicted is what has at most this part of the strongest other label's votes, which are this share of all at least."""
+CLEARLY_WRITTEN, LEAST_WRITTEN = 0.05, 0.75
+"""The same for a correction: who writes one takes more care than who praises, and what is new to the model begins so."""
 KNOWN = 10
 """Voters of a label below which it may be new, and nothing speaks against it."""
 PRAISE = 0.5
@@ -73,6 +75,8 @@ class _Word(NamedTuple):
     """None for a reviewer and for base examples, which are not judged."""
     feedback_id: str | None
     weight: float
+    written: bool = False
+    """As a correction; False where an answer is praised."""
 
 
 def heed_neighbours(
@@ -120,16 +124,28 @@ def _spoken(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Itera
             else:
                 weight = belief if written else belief * PRAISE
                 yield from _word(
-                    text, written or one.output, signal.rater, signal.feedback_id, weight, contract
+                    text,
+                    written or one.output,
+                    signal.rater,
+                    signal.feedback_id,
+                    weight,
+                    contract,
+                    bool(written),
                 )
 
 
 def _word(
-    text: str, answer: str, rater: str | None, feedback_id: str | None, weight: float, contract: TaskContract
+    text: str,
+    answer: str,
+    rater: str | None,
+    feedback_id: str | None,
+    weight: float,
+    contract: TaskContract,
+    written: bool = False,
 ) -> Iterator[_Word]:
     label = contract.slice_of(answer)
     if label is not None and contract.valid(answer):
-        yield _Word(text, label, rater, feedback_id, weight)
+        yield _Word(text, label, rater, feedback_id, weight, written)
 
 
 def _judged(words: Sequence[_Word]) -> dict[str, Verdict]:
@@ -162,13 +178,16 @@ def _judged(words: Sequence[_Word]) -> dict[str, Verdict]:
             float(agree[row]),
             float(against[row]),
             names[rival[row]],
-            bool(
-                against[row] >= LEAST and agree[row] <= CLEARLY * against[row] and known[word.label] >= KNOWN
-            ),
+            known[word.label] >= KNOWN and _clearly(word.written, float(agree[row]), float(against[row])),
         )
         for row, word in enumerate(words)
         if word.feedback_id is not None and mass[row] >= _MASS
     }
+
+
+def _clearly(written: bool, agree: float, against: float) -> bool:
+    part, least = (CLEARLY_WRITTEN, LEAST_WRITTEN) if written else (CLEARLY, LEAST)
+    return against >= least and agree <= part * against
 
 
 def _known(words: Sequence[_Word], first: int) -> Mapping[str, int]:
