@@ -27,7 +27,7 @@ from trainer.method import Method, read
 
 _log = logging.getLogger(__name__)
 
-_PROCESS = 460 << 20
+_PROCESS = 385 << 20
 """Python with torch, transformers and peft, before a model is loaded (measured)."""
 _HIDDEN, _INNER = 9, 4
 _SAMPLE = 2000
