@@ -103,4 +103,4 @@ def _outside_validation(dataset: Path, name: str, left_out: Counter[str]) -> Ite
 
 
 def _key(row: Mapping[str, Any], answer: Any) -> str:
-    return json.dumps([row["messages"], answer], sort_keys=True)
+    return json.dumps([row["messages"], answer, row.get("tools")], sort_keys=True)

@@ -12,15 +12,39 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from feedback.datasets.tool_calls import Tools, turn_of, with_objects
 from feedback.errors import DataRefusedError
 from trainer.examples import IGNORED, Encoded, StoredExamples
 
 TOO_LONG = "longer than the context"
 WEIGHTLESS = "of no weight"
 TEMPLATE = "not maskable through the chat template"
+NO_TOOLS = "with tools, which the chat template does not render"
+
+_PROBE_WORDS = ("starloop_probe", "probe_argument", "probe_value", "probe_returned")
+_PROBE_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "starloop_probe",
+        "description": "Looks something up.",
+        "parameters": {"type": "object", "properties": {"probe_argument": {"type": "string"}}},
+    },
+}
+_PROBE_CALL = {"name": "starloop_probe", "arguments": {"probe_argument": "probe_value"}}
+_PROBE: list[dict[str, Any]] = [
+    {"role": "user", "content": "Look it up."},
+    {
+        "role": "assistant",
+        "content": "",
+        # Nine letters and digits: some templates insist on it.
+        "tool_calls": [{"id": "call00001", "type": "function", "function": _PROBE_CALL}],
+    },
+    {"role": "tool", "tool_call_id": "call00001", "name": "starloop_probe", "content": "probe_returned"},
+]
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -91,10 +115,17 @@ class Encoder:
             )
         if weight == 0:
             raise UnusableRowError(WEIGHTLESS, "its weight is 0: nobody who stands for it is believed")
+        tools = row.get("tools") or None
+        if tools and not self.renders_tools:
+            raise UnusableRowError(
+                NO_TOOLS,
+                "it has tools, and the base's chat template leaves out tools, calls or what they return; use a base whose "
+                "template renders them",
+            )
         answer = row["answer"]
-        turn = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
-        prompt = list(row["messages"])
-        tokens, mask = self._marked_turn(prompt, turn) if self._marked else self._last_turn(prompt, turn)
+        (turn,) = with_objects([answer if isinstance(answer, dict) else turn_of(answer, tools)])
+        prompt, mark = with_objects(row["messages"]), self._marked
+        tokens, mask = (self._marked_turn if mark else self._last_turn)(prompt, turn, tools)
         if len(tokens) > self.limit:
             raise UnusableRowError(
                 TOO_LONG,
@@ -110,13 +141,22 @@ class Encoder:
             new=bool(row.get("new", False)),
         )
 
+    @cached_property
+    def renders_tools(self) -> bool:
+        """Whether the chat template writes tools, calls and what they return: asked by rendering one of each."""
+        try:
+            text = self._tokenizer.apply_chat_template(_PROBE, tools=[_PROBE_TOOL], tokenize=False)
+        except Exception:  # a template is a program: it may raise anything
+            return False
+        return all(word in text for word in _PROBE_WORDS)
+
     def _marked_turn(
-        self, prompt: Sequence[Mapping[str, Any]], turn: Mapping[str, Any]
+        self, prompt: Sequence[Mapping[str, Any]], turn: Mapping[str, Any], tools: Tools
     ) -> tuple[list[int], list[bool]]:
         """Mask from the template's `{% generation %}` blocks, less those of the turns before the answer."""
-        tokens, mask = self._render([*prompt, turn])
+        tokens, mask = self._render([*prompt, turn], tools)
         if any(message.get("role") == "assistant" for message in prompt):
-            earlier = sum(self._render(prompt)[1])
+            earlier = sum(self._render(prompt, tools)[1])
             for index, on in enumerate(mask):
                 if not earlier:
                     break
@@ -126,11 +166,11 @@ class Encoder:
         return tokens, mask
 
     def _last_turn(
-        self, prompt: Sequence[Mapping[str, Any]], turn: Mapping[str, Any]
+        self, prompt: Sequence[Mapping[str, Any]], turn: Mapping[str, Any], tools: Tools
     ) -> tuple[list[int], list[bool]]:
         """Mask of what follows the prompt that the engine would send, for a template without markers."""
-        whole = self._apply([*prompt, turn])["input_ids"]
-        start = self._apply(prompt, add_generation_prompt=True)["input_ids"]
+        whole = self._apply([*prompt, turn], tools=tools)["input_ids"]
+        start = self._apply(prompt, tools=tools, add_generation_prompt=True)["input_ids"]
         if whole[: len(start)] != start:
             raise UnusableRowError(
                 TEMPLATE,
@@ -139,11 +179,15 @@ class Encoder:
             )
         return whole, [index >= len(start) for index in range(len(whole))]
 
-    def _render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
-        out = self._apply(messages, return_assistant_tokens_mask=True)
+    def _render(self, messages: Sequence[Mapping[str, Any]], tools: Tools) -> tuple[list[int], list[bool]]:
+        out = self._apply(messages, tools=tools, return_assistant_tokens_mask=True)
         return out["input_ids"], [bool(on) for on in out["assistant_masks"]]
 
-    def _apply(self, messages: Sequence[Mapping[str, Any]], **options: bool) -> dict[str, list[int]]:
+    def _apply(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Tools, **options: bool
+    ) -> dict[str, list[int]]:
+        if tools:  # a tokenizer with a template of its own kind need not know of tools
+            options = {**options, "tools": tools}  # type: ignore[dict-item]
         try:
             out = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=True, return_dict=True, **options

@@ -34,12 +34,14 @@ class Answers:
         self._lengths: list[tuple[int, int]] = []
         self._long_lengths: Counter[int] = Counter()
 
-    def add(self, line: int, prompt: str, answer: str, label: str | None, source: str | None) -> None:
-        """Look at one more answer."""
+    def add(
+        self, line: int, prompt: str, answer: str, label: str | None, source: str | None, calls: bool = False
+    ) -> None:
+        """Look at one more answer; `calls` of tools were held to the tools' schemas when the row was read."""
         self.count += 1
         parses = _is_json(answer)
         self.as_json += parses
-        if self._contract is not None and not self._contract.valid(answer):
+        if self._contract is not None and not calls and not self._contract.valid(answer):
             self.against_contract += 1
         if _looks_cut(answer, parses):
             self.cut_short_count += 1
@@ -47,7 +49,7 @@ class Answers:
                 self.cut_short.append(line)
         if len(answer) >= _LONG:
             self._long_lengths[len(answer)] += 1
-        if label is None and self._contract is not None:
+        if label is None and self._contract is not None and not calls:
             label = self._contract.slice_of(answer)
         if label is not None:
             self.labels[label[:_LABEL_LENGTH]] += 1

@@ -15,9 +15,11 @@ from feedback.checks.cost import Estimate, TokenCount, Tokens, base_directory, e
 from feedback.checks.personal import count_personal
 from feedback.checks.prompts import COMPARED, Repetition
 from feedback.checks.scripts import script_of
+from feedback.checks.template import renders_tools
 from feedback.datasets.chat import last_user_text
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.groups import KnownPrompts, normalise, prompt_hash
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import BadInputError, NotFoundError
 from feedback.imports.reading import Reader, Reading
 from feedback.imports.rows import EMPTY_ANSWER, BadRow, Row
@@ -146,15 +148,17 @@ class _Seen:
     def add(self, row: Row) -> None:
         prompt = last_user_text(row.messages)
         last = row.messages[-1]
-        answer = str(last.get("content") or json.dumps(last.get("tool_calls"), sort_keys=True))
-        whole = "\n".join(str(message.get("content") or "") for message in row.messages)
+        answer = answer_text(last)
+        whole = "\n".join(answer_text(message) for message in row.messages)
+        if row.tools:
+            whole += "\n" + json.dumps(row.tools, ensure_ascii=False)
         self.repetition.add(row, prompt, answer)
-        self.answers.add(row.line, prompt, answer, row.label, row.source)
+        self.answers.add(row.line, prompt, answer, row.label, row.source, "tool_calls" in last)
         self._personal.update(count_personal(whole))
         self._scripts[script_of(prompt)] += 1
         self._structure["of several turns"] += sum(one["role"] == "user" for one in row.messages) > 1
         self._structure["with a system message"] += row.messages[0]["role"] in ("system", "developer")
-        self._structure["with tools"] += not row.answers
+        self._structure["with tools"] += bool(row.tools)
         self._structure["with a rejected answer"] += row.rejected is not None
         if self._counter is not None:
             self._counter.add(whole)
@@ -186,6 +190,11 @@ class _Seen:
             parameters = parameters_of(self._directory)
             if parameters:
                 report.estimate = estimate(report.tokens.total, parameters, self._settings.training)
+        offered = self._structure["with tools"]
+        if offered and self._directory is not None and not renders_tools(self._directory):
+            report.warnings.append(
+                f"{offered} rows have tools, which the base's chat template does not render; they are left out of training"
+            )
         if repetition.not_compared:
             report.warnings.append(
                 f"{repetition.not_compared} rows beyond {COMPARED} prompts were not compared by likeness"

@@ -46,7 +46,7 @@ def check_dataset(frozen: Frozen) -> Report:
 def _rows(frozen: Frozen, split: str) -> Iterator[Row]:
     lines = read_rows(frozen.settings.directory, frozen.dataset_id, split)
     for number, line in enumerate(lines, 1):
-        yield Row(chat_row(line)["messages"], number, source=line.get("source"))
+        yield Row(chat_row(line)["messages"], number, line.get("tools"), source=line.get("source"))
 
 
 if __name__ == "__main__":

@@ -169,6 +169,4 @@ def _told(outcome: Outcome, file: Path) -> str:
     )
     left = f", {entry.bad} bad rows left out" if entry.bad else ""
     lines.append(f"Import {entry.id}: {used} ({entry.format}){left}.")
-    if entry.examples < entry.rows:
-        lines.append("Rows with tools are kept, and no dataset version is made of them yet.")
     return "\n".join(lines)

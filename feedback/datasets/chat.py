@@ -25,6 +25,8 @@ class Conversation(NamedTuple):
 
     messages: Messages
     answer: str
+    tools: list[Any] | None = None
+    """What the assistant could call, in OpenAI's form."""
 
     @property
     def prompt(self) -> str:
@@ -34,12 +36,13 @@ class Conversation(NamedTuple):
     @property
     def content_hash(self) -> str:
         """SHA-256 (hex) over messages and answer: the identity of an example."""
-        return content_hash(self.messages, self.answer)
+        return content_hash(self.messages, self.answer, self.tools)
 
 
-def content_hash(messages: Messages, answer: str) -> str:
-    """SHA-256 (hex) over a prompt and its answer, as JSON with sorted keys."""
-    text = json.dumps([messages, answer], sort_keys=True, ensure_ascii=False)
+def content_hash(messages: Messages, answer: str, tools: list[Any] | None = None) -> str:
+    """SHA-256 (hex) over a prompt, its answer and its tools, where it has any, as JSON with sorted keys."""
+    whole = [messages, answer, tools] if tools else [messages, answer]
+    text = json.dumps(whole, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 

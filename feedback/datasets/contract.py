@@ -12,6 +12,7 @@ import jsonschema
 
 from feedback.datasets.answer_check import AnswerCheck
 from feedback.datasets.answer_forms import Form, LabelForm, PatternForm, SchemaForm
+from feedback.datasets.tool_calls import call_key
 from feedback.errors import SettingsError
 from feedback.registry.bases import STARTER
 from feedback.settings import Model
@@ -116,6 +117,8 @@ def same_answer(one: str, other: str) -> bool:
 
 def answer_key(text: str) -> str:
     """A text that is equal for answers that mean the same, and for no others."""
+    if (calls := call_key(text)) is not None:
+        return calls
     try:
         return json.dumps(json.loads(text), sort_keys=True)
     except (ValueError, RecursionError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from feedback.datasets.files import SPLITS, read_rows
+from feedback.datasets.tool_calls import turn_of, with_objects
 from feedback.errors import BadFieldError
 
 Format = Literal["chat", "rows", "trl-completion", "trl-preference", "openai-preference", "kto", "holdout"]
@@ -32,7 +33,8 @@ def exported(directory: Path, dataset_id: str, form: str, split: str | None) -> 
     `trl-preference`: `{prompt, chosen, rejected}`, each target with an answer that failed; `openai-preference`: the
     same under OpenAI's names, `{input: {messages}, preferred_output, non_preferred_output}`. `kto`: `{prompt, completion,
     label}`, targets as true and failed answers as false. `rows`: all that is known. `holdout`: failures of the evaluation
-    side. Raises `BadFieldError` for a split that the format does not have, `NotFoundError` for files that are not there.
+    side. Where tools were offered they stand beside, as `tools`; arguments of calls are text for OpenAI, objects for TRL.
+    Raises `BadFieldError` for a split that the format does not have, `NotFoundError` for files that are not there.
     """
     if split is not None and form in ("trl-preference", "openai-preference", "holdout"):
         raise BadFieldError("split", f"{form} has no splits; leave it out")
@@ -51,28 +53,34 @@ def exported(directory: Path, dataset_id: str, form: str, split: str | None) -> 
     return map(chat_row if form == "chat" else _completion, rows)
 
 
-def _turn(answer: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": answer}]
+def _turn(row: dict[str, Any], answer: str) -> list[dict[str, Any]]:
+    return [turn_of(row[answer], row.get("tools"))]
+
+
+def _tools(row: dict[str, Any]) -> dict[str, Any]:
+    return {"tools": row["tools"]} if row.get("tools") else {}
 
 
 def chat_row(row: dict[str, Any]) -> dict[str, Any]:
     """A dataset's row in OpenAI's fine-tuning form."""
-    return {"messages": [*row["messages"], *_turn(row["answer"])]}
+    return {"messages": [*row["messages"], *_turn(row, "answer")], **_tools(row)}
 
 
-def _completion(row: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": row["messages"], "completion": _turn(row["answer"])}
+def _completion(row: dict[str, Any], answer: str = "answer") -> dict[str, Any]:
+    completion = with_objects(_turn(row, answer))
+    return {"prompt": with_objects(row["messages"]), "completion": completion, **_tools(row)}
 
 
 def _preference(row: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": row["messages"], "chosen": _turn(row["chosen"]), "rejected": _turn(row["rejected"])}
+    better, worse = (with_objects(_turn(row, one)) for one in ("chosen", "rejected"))
+    return {"prompt": with_objects(row["messages"]), "chosen": better, "rejected": worse, **_tools(row)}
 
 
 def _comparison(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "input": {"messages": row["messages"]},
-        "preferred_output": _turn(row["chosen"]),
-        "non_preferred_output": _turn(row["rejected"]),
+        "input": {"messages": row["messages"], **_tools(row)},
+        "preferred_output": _turn(row, "chosen"),
+        "non_preferred_output": _turn(row, "rejected"),
     }
 
 
@@ -85,6 +93,6 @@ def _kto(
         yield _completion(row) | {"label": True}
     if split != "validation":
         for row in read_rows(directory, dataset_id, "pairs"):
-            yield {"prompt": row["messages"], "completion": _turn(row["rejected"]), "label": False}
+            yield _completion(row, "rejected") | {"label": False}
         for row in read_rows(directory, dataset_id, "rated"):
             yield _completion(row) | {"label": row["good"]}

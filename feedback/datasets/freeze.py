@@ -211,9 +211,11 @@ def order_of(example: Example | Pair) -> str:
 
 def pair_line(pair: Pair) -> dict[str, Any]:
     """A pair as a row of `pairs.jsonl`."""
+    tools = {"tools": pair.tools} if pair.tools else {}
     return {
         "id": pair.content_hash,
         "messages": pair.messages,
+        **tools,
         "chosen": pair.chosen,
         "rejected": pair.rejected,
         "source": pair.source,

@@ -18,6 +18,7 @@ from feedback.datasets.curation import Corrections
 from feedback.datasets.groups import Group, prompt_hash
 from feedback.datasets.said import BaseExample, Example, Pair
 from feedback.datasets.splits import row_side
+from feedback.datasets.tool_calls import turn_of
 from feedback.errors import StorageError
 from feedback.imports.folder import digest_of
 from feedback.imports.rows import Row
@@ -62,6 +63,8 @@ def placed_imported(
     for one in imported:
         group = groups[prompt_hash(one.conversation.prompt)]
         side = None if group.unused else row_side(group.key, one.user, share)
+        if side == "evaluation" and one.conversation.tools:
+            side = None  # a case is asked without tools, so it would judge another question
         found.append(BaseExample(one.conversation, group.key, side, one.import_id, one.rejected))
     return found
 
@@ -81,7 +84,7 @@ def choose_imported(
     for conversation, group_key, side, import_id, _ in imported:
         if side != "train" or group_key in judging:
             dropped["imported, kept apart for evaluation"] += 1
-        elif not contract.valid(conversation.answer):
+        elif not calls_tools(conversation) and not contract.valid(conversation.answer):
             dropped["imported, against the task contract"] += 1
         elif len(answers[_prompt_key(conversation)]) > 1:
             dropped["imported, with different answers to one prompt"] += 1
@@ -94,6 +97,7 @@ def choose_imported(
                     source="import",
                     group_key=group_key,
                     content_hash=identity,
+                    tools=conversation.tools,
                     new=identity not in learned,
                     import_id=import_id,
                     why={"rung": "import"},
@@ -117,6 +121,7 @@ def imported_pairs(imported: Sequence[BaseExample], taught: Sequence[Example]) -
                 group_key=example.group_key,
                 import_id=one.import_id,
                 new=example.new,
+                tools=example.tools,
             )
             found.setdefault(pair.content_hash, pair)
     return list(found.values())
@@ -155,7 +160,12 @@ def intact(directory: Path, entry: DataImport) -> bool:
 
 
 def _prompt_key(conversation: Conversation) -> str:
-    return content_hash(conversation.messages, "")
+    return content_hash(conversation.messages, "", conversation.tools)
+
+
+def calls_tools(conversation: Conversation) -> bool:
+    """Whether the answer is a call, which the tool's schema judged when it came, and no contract on answers does."""
+    return "tool_calls" in turn_of(conversation.answer, conversation.tools)
 
 
 def _answers(directory: Path, entry: DataImport) -> Iterator[Imported]:

@@ -21,9 +21,11 @@ Row = tuple[str, Example]
 
 def line_of(example: Example) -> dict[str, Any]:
     """An example as a row of `train.jsonl` or `validation.jsonl`."""
+    tools = {"tools": example.tools} if example.tools else {}
     return {
         "id": example.content_hash,
         "messages": example.messages,
+        **tools,
         "answer": example.answer,
         "weight": example.weight,
         "new": example.new,

@@ -13,6 +13,7 @@ from typing import Any
 
 from feedback.datasets.chat import content_hash
 from feedback.datasets.contract import TaskContract, same_answer
+from feedback.datasets.imported import calls_tools
 from feedback.datasets.ladder import weight_of
 from feedback.datasets.raters import EVERYBODY, Trust, facts_of, neighbour_facts
 from feedback.datasets.said import BaseExample, Example, Said, Signal
@@ -81,10 +82,13 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
             group_key=group_key,
             content_hash=conversation.content_hash,
             import_id=import_id,
+            tools=conversation.tools,
             why={"rung": "import" if import_id else "base"},
         )
         for conversation, group_key, side, import_id, _ in base
-        if side == "train" and group_key not in apart and contract.valid(conversation.answer)
+        if side == "train"
+        and group_key not in apart
+        and (calls_tools(conversation) or contract.valid(conversation.answer))
     ]
 
 

@@ -73,6 +73,8 @@ class Example:
     import_id: str | None = None
     weight: float = 1.0
     """Factor of its loss, 0..1: how far those who stand for it are believed."""
+    tools: list[Any] | None = None
+    """What the assistant could call; `answer` may then be calls (`tool_calls.turn_of`)."""
     why: dict[str, Any] = field(default_factory=dict)
     """The figures that let it in, as they were then. Names nobody: other raters' names are not this row's to keep."""
 
@@ -92,8 +94,10 @@ class Pair(NamedTuple):
     """Who wrote or praised the better one."""
     import_id: str | None = None
     new: bool = False
+    tools: list[Any] | None = None
 
     @property
     def content_hash(self) -> str:
         """Identity of the pair: prompt and both answers."""
-        return content_hash([*self.messages, {"role": "assistant", "content": self.rejected}], self.chosen)
+        refused = {"role": "assistant", "content": self.rejected}
+        return content_hash([*self.messages, refused], self.chosen, self.tools)

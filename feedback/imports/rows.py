@@ -13,12 +13,12 @@ import msgspec
 from msgspec import Struct
 
 from feedback.datasets.chat import Conversation, Messages, content_hash, last_user_text
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import BadFieldError
 
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _FIRST = ("system", "developer")
-_RETURNED = ("tool", "function")
-_KEPT = ("name", "tool_calls", "tool_call_id", "function_call")
+_KEPT = ("name", "tool_calls", "tool_call_id")
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _FIELD_LENGTH, _PROBLEM_LENGTH = 100, 500
 EMPTY_ANSWER = "is empty; write the right answer, or leave the row out"
@@ -52,15 +52,12 @@ class Row(Struct, omit_defaults=True):
     @property
     def identity(self) -> str:
         """SHA-256 (hex) over the conversation: all its answers stand and fall to one side together."""
-        return content_hash(self.messages, "")
+        return content_hash(self.messages, "", self.tools)
 
     @property
     def worse(self) -> str | None:
-        """The text that was thought worse than the last message; None without one, and where it calls a tool."""
-        if self.rejected is None or "tool_calls" in self.rejected:
-            return None
-        content = self.rejected.get("content")
-        return content if isinstance(content, str) else None
+        """The text that was thought worse than the last message; None without one."""
+        return None if self.rejected is None else answer_text(self.rejected)
 
     @property
     def answers(self) -> int:
@@ -68,20 +65,14 @@ class Row(Struct, omit_defaults=True):
         return sum(1 for _ in self.targets())
 
     def targets(self) -> Iterator[Conversation]:
-        """Each answer that may be learned, with the conversation before it.
-
-        None where a tool is called or returned from: such a prompt is more than its texts.
-        """
-        if self.tools:
-            return
-        plain: Messages = []
+        """Each answer that may be learned, a call of a tool too, with the conversation before it."""
+        before: Messages = []
         for message in self.messages:
-            content = message.get("content")
-            if message["role"] in _RETURNED or not isinstance(content, str) or "tool_calls" in message:
-                return
-            if message["role"] == "assistant" and message.get("weight") != 0 and last_user_text(plain):
-                yield Conversation(list(plain), content)
-            plain.append({"role": message["role"], "content": content})
+            turn = {key: value for key, value in message.items() if key != "weight"}
+            turn["content"] = message.get("content") or ""
+            if message["role"] == "assistant" and message.get("weight") != 0 and last_user_text(before):
+                yield Conversation(list(before), answer_text(turn), self.tools)
+            before.append(turn)
 
 
 def checked_messages(value: Any, field: str) -> Messages:
@@ -156,6 +147,8 @@ def _message(value: Any, field: str) -> dict[str, Any]:
     role = value.get("role")
     if role not in _ROLES:
         raise BadFieldError(f"{field}.role", f"must be one of {', '.join(_ROLES)}, not {_told(role)}")
+    if value.get("function_call"):
+        raise BadFieldError(f"{field}.function_call", "is the old form of a call; write tool_calls")
     message: dict[str, Any] = {"role": role, "content": _content(value, f"{field}.content")}
     for name in _KEPT:
         if value.get(name):
@@ -176,7 +169,7 @@ def _content(message: Mapping[str, Any], field: str) -> str | None:
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):
                 raise BadFieldError(f"{field}.{place}", "only parts of text can be taken; leave this row out")
         content = "\n".join(part["text"] for part in content)  # as the engine joins them
-    calls = role == "assistant" and (message.get("tool_calls") or message.get("function_call"))
+    calls = role == "assistant" and message.get("tool_calls")
     if content is None and calls:
         return None
     if not isinstance(content, str):
@@ -200,7 +193,7 @@ def _check_order(messages: Sequence[Mapping[str, Any]], field: str) -> None:
             problem = "an answer stands before any question; begin with the user's message"
         elif role in ("user", "assistant") and role == before:
             problem = f"two messages of the {role} in a row; join them, or add what stood between"
-        elif role in _RETURNED and not (before in _RETURNED or _calls(messages, place - 1)):
+        elif role == "tool" and not (before == "tool" or _calls(messages, place - 1)):
             problem = f"a {role} message stands without the call that it returns from; add the call before it"
         else:
             before = role
@@ -209,7 +202,7 @@ def _check_order(messages: Sequence[Mapping[str, Any]], field: str) -> None:
 
 
 def _calls(messages: Sequence[Mapping[str, Any]], place: int) -> bool:
-    return place >= 0 and bool(messages[place].get("tool_calls") or messages[place].get("function_call"))
+    return place >= 0 and bool(messages[place].get("tool_calls"))
 
 
 def _quoted(text: str, length: int) -> str:

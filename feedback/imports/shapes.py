@@ -16,8 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from feedback.datasets.chat import Messages
+from feedback.datasets.contract import answer_key
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import BadFieldError
 from feedback.imports.rows import Row, checked_messages, checked_text, checked_tools, storable
+from feedback.imports.tools import check_calls, check_parallel
 
 Shape = Literal["chat", "instruction", "completion", "preference", "comparison"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -75,7 +78,13 @@ def canonical(record: Mapping[str, Any], shape: Shape, line: int) -> Row:
         if name not in record:
             there = ", ".join(list(record)[:12]) or "none"
             raise BadFieldError(name, f"is missing; rows are read as {shape}, and this one has: {there}")
+    if record.get("functions"):
+        raise BadFieldError("functions", "is the old form of tools; write tools")
     row = _READERS[shape](record, line)
+    check_calls(row.messages, row.tools)
+    if row.rejected is not None:
+        check_calls([*row.messages[:-1], row.rejected | {"weight": 0}], row.tools)
+    check_parallel(record.get("parallel_tool_calls"), row.messages)
     for name in ("label", "source"):
         if (value := record.get(name)) is not None:
             setattr(row, name, storable(str(value), name))
@@ -147,7 +156,7 @@ def _compared(
 
 def _preferred(row: Row, better: str, worse: str) -> Row:
     assert row.rejected is not None
-    if row.rejected.get("content") == row.messages[-1].get("content"):
+    if answer_key(answer_text(row.rejected)) == answer_key(answer_text(row.messages[-1])):
         raise BadFieldError(
             worse, f"is the same as {better}, so there is nothing to prefer; leave the row out"
         )

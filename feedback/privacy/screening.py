@@ -72,7 +72,8 @@ def _clean(row: T, together: Placeholders) -> T:
     if isinstance(row, BaseExample):
         messages: Messages = in_document(row.conversation.messages, together)
         answer = together.put(row.conversation.answer)
-        conversation = row.conversation._replace(messages=messages, answer=answer)
+        tools: list[Any] | None = in_document(row.conversation.tools, together)
+        conversation = row.conversation._replace(messages=messages, answer=answer, tools=tools)
         return row._replace(conversation=conversation, rejected=_put(row.rejected, together))
     return replace(
         row,

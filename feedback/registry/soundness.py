@@ -127,7 +127,7 @@ def _is(line: dict[str, Any], wanted: str) -> bool:
     messages, answer = line.get("messages"), line.get("answer")
     if not isinstance(messages, list) or not isinstance(answer, str):
         return True  # a row of another form is known by its id, which the file's hash covers
-    return content_hash(messages, answer) == wanted
+    return content_hash(messages, answer, line.get("tools")) == wanted
 
 
 def _told_right(version: DatasetVersion, mason: Mason | None) -> bool:

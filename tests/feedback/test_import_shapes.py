@@ -17,7 +17,6 @@ COMPARED = {
     "preferred_output": [ANSWER],
     "non_preferred_output": [ANSWER | {"content": "No."}],
 }
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "find"}}]}
 
 
 @pytest.mark.parametrize(
@@ -66,13 +65,6 @@ def test_an_answer_of_weight_0_is_context_and_no_target() -> None:
 def test_every_answer_without_a_weight_is_a_target() -> None:
     row = canonical({"messages": [ASK, ANSWER, {"role": "user", "content": "Thanks"}, ANSWER]}, "chat", 1)
     assert [len(one.messages) for one in row.targets()] == [1, 3]
-
-
-def test_rows_with_tools_are_kept_whole_and_give_no_target_yet() -> None:
-    returned = {"role": "tool", "tool_call_id": "1", "content": "in Bonn"}
-    row = canonical({"messages": [ASK, CALL, returned, ANSWER], "tools": [{"type": "function"}]}, "chat", 1)
-    assert row.tools == [{"type": "function"}] and row.messages[1]["tool_calls"] == CALL["tool_calls"]
-    assert list(row.targets()) == []
 
 
 def test_a_mapping_names_columns_and_a_rejected_one_makes_it_a_preference() -> None:

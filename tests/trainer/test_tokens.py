@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from feedback.errors import DataRefusedError
 from tests.trainer.tiny import ENDLESS, MARKED, MUTE, PLAIN, SHIFTING, row, tokenizer
 from trainer.examples import IGNORED, Encoded
-from trainer.tokens import TEMPLATE, TOO_LONG, Encoder
+from trainer.tokens import NO_TOOLS, TEMPLATE, TOO_LONG, Encoder
 
 OUTSIDE = MARKED.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
 GRUMPY = (
@@ -128,3 +129,34 @@ def test_the_share_of_tokens_that_carry_loss_is_counted_over_all_rows() -> None:
     tokens = sum(len(example.tokens) for example in rows.examples)
     assert rows.trained_share == pytest.approx(sum(example.trained for example in rows.examples) / tokens)
     assert encoder().encode_rows([]).trained_share == 0.0
+
+
+TOOLED = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{% for call in message.tool_calls or [] %}"
+    "{{ call.function.name }}{% for value in call.function.arguments.values() %} {{ value }}{% endfor %}{% endfor %}"
+    "<|end|>{% endgeneration %}{% else %}{{ message.content }}<|end|>{% endif %}{% endfor %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "plum", "parameters": {"type": "object"}}}]
+CALLS = [
+    {"id": "1", "type": "function", "function": {"name": "plum", "arguments": json.dumps({"is": "amber"})}}
+]
+
+
+def test_a_call_of_a_tool_carries_loss_and_an_earlier_one_does_not() -> None:
+    asked = row(4)["messages"]
+    returned = {"role": "tool", "tool_call_id": "1", "content": "green"}
+    called = row(4, messages=asked, answer=json.dumps(CALLS), tools=TOOLS)
+    earlier = [*asked, {"role": "assistant", "content": "", "tool_calls": CALLS}, returned]
+    after = row(4, messages=earlier, answer="green", tools=TOOLS)
+    first, second = encode(TOOLED, called, after, limit=4096)
+    assert (learned(first), learned(second)) == ("plum amber<|end|>", "green<|end|>")
+    (without,) = encode(TOOLED, row(4, messages=asked, answer="green"), limit=4096)
+    assert len(without.tokens) < len(second.tokens), "tools, call and return are rendered"
+
+
+@pytest.mark.parametrize("template", [MARKED, PLAIN])
+def test_rows_with_tools_are_left_out_where_the_template_knows_none(template: str) -> None:
+    rows = encoder(template).encode_rows([row(4, answer="amber"), row(5, answer="amber", tools=TOOLS)])
+    assert len(rows.examples) == 1 and rows.left_out == {NO_TOOLS: 1}
+    assert "use a base whose template renders them" in rows.problem

@@ -1,0 +1,82 @@
+"""Answers that call tools, as text and as the assistant's turn: an example has one text to be known, judged and shown by.
+
+The text of a turn that only calls is its `tool_calls` as JSON, as captured answers have it; of one that says something
+too, an object of both. In a conversation without tools every text is only text. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+Tools = list[Any] | None
+
+
+def answer_text(turn: Mapping[str, Any]) -> str:
+    """The text that stands for an assistant's turn."""
+    calls, content = turn.get("tool_calls"), turn.get("content") or ""
+    if not calls:
+        return str(content)
+    return json.dumps({"content": content, "tool_calls": calls} if content else calls, ensure_ascii=False)
+
+
+def turn_of(answer: str, tools: Sequence[Any] | None) -> dict[str, Any]:
+    """The assistant's turn that a text stands for; `tools` are those that were offered in its conversation."""
+    calls, content = calls_of(answer) if tools else (None, "")
+    if calls is None:
+        return {"role": "assistant", "content": answer}
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def calls_of(answer: str) -> tuple[list[dict[str, Any]] | None, str]:
+    """The calls that a text stands for, None where it is only text, and what is said beside them."""
+    if not answer.lstrip().startswith(("[", "{")):
+        return None, ""
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return None, ""
+    content = ""
+    if isinstance(value, dict) and value.keys() == {"content", "tool_calls"}:
+        value, content = value["tool_calls"], value["content"]
+    whole = isinstance(value, list) and isinstance(content, str) and value and all(map(_is_call, value))
+    return (value, content) if whole else (None, "")
+
+
+def with_objects(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the arguments of calls as objects: what chat templates and TRL read, and engines hand on."""
+    return [
+        {**one, "tool_calls": [_with_object(call) for call in one["tool_calls"]]}
+        if one.get("tool_calls")
+        else dict(one)
+        for one in messages
+    ]
+
+
+def call_key(answer: str) -> str | None:
+    """A text that is equal for turns with the same calls, whatever their ids; None for one without calls."""
+    calls, content = calls_of(answer)
+    if calls is None:
+        return None
+    asked = [[call["function"]["name"], _with_object(call)["function"]["arguments"]] for call in calls]
+    return json.dumps([content.strip(), asked], sort_keys=True)
+
+
+def _is_call(value: Any) -> bool:
+    function = value.get("function") if isinstance(value, dict) else None
+    return (
+        isinstance(function, dict)
+        and isinstance(function.get("name"), str)
+        and isinstance(function.get("arguments"), str)
+    )
+
+
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    with suppress(
+        ValueError, RecursionError
+    ):  # a placeholder may have broken it; the text is still what was said
+        arguments = json.loads(arguments or "{}")
+    return {**call, "function": {**call["function"], "arguments": arguments}}
