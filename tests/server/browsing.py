@@ -194,12 +194,16 @@ class Watched:
 
 @pytest.fixture
 def watched(browser: Any) -> Iterator[Watched]:
+    driver = pytest.importorskip("playwright.sync_api")
     tab = browser.new_page()
     found = Watched(tab)
 
     def ended(request: Any) -> None:
         found.addresses.append(request.url)
-        sizes = request.sizes()
+        try:
+            sizes = request.sizes()
+        except driver.Error:  # the tab was closed meanwhile, and nobody counts any more
+            return
         found.sizes += sizes["responseBodySize"] + sizes["responseHeadersSize"]
 
     tab.on("requestfinished", ended)
@@ -210,6 +214,7 @@ def watched(browser: Any) -> Iterator[Watched]:
     )
     tab.on("pageerror", lambda error: found.complaints.append(str(error)))
     yield found
+    tab.remove_listener("requestfinished", ended)
     tab.close()
     browser.clear_cookies()  # they are those of all ports of this host
 
