@@ -138,9 +138,11 @@ def test_of_two_answers_to_one_prompt_the_better_is_told(
     chat.keyboard.press("3")
     chat.get_by_role("button", name="Better than answer 1").click()
     playwright.expect(chat.get_by_text("your preference is kept")).to_be_visible()
-    (said,) = current(site, second)
-    assert (said["rating"], said["preferred_over"]) == (3, first)
-    assert [one["rating"] for one in current(site, first)] == [5] and not watched.complaints
+    site.until(
+        lambda: [(one["rating"], one["preferred_over"]) for one in current(site, second)] == [(3, first)]
+    )
+    site.until(lambda: [one["rating"] for one in current(site, first)] == [5])
+    assert not watched.complaints
 
 
 def test_what_is_sent_along_is_the_answer_that_is_shown(chat: Any, engine: FakeEngine) -> None:
