@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -73,12 +73,26 @@ def read_answer(content: bytes, asked: str) -> Facts:
     Raises `WrongAnswerError` when it is not one, or was written by another model than `asked`: exactly one version
     may stand behind an answer.
     """
+    return facts_of(decoded(_answer, content, asked, "completion"))
+
+
+class Named(Protocol):
+    """An answer that says which model wrote it."""
+
+    model: str
+
+
+N = TypeVar("N", bound=Named)
+
+
+def decoded(decoder: msgspec.json.Decoder[N], content: bytes, asked: str, kind: str) -> N:
+    """A plain answer of some API, written by the model that was asked. Raises `WrongAnswerError` as `read_answer` does."""
     try:
-        answer = _answer.decode(content)
+        answer = decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WrongAnswerError(f"the engine's answer is not a completion ({error})") from None
+        raise WrongAnswerError(f"the engine's answer is not a {kind} ({error})") from None
     check_model(answer.model, asked)
-    return facts_of(answer)
+    return answer
 
 
 def check_model(answered: str, asked: str) -> None:

@@ -57,7 +57,7 @@ def begin(
         # the files of a challenger, or of a conversation's version, may be bad: the champion serves on
         route = choose(body.model, gateway.live.current)
     traces = gateway.traces
-    trace = None if traces is None else traces.begin(dialect.path, route, traceparent)
+    trace = None if traces is None else traces.begin(dialect.path, dialect.operation, route, traceparent)
     return Completion(gateway, dialect, body, route, caller, purpose, conversation, identifier, now, trace)
 
 

@@ -32,6 +32,7 @@ from server.adapter_watch import AdapterWatch
 from server.capture import Capture
 from server.conversations import Conversations
 from server.counters import Counters
+from server.dialects.served import DIALECTS
 from server.engine.neutral import neutral_name
 from server.found_beside import FoundBeside
 from server.replicas import Engines, Replica
@@ -48,13 +49,7 @@ _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 30 * 86_400.0
 _BELIEF_SECONDS, _OVERVIEW_SECONDS, _CHECK_SECONDS = 600.0, 120.0, 86_400.0
 """After so long each is found anew, when somebody asks."""
-INFERENCE_ROUTES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/embeddings",
-)
+INFERENCE_ROUTES = tuple(dialect.path for dialect in DIALECTS)
 Clock = Callable[[], datetime]
 
 

@@ -10,10 +10,10 @@ from typing import Any, cast, get_args
 
 import click
 
-from feedback.access.audit import Act, note
+from feedback.access.audit import note
 from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.commands.text import conversation, harmless, part, shortened
-from feedback.datasets.candidates import candidates_of, decide_candidate, list_candidates
+from feedback.datasets.candidates import candidates_of, list_candidates, review_candidate
 from feedback.datasets.chat import messages_of
 from feedback.datasets.failing_kinds import FailingKinds, find_failing_kinds
 from feedback.datasets.failures import (
@@ -199,12 +199,11 @@ def decide(settings: Settings, candidate_id: str, action: str, by: str, as_json:
     Example: starloop failures decide ID --action accept
     """
     with opened(settings, existing=True) as database, database.session() as session:
-        now = datetime.now(UTC)
-        row = decide_candidate(session, candidate_id, action, by, now)  # type: ignore[arg-type]
-        act: Act = "candidate.accept" if action == "accept" else "candidate.reject"
-        note(session, person(), act, row.id, now, model=row.model, by=by)
+        row = review_candidate(session, candidate_id, action, by, person(), settings, datetime.now(UTC))  # type: ignore[arg-type]
         session.commit()
-    emit(row.model_dump(), as_json, lambda: f"Candidate {row.id} is {row.state}.")
+    waits = action == "accept" and row.state == "checked"
+    told = "is one reviewer's word now; another's decides" if waits else f"is {row.state}"
+    emit(row.model_dump(), as_json, lambda: f"Candidate {row.id} {told}.")
 
 
 def _candidate(row: Candidate) -> list[str]:

@@ -11,8 +11,11 @@ from typing import Literal
 
 from sqlmodel import Session, col, func, select
 
+from feedback.access.audit import Act, Actor, note
+from feedback.datasets.failures import resolve_failure
 from feedback.datasets.ladder import Accepted
 from feedback.errors import ConflictError, NotFoundError
+from feedback.settings import Settings
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Candidate, Failure
 
@@ -111,16 +114,33 @@ def decide_candidate(
     return row
 
 
-def reviewed_proposal(session: Session, identifier: str) -> tuple[str, str] | None:
-    """Failure case and answer of a candidate that may be accepted; None where there is no such candidate or case.
+def review_candidate(
+    session: Session,
+    identifier: str,
+    action: Literal["accept", "reject"],
+    by: str,
+    actor: Actor,
+    settings: Settings,
+    now: datetime,
+) -> Candidate:
+    """As `decide_candidate`, with its line in the audit log; but where the model wants two reviewers, accepting is one's word
+    for the answer on the failure case, whoever wrote it, and the candidate stays as it is.
 
-    What two reviewers must agree on is the answer, whoever wrote it: accepting a candidate is one's word for it.
+    Raises also what `resolve_failure` does.
     """
     row = session.get(Candidate, identifier)
-    if row is None or row.state in ("failed", *_STATES.values()):
-        return None
-    found = session.exec(select(Failure.id).where(Failure.inference_id == row.inference_id)).first()
-    return None if found is None else (found, row.answer)
+    configured = settings.model_named(row.model) if row is not None else None
+    if row is not None and action == "accept" and row.state == "checked":
+        case = session.exec(select(Failure.id).where(Failure.inference_id == row.inference_id)).first()
+        if case is not None and configured is not None and configured.reviewers > 1:
+            resolve_failure(session, case, "correct", row.answer, by, settings, now)
+            facts = {"model": row.model, "action": "correct", "candidate": row.id, "by": by}
+            note(session, actor, "failure.resolve", case, now, **facts)
+            return row
+    row = decide_candidate(session, identifier, action, by, now)
+    act: Act = "candidate.accept" if action == "accept" else "candidate.reject"
+    note(session, actor, act, row.id, now, model=row.model, by=by)
+    return row
 
 
 def undecide_candidates(session: Session, inference_id: str) -> int:

@@ -35,6 +35,8 @@ class Dialect(NamedTuple):
 
     path: str
     """The route, here and at the engine."""
+    operation: str
+    """What traces call it, by OpenTelemetry's conventions for generative models."""
     read: Callable[[bytes], Body]
     """Understands a body. Raises `BadInputError`."""
     forwarded: Callable[[Body, str, str], bytes]

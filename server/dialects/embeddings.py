@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from feedback.errors import BadFieldError
-from server.answers import Facts, Usage, WrongAnswerError, check_model
+from server.answers import Facts, Usage, decoded
 from server.body import Body, Texts, read_body, required
 from server.dialects.dialect import Dialect, Stream, as_openai
 
@@ -52,11 +52,7 @@ def _forwarded(body: Body, asked: str, _identifier: str) -> bytes:
 
 
 def _facts(content: bytes, asked: str) -> Facts:
-    try:
-        answer = _answer.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WrongAnswerError(f"the engine's answer is no list of vectors ({error})") from None
-    check_model(answer.model, asked)
+    answer = decoded(_answer, content, asked, "list of vectors")
     return Facts(prompt_tokens=answer.usage.prompt_tokens if answer.usage else None)
 
 
@@ -72,4 +68,6 @@ def _stream(_body: Body, _asked: str) -> Stream:
     raise AssertionError("no body that asks for a stream is read")
 
 
-EMBEDDINGS = Dialect("/v1/embeddings", _read, _forwarded, _facts, _stream, as_openai, _kept, EMBEDDING)
+EMBEDDINGS = Dialect(
+    "/v1/embeddings", "embeddings", _read, _forwarded, _facts, _stream, as_openai, _kept, EMBEDDING
+)

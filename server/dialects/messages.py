@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from feedback.errors import BadFieldError
-from server.answers import Facts, WrongAnswerError, check_model
+from server.answers import Facts, decoded
 from server.body import (
     MESSAGES,
     Body,
@@ -98,12 +98,7 @@ def _forwarded(body: Body, asked: str, _identifier: str) -> bytes:
 
 
 def _read_answer(content: bytes, asked: str) -> Facts:
-    try:
-        answer = _answer.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WrongAnswerError(f"the engine's answer is not a message ({error})") from None
-    check_model(answer.model, asked)
-    return _facts(answer)
+    return _facts(decoded(_answer, content, asked, "message"))
 
 
 def _facts(answer: _Answer) -> Facts:
@@ -182,4 +177,4 @@ def _stream(_body: Body, asked: str) -> NamedEvents:
     return NamedEvents(_SHAPE, asked)
 
 
-MESSAGES_API = Dialect("/v1/messages", _read, _forwarded, _read_answer, _stream, error_body, whole)
+MESSAGES_API = Dialect("/v1/messages", "chat", _read, _forwarded, _read_answer, _stream, error_body, whole)

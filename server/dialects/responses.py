@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from feedback.errors import BadFieldError
-from server.answers import Facts, WrongAnswerError, check_model
+from server.answers import Facts, decoded
 from server.body import (
     FLAG,
     Body,
@@ -118,12 +118,7 @@ def _forwarded(body: Body, asked: str, identifier: str) -> bytes:
 
 
 def _read_answer(content: bytes, asked: str) -> Facts:
-    try:
-        answer = _response.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WrongAnswerError(f"the engine's answer is not a response ({error})") from None
-    check_model(answer.model, asked)
-    return _facts(answer)
+    return _facts(decoded(_response, content, asked, "response"))
 
 
 def _facts(answer: _Response) -> Facts:
@@ -197,4 +192,4 @@ def _stream(_body: Body, asked: str) -> NamedEvents:
     return NamedEvents(_SHAPE, asked)
 
 
-RESPONSES = Dialect("/v1/responses", _read, _forwarded, _read_answer, _stream, as_openai, whole)
+RESPONSES = Dialect("/v1/responses", "chat", _read, _forwarded, _read_answer, _stream, as_openai, whole)

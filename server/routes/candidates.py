@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from feedback.access.audit import Act, note
-from feedback.datasets.candidates import decide_candidate, list_candidates, reviewed_proposal
-from feedback.datasets.failures import resolve_failure
+from feedback.datasets.candidates import list_candidates, review_candidate
 from feedback.errors import NotFoundError
 from feedback.storage.tables import Candidate
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
@@ -51,21 +49,10 @@ def decide(
         known = session.get(Candidate, wanted)
         if known is not None and not request.user.reaches(known.model):
             raise NotFoundError(f"there is no candidate {wanted}; GET /v1/candidates lists those there are")
-        configured = gateway.settings.model_named(known.model) if known is not None else None
-        if data.action == "accept" and configured is not None and configured.reviewers > 1:
-            proposal = reviewed_proposal(session, wanted)
-            if proposal is not None:
-                case, answer = proposal
-                resolve_failure(
-                    session, case, "correct", answer, request.user.owner, gateway.settings, gateway.now()
-                )
-                facts = {"model": configured.name, "action": "correct", "candidate": wanted}
-                note(session, request.user.actor, "failure.resolve", case, gateway.now(), **facts)
-                session.commit()
-                return view(CandidateView, known)
-        row = decide_candidate(session, wanted, data.action, request.user.owner, gateway.now())
-        act: Act = "candidate.accept" if data.action == "accept" else "candidate.reject"
-        note(session, request.user.actor, act, row.id, gateway.now(), model=row.model)
+        caller = request.user
+        row = review_candidate(
+            session, wanted, data.action, caller.owner, caller.actor, gateway.settings, gateway.now()
+        )
         session.commit()
         return view(CandidateView, row)
 

@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/traces"
 _NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-_OPERATIONS = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/embeddings": "embeddings",
-    "/v1/messages": "chat",
-    "/v1/responses": "chat",
-}
 _LONGEST_PARENT = 256  # of longer ones OpenTelemetry complains in the log, once a request
 # Spans are sent by a thread of their own; at the end of a worker it waits no longer than this for the collector.
 _EXPORT_SECONDS = 5
@@ -132,12 +125,11 @@ class Traces:
         self._parents = TraceContextTextMapPropagator()
         self._kind = SpanKind.SERVER
 
-    def begin(self, path: str, route: Route, traceparent: str | None) -> Trace:
+    def begin(self, path: str, operation: str, route: Route, traceparent: str | None) -> Trace:
         """A span for an inference, in the client's trace if its `traceparent` is well formed, else in a new one."""
         # Of the client's headers only this one is read; `tracestate` may hold anything and goes no further.
         known = traceparent is not None and len(traceparent) <= _LONGEST_PARENT
         parent = self._parents.extract({"traceparent": traceparent} if known else {})
-        operation = _OPERATIONS[path]
         span = self._tracer.start_span(
             f"{operation} {route.model}",
             parent,
