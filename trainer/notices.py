@@ -1,4 +1,5 @@
-"""Tells people that a cycle, or what users compared, has ended: by a webhook, by e-mail, or both.
+"""Tells people that a cycle, or what users compared, has ended, and what a month's failures have in common: by a webhook, by
+e-mail, or both.
 
 What is to be told stands in the record before it is sent, so a kill loses none; one may then be told twice, and `id` says
 so. A receiver that hangs or refuses is tried again with growing pauses for a day, in a thread that holds nothing else up.
@@ -26,12 +27,13 @@ from feedback.errors import StarloopError
 from feedback.settings import Schedule, Settings
 from feedback.storage.database import Database
 from feedback.storage.notice_table import Notice
-from feedback.storage.tables import Canary, Cycle
+from feedback.storage.tables import Canary, Cycle, MonthlyFinding
 from feedback.threads import name_this_thread
 
 SECRET_VARIABLE, PASSWORD_VARIABLE = "STARLOOP_WEBHOOK_SECRET", "STARLOOP_SMTP_PASSWORD"
 SIGNATURE = "x-starloop-signature"
 ENDED = ("done", "cancelled", "failed")
+KINDS = "kinds"
 PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0, 7200.0, 14400.0, 28800.0)
 """Seconds until the next attempt; after the last one it is given up."""
 
@@ -47,12 +49,14 @@ class News(NamedTuple):
 
     id: str
     kind: str
-    """`cycle`, `watch`, or `canary` for one that a person began."""
+    """`cycle`, `watch`, `canary` for one that a person began, or `kinds` for those of a month's input that fail."""
     model: str
     outcome: str
     version: str | None
     reason: str
     ended: float
+    month: str | None = None
+    """Of `kinds`."""
 
 
 class Notifier:
@@ -177,7 +181,7 @@ class Notifier:
             session.commit()
             state = row.state
         if not arrived:
-            _log.warning("the end of %s was not told by %s (%s): %s", cycle_id, channel, state, told)
+            _log.warning("news of %s were not told by %s (%s): %s", cycle_id, channel, state, told)
 
 
 def channels(wanted: Schedule) -> list[str]:
@@ -189,6 +193,17 @@ def channels(wanted: Schedule) -> list[str]:
 
 def document(news: News) -> dict[str, Any]:
     """What the webhook gets. `id` is the same for the same end, so that one which comes twice is known."""
+    if news.kind == KINDS:
+        return {
+            "event": "kinds.found",
+            "id": news.id,
+            "model": news.model,
+            "month": news.month,
+            "outcome": news.outcome,
+            "reason": news.reason,
+            "needs_a_person": False,
+            "found": datetime.fromtimestamp(news.ended, UTC).isoformat(timespec="seconds"),
+        }
     return {
         "event": f"{news.kind}.ended",
         "id": news.id,
@@ -215,7 +230,7 @@ def _is_due(session: Session, cycle_id: str, channel: str, now: float) -> bool:
 
 
 def _ended(session: Session, since: float) -> list[News]:
-    """What ended since then and is to be told, oldest first."""
+    """What ended or was found since then and is to be told, oldest first."""
     cycles = session.exec(
         select(Cycle)
         .where(col(Cycle.state).in_(ENDED), col(Cycle.updated) > since)
@@ -239,7 +254,18 @@ def _ended(session: Session, since: float) -> list[News]:
         News(row.id, row.kind, row.model, row.state, row.version, row.reason or "", row.ended or 0.0)
         for row in reversed(canaries)
     ]
+    found = session.exec(select(MonthlyFinding).where(col(MonthlyFinding.created) > since))
+    news += [
+        News(row.id, KINDS, row.model, _kinds(row), None, row.told, row.created, row.month) for row in found
+    ]
     return sorted(news, key=lambda one: one.ended)
+
+
+def _kinds(row: MonthlyFinding) -> str:
+    count = len(row.found["items"])
+    return (
+        f"{count or 'no'} kind{'' if count == 1 else 's'} of input failed more than the rest in {row.month}"
+    )
 
 
 def _outcome(news: News) -> str:
@@ -252,6 +278,9 @@ def _needs_a_person(news: News) -> bool:
 
 
 def _letter(news: News) -> str:
+    if news.kind == KINDS:
+        told = f"To read on: starloop report --model {news.model} --month {news.month}"
+        return f"{news.reason}\n\n{told}\n"
     version = f"{news.model}@{news.version}" if news.version else "no new version"
     lines = [
         f"The {news.kind} {news.id} of {news.model} has ended: {_outcome(news)}.",

@@ -19,6 +19,7 @@ from feedback.cron import cron_trigger
 from feedback.errors import ConflictError, StarloopError
 from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
+from feedback.reports.monthly import find_month
 from feedback.settings import Model
 from feedback.storage.tables import Cycle, Tuning
 from trainer.canary_keeper import CanaryKeeper
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 _LATE_SECONDS = 3600
 _TROUBLE_SECONDS = 5.0
 _EXPIRY_HOURS = 6
+_MONTH_HOURS = 1
+"""How often it is looked whether a month's failing kinds are to be found: the record knows which were."""
 _DUE_MINUTES = 1
 
 
@@ -61,8 +64,9 @@ class Loop:
         if self._wanted.new_corrections or self._wanted.rating_drop:
             scheduler.add_job(self.request_where_due, "interval", minutes=_DUE_MINUTES)
         scheduler.add_job(self.look_at_files, "interval", seconds=max(1.0, self._wanted.poll_seconds))
+        first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
+        scheduler.add_job(self.find_kinds, "interval", hours=_MONTH_HOURS, next_run_time=first)
         if self._workshop.settings.capture.retention_days:
-            first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
         scheduler.start()
         self._notices.start(lambda: self._leads)
@@ -174,6 +178,28 @@ class Loop:
             _log.warning("what is too old stays for now: %s", error)
         except Exception:  # the job's boundary
             _log.exception("what is too old stays for now")
+
+    def find_kinds(self) -> None:
+        """Find which kinds of each model's input failed in the month that has ended, where that was not done yet."""
+        if not self._leads:
+            return
+        workshop = self._workshop
+        for model in workshop.settings.model:
+            if self._stopping.is_set():
+                return
+            try:
+                found = find_month(
+                    workshop.database, workshop.settings, model.name, workshop.clock(), self._lease.confirm
+                )
+                if found is not None:
+                    _log.info("%s: %s", model.name, found.told)
+            except LeaseLostError as error:
+                _log.info("%s", error)
+                return
+            except StarloopError as error:
+                _log.warning("which kinds of input of %s failed is not known yet: %s", model.name, error)
+            except Exception:  # the job's boundary
+                _log.exception("which kinds of input of %s failed is not known yet", model.name)
 
     def _check_stopping(self) -> None:
         if self._stopping.is_set():

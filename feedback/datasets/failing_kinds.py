@@ -21,7 +21,8 @@ from feedback.storage.tables import Failure, Inference
 MOST = 50_000
 """Prompts that are looked at, the newest: about ten seconds, and 500 MB where they are long."""
 _EXAMPLES = 3
-_SHOWN = 300
+SHOWN = 300
+"""Characters of an example's prompt."""
 _MOST_GROUPS = 8
 _GROUP_SIZE = 10
 _STATES = ("quarantine", "corrected")
@@ -77,6 +78,11 @@ class FailingKinds(Struct):
     complete: bool
     """False where the period has more inferences than are looked at, and only the newest were."""
     next_cursor: str | None = None
+
+    @property
+    def kinds(self) -> list[FailingKind | FailingGroup]:
+        """Kinds and groups: whatever has examples."""
+        return [*self.items, *self.groups]
 
 
 class Question(Struct):
@@ -203,7 +209,7 @@ def _slices(metadata: dict[str, object] | None) -> dict[str, str]:
 
 
 def _examples(asked: Sequence[_Asked]) -> list[Example]:
-    return [Example(one.inference_id, one.prompt[:_SHOWN]) for one in asked[:_EXAMPLES]]
+    return [Example(one.inference_id, one.prompt[:SHOWN]) for one in asked[:_EXAMPLES]]
 
 
 def _answer(question: Question) -> FailingKinds:

@@ -17,6 +17,7 @@ from sqlmodel import Session, col, select
 from feedback.datasets.agreement import opinions
 from feedback.datasets.chat import last_user_text, messages_of
 from feedback.datasets.groups import prompt_hash
+from feedback.ids import time_of
 from feedback.privacy.proposed import blank_candidates, let_go
 from feedback.privacy.tombstones import Mason, TombstoneKind
 from feedback.storage.completion_table import CompletionMetadata
@@ -30,6 +31,7 @@ from feedback.storage.tables import (
     Failure,
     Feedback,
     Inference,
+    MonthlyFinding,
     PromptGroup,
 )
 
@@ -76,6 +78,7 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
         counts["evaluations"] = _execute(
             session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
         )
+    _forget_months(session, {(row[2], f"{time_of(row[0]):%Y-%m}") for row in rows})
     _execute(session, delete(CompletionMetadata).where(col(CompletionMetadata.inference_id).in_(gone)))
     counts["candidates"] = blank_candidates(session, gone)
     counts["holds"] = let_go(session, [row[0] for row in said])
@@ -132,6 +135,13 @@ def _blank_prompts(session: Session, hashes: Collection[str]) -> int:
         .where(col(PromptGroup.prompt_hash).in_(sorted(hashes)), col(PromptGroup.text) != "")
         .values(text=""),
     )
+
+
+def _forget_months(session: Session, months: Collection[tuple[str, str]]) -> None:
+    """What was found of these models' months may hold words of theirs; the newest month is found again without them."""
+    for model, month in months:
+        found = col(MonthlyFinding.model) == model, col(MonthlyFinding.month) == month
+        _execute(session, delete(MonthlyFinding).where(*found))
 
 
 def _unsay(session: Session, inference_id: str, rater: str, words: Collection[str]) -> int:

@@ -103,6 +103,8 @@ class Report(Struct, kw_only=True):
     """Share of the answers looked at that meet the task contract; None where the model has none, or triage does not look."""
     kinds: list[FailingKind]
     groups: list[FailingGroup]
+    kinds_found: str | None
+    """When the month's kinds were found, once, after its end; None where they were found for this report."""
     moves: list[MoveRow]
     cycles: list[CycleRow]
     waiting: int

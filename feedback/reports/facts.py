@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,27 +14,14 @@ from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.versions import order_of
 from feedback.reports.criteria import criteria, next_steps
 from feedback.reports.document import Changed, Costs, CycleRow, MoveRow, Report, VersionRow
+from feedback.reports.monthly import kept_month, month_of
 from feedback.reports.traffic import ALL, Period, Stars, Volume, answered, days, reasons, stars, volumes
 from feedback.settings import Model, Settings
 from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion, Move
 
-_MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 _EXAMPLES = 3
 _SHOWN = 300
-
-
-def month_of(text: str) -> tuple[float, float]:
-    """The first moment of a month and of the one after it, Unix seconds. Raises `BadFieldError` for `month`."""
-    found = _MONTH.fullmatch(text)
-    if found is None or int(found[1]) < 1970:
-        raise BadFieldError("month", f"{text[:40]!r} is no month; write YYYY-MM, such as 2026-01")
-    year, month = int(found[1]), int(found[2])
-    after = (year + 1, 1) if month == 12 else (year, month + 1)
-    try:
-        return datetime(year, month, 1, tzinfo=UTC).timestamp(), datetime(*after, 1, tzinfo=UTC).timestamp()
-    except (ValueError, OverflowError):
-        raise BadFieldError("month", f"{text[:40]!r} is beyond the calendar") from None
 
 
 def period_of(settings: Settings, model: str, month: str, now: datetime) -> Period:
@@ -61,7 +47,8 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
     volume = volumes(session, period)
     said = stars(session, period, volume)
     failed = reasons(session, period)
-    kinds = find_failing_kinds(session, model, since, until) if failed else None
+    kept = kept_month(session, model, month)
+    kinds = kept.found if kept else find_failing_kinds(session, model, since, until) if failed else None
     everything = volume[ALL]
     looked_until, valid = in_form(session, settings, configured, period, failed)
     report = Report(
@@ -78,6 +65,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         valid_format=valid,
         kinds=kinds.items if kinds else [],
         groups=kinds.groups if kinds else [],
+        kinds_found=kept.made.isoformat(timespec="seconds") if kept else None,
         moves=_moves(session, model, since, until),
         cycles=_cycles(session, model, since, until),
         waiting=_waiting(session, model),

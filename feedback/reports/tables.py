@@ -99,6 +99,10 @@ def _failures(report: Report) -> list[str | Table]:
         )
     else:
         parts.append("No kind of input fails more often than the rest.")
+    if report.kinds_found:
+        parts.append(
+            f"So it was found after the month, {report.kinds_found}; `starloop failures kinds` tells it as it is now."
+        )
     parts.append(
         f"{report.waiting:,} failures wait for a right answer. Triage has looked at what was answered until "
         f"{report.looked_until}."

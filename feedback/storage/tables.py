@@ -12,6 +12,7 @@ from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from feedback.storage.canary_table import Canary as Canary
+from feedback.storage.finding_table import MonthlyFinding as MonthlyFinding
 from feedback.storage.import_table import DataImport as DataImport
 from feedback.storage.judgement_table import Judgement as Judgement
 from feedback.storage.lease_table import Lease as Lease

@@ -18,8 +18,9 @@ from feedback.ids import new_id
 from feedback.registry.models import get_model, move_champion
 from feedback.reports.criteria import IMPROVEMENT
 from feedback.reports.document import Report
-from feedback.reports.facts import gather, month_of
+from feedback.reports.facts import gather
 from feedback.reports.forms import html, markdown
+from feedback.reports.monthly import month_of
 from feedback.reports.plots import bars, line
 from feedback.reports.traffic import percentile
 from feedback.settings import Engine, Settings

@@ -20,7 +20,7 @@ from feedback.settings import Schedule, Settings
 from feedback.settings_file import load
 from feedback.storage.database import Database
 from feedback.storage.notice_table import Notice
-from feedback.storage.tables import Canary, Cycle
+from feedback.storage.tables import Canary, Cycle, MonthlyFinding
 from tests.feedback.world import NOW
 from trainer.notices import PASSWORD_VARIABLE, PAUSES, SECRET_VARIABLE, SIGNATURE, Notifier, signature
 
@@ -270,6 +270,31 @@ def test_a_watch_that_rolled_back_is_told_and_a_canary_of_a_cycle_only_with_that
         ("canary.ended", "c", "rolled_back"),
     ]
     assert told[0]["reason"] == "rated worse beyond chance"
+
+
+def test_what_a_months_failures_have_in_common_is_told_once(
+    sqlite_database: Database, receiver: Receiver
+) -> None:
+    with _post() as post:
+        smtp = f"smtp://127.0.0.1:{post.server_address[1]}"
+        desk = Desk(sqlite_database, webhook=receiver.url, email="owner@example.com", smtp=smtp)
+        with sqlite_database.session() as session:
+            told = (
+                'In 2026-02, 9 of 90 prompts failed. 1 kind of input fails more often than the rest: "lamp".'
+            )
+            at = NOW.timestamp()
+            row = MonthlyFinding(
+                model="assistant", month="2026-02", id="k", created=at, told=told, found={"items": [{}]}
+            )
+            session.add(row)
+            session.commit()
+        assert (desk.notifier().tell_once(), desk.notifier().tell_once()) == (2, 0)
+        (letter,) = post.letters
+    document = json.loads(receiver.got[0][1])
+    assert (document["event"], document["id"], document["month"]) == ("kinds.found", "k", "2026-02")
+    assert document["reason"] == told and not document["needs_a_person"]
+    assert "Subject: assistant: 1 kind of input failed more than the rest in 2026-02" in letter
+    assert "starloop report --model assistant --month 2026-02" in letter
 
 
 def test_a_mail_server_that_is_away_does_not_keep_the_webhook_waiting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ from sqlmodel import col, select
 
 from feedback.settings import Capture, Schedule
 from feedback.storage.database import Database
-from feedback.storage.tables import Cycle, Inference
+from feedback.storage.tables import Cycle, Inference, MonthlyFinding
 from feedback.storage.verify import verify
 from tests.trainer.world import MODEL, World
 from trainer.lease import LoopLease
@@ -118,3 +118,30 @@ def test_what_is_too_old_goes_by_the_loop_that_leads(sqlite_database: Database, 
     with world.database.reading() as session:
         assert session.exec(select(Inference)).all() == []
     assert verify(world.database, tmp_path).sound
+
+
+def test_a_months_failing_kinds_are_found_once_by_the_loop_that_leads(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path)
+    world.users_correct(3)
+    world.now = datetime(2026, 4, 2, tzinfo=UTC)
+    leading, standing_by = loop(world), loop(world)
+    leading.poll()
+    standing_by.poll()
+
+    def found() -> list[MonthlyFinding]:
+        with world.database.reading() as session:
+            return list(session.exec(select(MonthlyFinding)))
+
+    standing_by.find_kinds()
+    assert found() == []
+    leading.find_kinds()
+    (first,) = found()
+    assert (first.model, first.month) == (MODEL, "2026-03") and "3 of 3 prompts failed" in first.told
+    leading.find_kinds()
+    world.now += timedelta(minutes=1)  # the lease of who led has run out: a restart
+    again = loop(world)
+    again.poll()
+    again.find_kinds()
+    assert found() == [first]

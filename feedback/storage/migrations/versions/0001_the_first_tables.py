@@ -178,6 +178,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("cycle_id", "channel"),
     )
     op.create_table(
+        "monthly_finding",
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("month", sa.String(7), nullable=False),
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("told", sa.Text(), nullable=False),
+        sa.Column("found", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("model", "month"),
+    )
+    op.create_table(
         "judgement",
         sa.Column("question_hash", sa.String(64), nullable=False),
         sa.Column("verdict", sa.String(), nullable=False),
