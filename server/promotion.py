@@ -43,13 +43,23 @@ async def promote(
 
 
 async def roll_back(
-    gateway: Gateway, model: str, reason: str, decided_by: str, key_id: str | None = None
+    gateway: Gateway,
+    model: str,
+    reason: str,
+    decided_by: str,
+    key_id: str | None = None,
+    expected: str | None = None,
 ) -> Moved:
     """Make the champion before this one the champion again, see `rollback_target`.
 
-    Raises `ConflictError` when there is none.
+    Raises `ConflictError` when there is none, or it is not the one that was expected.
     """
     version = await asyncio.to_thread(_version_before, gateway, model)
+    if expected not in (None, version):
+        raise ConflictError(
+            f"a rollback of {model} leads to {version} now, not to {expected}: the champion was moved meanwhile; look again, "
+            "nothing was moved"
+        )
     return await _move(gateway, model, version, "rollback", reason, Actor(decided_by, key_id), None)
 
 

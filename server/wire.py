@@ -78,6 +78,8 @@ class Promote(Wire):
 
 class Rollback(Wire):
     reason: Line
+    version: Version | None = None
+    """What it is expected to lead to; where that is another by now, nothing is moved."""
 
 
 class NewCanary(Wire):

@@ -106,9 +106,13 @@ async def promote_version(
 async def roll_back_model(
     name: FromPath[str], data: JSONBody[Rollback], request: GatewayRequest, gateway: Parts
 ) -> MovedView:
-    """Make the champion before this one the champion again."""
+    """Make the champion before this one the champion again; 409 where `version` is given and it is not that one."""
     request.user.need_model(name)
-    return _shown(await roll_back(gateway, name, data.reason, request.user.owner, request.user.key_id))
+    expected = None if data.version is None else data.version.removeprefix(f"{name}@")
+    moved = await roll_back(
+        gateway, name, data.reason, request.user.owner, request.user.key_id, expected=expected
+    )
+    return _shown(moved)
 
 
 @post("/v1/models/{name:str}/retire", status_code=200, opt=_ADMIN)

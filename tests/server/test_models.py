@@ -93,6 +93,18 @@ def test_a_second_rollback_goes_on_to_what_served_before_that_and_a_third_is_ref
     assert serving(gateway) == "assistant@base"
 
 
+def test_a_rollback_that_would_lead_elsewhere_than_was_expected_moves_nothing(gateway: Inside) -> None:
+    for number in (new_version(gateway), new_version(gateway)):
+        promote(gateway, number)
+    address, body = "/v1/models/assistant/rollback", {"reason": "it was not", "version": "1.0"}
+    assert gateway.call("POST", address, body).json["version"] == "1.0"
+    refused = gateway.call("POST", address, body)
+    assert refused.status == 409
+    assert "leads to base now, not to 1.0" in refused.json["error"]["message"]
+    assert serving(gateway) == "assistant@1.0"
+    assert gateway.call("POST", address, {**body, "version": "assistant@base"}).json["version"] == "base"
+
+
 def test_a_person_may_go_back_to_the_base(gateway: Inside) -> None:
     promote(gateway, new_version(gateway))
     assert promote(gateway, "base").status == 200
