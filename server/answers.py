@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import UnavailableError
 
 
@@ -18,7 +19,7 @@ class Facts(NamedTuple):
     """What is recorded of an answer beside its text."""
 
     output: str | None = None
-    """Text of the first choice; of one that only calls tools, the calls as JSON."""
+    """Text of the first choice; of one that calls tools, as `tool_calls.answer_text` has it."""
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -133,6 +134,6 @@ def _output(choice: Choice) -> str | None:
     said = choice.message
     if said is None:
         return choice.text
-    if not said.content and said.tool_calls:
-        return msgspec.json.encode(said.tool_calls).decode()
+    if said.tool_calls:
+        return answer_text({"content": said.content, "tool_calls": said.tool_calls})
     return said.content

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from msgspec.structs import replace
 
 from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of
 from feedback.checks.cost import estimate as estimate_time
+from feedback.checks.template import renders_tools
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
 from feedback.storage.tables import ModelVersion
@@ -79,10 +81,13 @@ class Rows(Struct, frozen=True):
     """A dataset version's training rows, by a sample of them."""
 
     count: int
+    """Of those that can be learned."""
     tokens: int
     longest: int
     answered: float
     """Share of the tokens that are answers."""
+    unrendered: int = 0
+    """Rows with tools, where the base's chat template does not render any: a training leaves them out."""
 
 
 class Memory(Struct, frozen=True):
@@ -124,6 +129,8 @@ class Preflight(Struct, frozen=True, kw_only=True):
     """All epochs, without an early end."""
     cost: float | None
     """In the currency of `[training] price_per_hour`; None without a price."""
+    unrendered: int = 0
+    """As `Rows.unrendered`."""
     hosted: dict[str, float] = {}
     """What services would take for the same tokens, at the prices of `[training] hosted_prices`."""
     rests_on: str
@@ -131,6 +138,10 @@ class Preflight(Struct, frozen=True, kw_only=True):
     def told(self) -> str:
         """In one sentence."""
         parts = [f"{self.rows:,} rows, {self.tokens:,} tokens, {self.epochs} epochs at most"]
+        if self.unrendered:
+            parts.append(
+                f"{self.unrendered:,} more rows have tools and are left out, as the base's chat template does not render tools"
+            )
         if self.memory is not None:
             parts.append(f"{gigabytes(self.memory.total)} of memory")
         parts.append(f"{_duration(self.seconds)} ({self.rests_on})")
@@ -141,22 +152,29 @@ class Preflight(Struct, frozen=True, kw_only=True):
 
 
 def rows_of(dataset: Path, tokenizer: Path) -> Rows:
-    """Count a frozen dataset version's training rows, some of them token by token. Raises what `TokenCount` raises."""
-    count = sum(1 for _ in read(dataset / "train.jsonl"))
+    """Count a frozen dataset version's training rows, some of them token by token. Raises what `TokenCount` raises.
+
+    Tools and calls count as the JSON that they are; a base's template writes them a little longer or shorter.
+    """
+    file, rendered = dataset / "train.jsonl", renders_tools(tokenizer.parent)
+    offered = 0 if rendered else sum(bool(row.get("tools")) for row in read(file))
+    count = sum(1 for _ in read(file)) - offered
     every = max(1, count // _SAMPLE)
     whole, answers = TokenCount(tokenizer, 1 << 40), TokenCount(tokenizer, 1 << 40)
     looked = 0
-    for number, row in enumerate(_texts(dataset / "train.jsonl")):
+    learned = (row for row in read(file) if rendered or not row.get("tools"))
+    for number, row in enumerate(map(_texts, learned)):
         if number % every == 0:
             looked += 1
             whole.add(" ".join(row))
             answers.add(row[-1])
     all_of_it, answered = whole.result(), answers.result()
     if all_of_it is None or answered is None:
-        return Rows(0, 0, 0, 0.0)
+        return Rows(0, 0, 0, 0.0, offered)
     template = 8  # tokens that the chat template adds to a row, about
     tokens = round((all_of_it.total / looked + template) * count)
-    return Rows(count, tokens, all_of_it.longest + template, answered.total / max(all_of_it.total, 1))
+    share = answered.total / max(all_of_it.total, 1)
+    return Rows(count, tokens, all_of_it.longest + template, share, offered)
 
 
 def preflight(
@@ -195,6 +213,7 @@ def preflight(
             name: round(rows.tokens * epochs * each / 1e6, 4) for name, each in settings.hosted_prices.items()
         },
         rests_on=rests_on,
+        unrendered=rows.unrendered,
     )
 
 
@@ -250,6 +269,15 @@ def speed_of(versions: Iterable[ModelVersion], parameters: int, device: Device) 
                 name = f"{version.model}@{version.number}"
                 return Speed(per_second, float(facts.get("seconds_loading") or 0.0), name)
     return None
+
+
+def refuse_unrendered(wanted: Preflight) -> None:
+    """Raise `DataRefusedError` where all rows have tools, and the base's chat template renders none."""
+    if wanted.unrendered and not wanted.rows:
+        raise DataRefusedError(
+            f"all {wanted.unrendered:,} rows have tools, and the base's chat template does not render tools, so nothing is left to "
+            "learn; take a base whose template does, or rows without tools"
+        )
 
 
 def refuse_too_large(wanted: Preflight, there: int) -> None:
@@ -308,9 +336,7 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
     return next((int(config[name]) for name in names if config.get(name)), 0)
 
 
-def _texts(file: Path) -> Iterator[list[str]]:
-    for row in read(file):
-        yield [
-            *(str(message.get("content") or "") for message in row["messages"]),
-            str(row.get("answer", "")),
-        ]
+def _texts(row: Mapping[str, Any]) -> list[str]:
+    """What a row says, its answer last."""
+    tools = [json.dumps(row["tools"], ensure_ascii=False)] if row.get("tools") else []
+    return [*tools, *map(answer_text, row["messages"]), str(row.get("answer", ""))]

@@ -29,7 +29,7 @@ from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
 from trainer.placement import place_on, wait_for_room
-from trainer.preflight import Preflight, compared, plan, refuse_too_large, speed_of
+from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered, speed_of
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
 from trainer.training import BETA, Progress, TrainingSpec, train
@@ -213,6 +213,7 @@ def _planned(
         speed = speed_of(list_versions(session, name), parameters_of(Path(base)), machine.device)
     wanted = plan(Path(base), dataset, settings.training, machine, method, speed)
     if wanted is not None:
+        refuse_unrendered(wanted)
         refuse_too_large(wanted, machine.device_memory)
         wait_for_room(wanted, machine)
         _log.info("the training of %s will take: %s", name, wanted.told())

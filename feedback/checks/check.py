@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from feedback.checks.answers import Answers
 from feedback.checks.cost import Estimate, TokenCount, Tokens, base_directory, estimate, parameters_of
-from feedback.checks.personal import count_personal
+from feedback.checks.personal import count_personal, texts_in
 from feedback.checks.prompts import COMPARED, Repetition
 from feedback.checks.scripts import script_of
 from feedback.checks.template import renders_tools
@@ -154,7 +154,8 @@ class _Seen:
             whole += "\n" + json.dumps(row.tools, ensure_ascii=False)
         self.repetition.add(row, prompt, answer)
         self.answers.add(row.line, prompt, answer, row.label, row.source, "tool_calls" in last)
-        self._personal.update(count_personal(whole))
+        said = "\n".join(texts_in([row.messages, row.tools])) if row.tools else whole
+        self._personal.update(count_personal(said))
         self._scripts[script_of(prompt)] += 1
         self._structure["of several turns"] += sum(one["role"] == "user" for one in row.messages) > 1
         self._structure["with a system message"] += row.messages[0]["role"] in ("system", "developer")

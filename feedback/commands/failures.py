@@ -13,8 +13,8 @@ import click
 from feedback.access.audit import note
 from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.commands.text import conversation, harmless, part, shortened
+from feedback.datasets.asked import asked_of
 from feedback.datasets.candidates import candidates_of, list_candidates, review_candidate
-from feedback.datasets.chat import messages_of
 from feedback.datasets.failing_kinds import FailingKinds, find_failing_kinds
 from feedback.datasets.failures import (
     FailureContext,
@@ -263,9 +263,11 @@ def _kinds(found: FailingKinds) -> str:
 
 def _document(found: FailureContext) -> dict[str, Any]:
     inference = found.inference
+    asked = asked_of(inference.request) if inference else None
     return found.failure.model_dump() | {
         "version": inference and inference.version,
-        "messages": inference and messages_of(inference.request),
+        "messages": asked and asked.messages,
+        "tools": asked and asked.tools,
         "prompt": inference and inference.prompt,
         "answer": inference and inference.output,
         "finish_reason": inference and inference.finish_reason,
@@ -277,8 +279,10 @@ def _story(found: FailureContext) -> str:
     row, inference = found.failure, found.inference
     version = f"{row.model}@{inference.version}" if inference else row.model
     lines = [f"failure case {row.id} of {version}: {row.state}", f"  inference {row.inference_id}"]
-    messages = messages_of(inference.request) if inference else None
-    lines += conversation(messages) if messages else part("prompt", inference.prompt if inference else None)
+    asked = asked_of(inference.request) if inference else None
+    lines += (
+        conversation(asked.messages) if asked else part("prompt", inference.prompt if inference else None)
+    )
     lines += part("answer", inference.output if inference else None)
     lines += ["  why:", *(f"    {one['reason']}: {one['evidence']}" for one in row.reasons)]
     lines += ["  said about it:" if found.feedback else "  nothing was said about it"]

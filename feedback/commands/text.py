@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from feedback.datasets.tool_calls import answer_text
+
 _SHORT = 120
 _INDENT = "    "
 
@@ -29,9 +31,5 @@ def part(name: str, text: str | None) -> list[str]:
 
 
 def conversation(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every message whole, under its role."""
-    return [
-        line
-        for message in messages
-        for line in part(str(message.get("role")), str(message.get("content") or ""))
-    ]
+    """Every message whole, under its role; calls of tools as JSON."""
+    return [line for message in messages for line in part(str(message.get("role")), answer_text(message))]

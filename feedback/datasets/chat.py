@@ -49,7 +49,8 @@ def content_hash(messages: Messages, answer: str, tools: list[Any] | None = None
 def messages_of(request: str | None) -> Messages | None:
     """The conversation of a stored request, its contents as plain text.
 
-    None for any other request, and for one with tools, images or the like: its prompt is more than its messages.
+    None for any other request, and for one with tools, images or the like: its prompt is more than its messages
+    (`asked.asked_of` reads those with tools).
     """
     if request is None:
         return None
@@ -90,10 +91,20 @@ def _plain(message: Any) -> dict[str, Any] | None:
         content = "\n".join(part["text"] for part in content)  # as the engine joins them
     if not isinstance(content, str):
         return None
-    # Escapes in JSON can stand for characters that neither UTF-8 nor PostgreSQL has.
     role = message.get("role")
     role = sys.intern(role) if isinstance(role, str) else role  # one string, however many messages are held
-    return {"role": role, "content": _NOT_STORABLE.sub("\ufffd", content)}
+    return {"role": role, "content": storable(content)}
+
+
+def storable(value: Any) -> Any:
+    """A JSON value without characters that neither UTF-8 nor PostgreSQL has: escapes can stand for them."""
+    if isinstance(value, str):
+        return _NOT_STORABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [storable(one) for one in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(one) for key, one in value.items()}
+    return value
 
 
 def last_user_text(messages: Messages) -> str:

@@ -12,8 +12,9 @@ import jsonschema
 
 from feedback.datasets.answer_check import AnswerCheck
 from feedback.datasets.answer_forms import Form, LabelForm, PatternForm, SchemaForm
-from feedback.datasets.tool_calls import call_key
+from feedback.datasets.tool_calls import call_key, calls_of, turn_of
 from feedback.errors import SettingsError
+from feedback.imports.tools import call_problem
 from feedback.registry.bases import STARTER
 from feedback.settings import Model
 from feedback.starter.grammar import SCHEMA
@@ -84,18 +85,31 @@ class TaskContract:
         form = None if self._form is None else self._form.described
         return json.dumps([form, self._check and self._check.entry], sort_keys=True)
 
-    def problem(self, text: str, messages: Sequence[Mapping[str, Any]] | None = None) -> str | None:
+    def problem(
+        self,
+        text: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> str | None:
         """What is wrong with an answer, as in "the answer …"; None where nothing is.
 
-        `messages` are those before it, where they are at hand; only a check may look at them.
+        `messages` are those before it, where they are at hand; only a check may look at them. An answer that calls one of
+        `tools` is held to their schemas instead.
         """
+        if tools and calls_of(text)[0] is not None:
+            return call_problem(turn_of(text, tools), tools)
         if messages is None or not self.needs_messages:
             return self._remembered(text)
         return self._problem(text, messages)
 
-    def valid(self, text: str, messages: Sequence[Mapping[str, Any]] | None = None) -> bool:
+    def valid(
+        self,
+        text: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Any] | None = None,
+    ) -> bool:
         """Whether an answer is in form."""
-        return self.problem(text, messages) is None
+        return self.problem(text, messages, tools) is None
 
     def slice_of(self, text: str) -> str | None:
         """What kind of answer it is: its label, or the value of the first property that the schema restricts to words."""

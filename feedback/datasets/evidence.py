@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from sqlmodel import Session, col, select
 
-from feedback.datasets.chat import Conversation, Messages, last_user_text, messages_of
+from feedback.datasets.asked import asked_of
+from feedback.datasets.chat import Conversation, Messages, last_user_text
 from feedback.datasets.failures import reviewed
 from feedback.datasets.groups import Group, KnownPrompts, assign_groups, prompt_hash
 from feedback.datasets.said import BaseExample, Said, Signal
 from feedback.datasets.splits import row_side, user_key
+from feedback.datasets.tool_calls import Tools, plain_answer
 from feedback.settings import Dataset
 from feedback.storage.database import Database
 from feedback.storage.tables import Feedback, Inference
@@ -38,6 +40,7 @@ class Heard(NamedTuple):
     reviewed_answer: str | None
     reviewed_by: str | None
     version: str
+    tools: Tools = None
 
 
 def read_heard(session: Session, model: str) -> list[Heard]:
@@ -52,15 +55,16 @@ def read_heard(session: Session, model: str) -> list[Heard]:
     for identifier, user, conversation, request, output, finish_reason, version in _inferences(
         session, model, signals.keys() | resolved.keys() | worse
     ):
-        messages = messages_of(request)
-        if messages is None or not last_user_text(messages).strip():
+        asked = asked_of(request)
+        if asked is None or not last_user_text(asked.messages).strip():
             continue
+        output = plain_answer(output or "", asked.tools)
         failure = resolved.get(identifier)
         found.append(
             Heard(
                 identifier,
                 sys.intern(user_key(user, conversation, identifier)),
-                messages,
+                asked.messages,
                 shared.setdefault(output, output) or "",
                 shared.setdefault(finish_reason, finish_reason),
                 tuple(signals.pop(identifier, ())),
@@ -68,6 +72,7 @@ def read_heard(session: Session, model: str) -> list[Heard]:
                 failure.correction if failure else None,
                 failure.resolved_by if failure else None,
                 sys.intern(version),
+                asked.tools,
             )
         )
     return found
@@ -110,6 +115,7 @@ def placed(heard: Iterable[Heard], groups: Mapping[str, Group], share: float) ->
                 reviewed_answer=one.reviewed_answer,
                 reviewed_by=one.reviewed_by,
                 version=one.version,
+                tools=one.tools,
             )
         )
     return found

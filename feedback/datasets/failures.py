@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from sqlmodel import Session, col, select
 
 from feedback.datasets.agreement import opine
+from feedback.datasets.asked import asked_of
 from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.follow_ups import SIGNS, Sign
 from feedback.datasets.traffic import Heard, Seen, Traffic, Window
@@ -275,7 +276,10 @@ def resolve_failure(
     correction = correction.strip() if correction is not None else None
     configured = settings.model_named(row.model)
     if correction is not None and configured is not None:
-        problem = TaskContract.from_settings(configured).problem(correction)
+        inference = session.get(Inference, row.inference_id)
+        asked = asked_of(inference.request) if inference else None
+        contract = TaskContract.from_settings(configured)
+        problem = contract.problem(correction, tools=asked.tools if asked else None)
         if problem is not None:
             raise BadFieldError("correction", problem)
     if row.resolved is not None and (row.state, row.correction) != (state, correction):

@@ -72,18 +72,19 @@ def climb(
     `accepted` the candidates by inference id.
     """
     targets = Targets()
-    offers: dict[str, list[Offer]] = defaultdict(list)
-    rows: dict[str, list[Said]] = defaultdict(list)
+    offers: dict[tuple[str, str], list[Offer]] = defaultdict(list)
+    rows: dict[tuple[str, str], list[Said]] = defaultdict(list)
     for one in said:
-        offers[one.group_key] += _offers(one, judging, contract, trust, targets)
+        place = one.group_key, one.place
+        offers[place] += _offers(one, judging, contract, trust, targets)
         if (
             one.side == "train"
             and one.group_key not in judging
             and one.resolution not in ("accepted", "dismissed")
         ):
-            rows[one.group_key].append(one)
-    for group, asked in rows.items():
-        target, reason = _settled(offers[group], targets, contract, trust, corroborate)
+            rows[place].append(one)
+    for place, asked in rows.items():
+        target, reason = _settled(offers[place], targets, contract, trust, corroborate)
         if target is None and reason is None:
             target, reason = _sibling(asked, contract, trust), NOTHING_SAID
         if target is None:
@@ -120,7 +121,7 @@ def _offers(
     found = []
     for offer in written:
         answer = offer.answer.strip()
-        problem = contract.problem(answer)
+        problem = contract.problem(answer, tools=one.tools)
         if problem is not None:
             targets.dropped["against the task contract"] += 1
             targets.waits[one.inference_id] = f"its correction breaks the task contract: it {problem}"
@@ -200,7 +201,8 @@ def _example(winner: Offer, count: Count[Offer], backing: Collection[str | None]
         answer=winner.answer,
         source=REVIEWER if reviewed else "correction",
         group_key=winner.one.group_key,
-        content_hash=content_hash(winner.one.messages, winner.answer),
+        content_hash=content_hash(winner.one.messages, winner.answer, winner.one.tools),
+        tools=winner.one.tools,
         inference_id=winner.one.inference_id,
         feedback_id=winner.feedback_id,
         rater=winner.rater,
@@ -241,7 +243,8 @@ def _sibling(asked: Sequence[Said], contract: TaskContract, trust: Trust) -> Exa
         answer=better.output,
         source="sibling",
         group_key=of.group_key,
-        content_hash=content_hash(of.messages, better.output),
+        content_hash=content_hash(of.messages, better.output, of.tools),
+        tools=of.tools,
         inference_id=of.inference_id,
         feedback_id=feedback_id,
         rater=rater,
@@ -264,13 +267,15 @@ def _candidate(
 ) -> Example | None:
     for one in reversed(asked):
         found = accepted.get(one.inference_id)
-        if found is not None and contract.valid(found.answer) and not _same(found.answer, one.output):
+        fits = found is not None and contract.valid(found.answer, tools=one.tools)
+        if found is not None and fits and not _same(found.answer, one.output):
             return Example(
                 messages=one.messages,
                 answer=found.answer,
                 source=found.source,
                 group_key=one.group_key,
-                content_hash=content_hash(one.messages, found.answer),
+                content_hash=content_hash(one.messages, found.answer, one.tools),
+                tools=one.tools,
                 inference_id=one.inference_id,
                 why={"rung": found.source, **found.why},
             )
@@ -295,6 +300,7 @@ def _pairs(target: Example, asked: Sequence[Said], contract: TaskContract) -> li
                 one.inference_id,
                 target.feedback_id,
                 target.rater,
+                tools=one.tools,
             )
     return list(found.values())
 
@@ -330,7 +336,7 @@ def _usable(signal: Signal, trust: Trust) -> bool:
 
 
 def _fit(one: Said, contract: TaskContract) -> bool:
-    return one.finish_reason == "stop" and contract.valid(one.output)
+    return one.whole and contract.valid(one.output, tools=one.tools)
 
 
 def _age(example: Example) -> tuple[str, str]:

@@ -58,7 +58,7 @@ def _preferred(
             if cap is not None and signal.source == "user" and spent[signal.rater] >= cap:
                 continue
             spent[signal.rater] += 1
-            prompt = content_hash(better.messages, "")
+            prompt = content_hash(better.messages, "", better.tools)
             key = (prompt, key_of(better.output), key_of(worse.output))
             votes[key] += trust.of(signal.rater)
             target = targets.get(better.group_key)
@@ -75,6 +75,7 @@ def _preferred(
                     worse.inference_id,
                     signal.feedback_id,
                     signal.rater,
+                    tools=better.tools,
                 ),
             )
     return [
@@ -87,7 +88,7 @@ def _preferred(
 def _comparable(better: Said, worse: Said) -> bool:
     """Two different answers to the same conversation: a preference across prompts says nothing."""
     return (
-        better.messages == worse.messages
+        (better.messages, better.tools) == (worse.messages, worse.tools)
         and bool(worse.output.strip())
         and key_of(better.output) != key_of(worse.output)
     )
@@ -95,8 +96,8 @@ def _comparable(better: Said, worse: Said) -> bool:
 
 def _failed(one: Said, contract: TaskContract) -> bool:
     return (
-        one.finish_reason != "stop"
-        or not contract.valid(one.output)
+        not one.whole
+        or not contract.valid(one.output, tools=one.tools)
         or one.resolution in ("corrected", "dismissed")
         or any(signal.correction or (signal.rating or BAD + 1) <= BAD for signal in one.signals)
     )

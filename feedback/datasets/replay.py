@@ -113,7 +113,7 @@ def _well_rated(
             continue
         if one.side != "train" or one.group_key in doubted or one.group_key in apart:
             continue
-        if one.finish_reason != "stop" or not contract.valid(one.output):
+        if not one.whole or not contract.valid(one.output, tools=one.tools):
             continue
         if praise and one.resolution != "accepted":
             praise = [signal for signal in praise if not trust.contradicted(signal.feedback_id)]
@@ -126,7 +126,8 @@ def _well_rated(
                 answer=one.output,
                 source="replay",
                 group_key=one.group_key,
-                content_hash=content_hash(one.messages, one.output),
+                content_hash=content_hash(one.messages, one.output, one.tools),
+                tools=one.tools,
                 inference_id=one.inference_id,
                 feedback_id=praise[0].feedback_id if praise else None,
                 rater=praise[0].rater if praise else one.reviewed_by,

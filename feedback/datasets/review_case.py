@@ -8,13 +8,14 @@ from typing import Any
 from msgspec import Struct
 from sqlmodel import Session
 
+from feedback.datasets.asked import Asked, asked_of
 from feedback.datasets.believed import Belief
 from feedback.datasets.candidates import candidates_of
-from feedback.datasets.chat import messages_of
 from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.differences import Part, word_difference
 from feedback.datasets.failures import FailureContext, read_failure
 from feedback.datasets.review_queue import Waiting
+from feedback.datasets.tool_calls import Tools, shown
 from feedback.datasets.votes import REVIEWER
 from feedback.settings import Settings
 
@@ -64,7 +65,7 @@ class ReviewCase(Struct, kw_only=True):
     stored: bool
     """False where the texts were not kept, or the inference is gone."""
     messages: list[dict[str, Any]]
-    """What was asked, in OpenAI's chat form."""
+    """What was asked: roles and texts, calls of tools as JSON."""
     answer: str
     feedback: list[Remark]
     proposals: list[Proposal]
@@ -100,8 +101,16 @@ def read_case(session: Session, place: Waiting, settings: Settings, belief: Beli
 def _messages(found: FailureContext) -> list[dict[str, Any]]:
     if found.inference is None:
         return []
-    asked = messages_of(found.inference.request)
-    return asked or [{"role": "user", "content": found.inference.prompt or ""}]
+    asked = _asked(found)
+    return (
+        shown(asked.messages)
+        if asked.messages
+        else [{"role": "user", "content": found.inference.prompt or ""}]
+    )
+
+
+def _asked(found: FailureContext) -> Asked:
+    return (found.inference and asked_of(found.inference.request)) or Asked([])
 
 
 def _proposals(
@@ -109,6 +118,7 @@ def _proposals(
 ) -> list[Proposal]:
     configured = settings.model_named(found.failure.model)
     contract = TaskContract(None) if configured is None else TaskContract.from_settings(configured)
+    tools = _asked(found).tools
     written = sorted(
         (one for one in found.feedback if one.correction),
         key=lambda one: (one.source != REVIEWER, -belief.share(one.rater)),
@@ -120,7 +130,7 @@ def _proposals(
             "reviewer" if one.source == REVIEWER else "demonstration",
             one.rater,
             (one.correction or "").strip(),
-            _checks((one.correction or "").strip(), answer, contract),
+            _checks((one.correction or "").strip(), answer, contract, tools),
         )
         for one in written
     ]
@@ -154,9 +164,9 @@ def _proposal(
     )
 
 
-def _checks(answer: str, failed: str, contract: TaskContract) -> list[dict[str, Any]]:
+def _checks(answer: str, failed: str, contract: TaskContract, tools: Tools) -> list[dict[str, Any]]:
     """What can be checked of a text that a person wrote; candidates bring what their proposer checked."""
-    problem = contract.problem(answer)
+    problem = contract.problem(answer, tools=tools)
     same = bool(failed) and same_answer(answer, failed)
     return [
         {

@@ -39,6 +39,25 @@ class Said:
     reviewed_answer: str | None = None
     reviewed_by: str | None = None
     version: str = ""
+    tools: list[Any] | None = None
+    """What could be called; `output` may then be calls (`tool_calls.turn_of`)."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer came to its own end."""
+        return self.finish_reason in ("stop", "tool_calls")
+
+    @property
+    def place(self) -> str:
+        """What tells it from other turns after the same question: its tools, and what they returned until then.
+
+        A call, and the answer that is made of what it returned, are right in turns and never in each other's place.
+        """
+        if not self.tools:
+            return ""
+        asked = max((at for at, one in enumerate(self.messages) if one["role"] == "user"), default=-1)
+        after = [{**one, "tool_calls": None, "tool_call_id": None} for one in self.messages[asked + 1 :]]
+        return content_hash(after, "", self.tools)
 
 
 class BaseExample(NamedTuple):

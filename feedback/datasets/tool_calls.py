@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 Tools = list[Any] | None
+_TURN = {"role", "content", "tool_calls", "name", "refusal"}
 
 
 def answer_text(turn: Mapping[str, Any]) -> str:
@@ -39,10 +40,36 @@ def calls_of(answer: str) -> tuple[list[dict[str, Any]] | None, str]:
     except (ValueError, RecursionError):
         return None, ""
     content = ""
-    if isinstance(value, dict) and value.keys() == {"content", "tool_calls"}:
-        value, content = value["tool_calls"], value["content"]
-    whole = isinstance(value, list) and isinstance(content, str) and value and all(map(_is_call, value))
-    return (value, content) if whole else (None, "")
+    if isinstance(value, dict) and "tool_calls" in value and value.keys() <= _TURN:
+        value, content = value["tool_calls"], value.get("content") or ""
+    if not (isinstance(value, list) and isinstance(content, str) and value and all(map(_is_call, value))):
+        return None, ""
+    return [plain_call(call, place) for place, call in enumerate(value, 1)], content
+
+
+def plain_call(call: Mapping[str, Any], place: int = 1) -> dict[str, Any]:
+    """A call with nothing but what OpenAI's form has: streams number theirs, and people leave ids out."""
+    function = call["function"]
+    asked = {"name": function["name"], "arguments": function["arguments"]}
+    return {"id": call.get("id") or f"call_{place}", "type": "function", "function": asked}
+
+
+def broken_call(calls: Iterable[Mapping[str, Any]]) -> str | None:
+    """What is wrong with calls whatever their tools, as in "the answer …"; None where nothing is."""
+    for call in calls:
+        if not isinstance(_with_object(call)["function"]["arguments"], dict):
+            return f"calls {call['function']['name'][:64]} with arguments that are no JSON object"
+    return None
+
+
+def plain_answer(answer: str, tools: Sequence[Any] | None) -> str:
+    """The text as `answer_text` would write its turn."""
+    return answer_text(turn_of(answer, tools))
+
+
+def shown(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with their texts, calls too, as content: for people to read."""
+    return [{"role": one.get("role"), "content": answer_text(one)} for one in messages]
 
 
 def with_objects(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ They are argued, not measured, and only their order matters: the review page sho
 
 | Reason | Confidence | Because |
 |---|---|---|
-| `empty`, `schema_invalid` | 1.0 | a fact about the form; no judgement in it |
+| `empty`, `schema_invalid` | 1.0 | a fact about the form, of a call that its arguments are an object; no judgement in it |
 | `error` | 1.0 | a fact; the engine or the connection failed, the model may be fine |
 | `truncated` | 0.9 | a fact, but what was said until then may have been enough |
 | `edited` | 0.6–0.95 | somebody took the trouble; a comma moved says less than another answer |
@@ -31,12 +31,13 @@ from feedback.datasets.chat import Messages
 from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.follow_ups import Sign
 from feedback.datasets.slowness import Pace, pace_of
+from feedback.datasets.tool_calls import broken_call, calls_of
 from feedback.datasets.wording import circle_in, refusal_in
 from feedback.settings import Triage
 
 OPERATIONAL = frozenset({"error", "slow"})
 """Reasons that say nothing about the answer: never in quarantine for training, never training data."""
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Goes up when the rules in the code change what they find."""
 _REMEMBERED = 8192
 _PRAISE = 4
@@ -156,7 +157,7 @@ class Triager:
         problem = None
         if finish_reason == "length":
             found.append(Reason("truncated", 0.9, "the answer stopped at its length limit"))
-        elif (problem := self.contract.problem(output, messages)) is not None:
+        elif (problem := self._problem(output, messages)) is not None:
             found.append(Reason("schema_invalid", 1.0, f"the answer {problem}"))
         if problem is not None or not self.contract.restricts:
             words = refusal_in(output, self.settings.refusals)
@@ -167,6 +168,11 @@ class Triager:
             told = f"{circle.times} times {circle.piece[:60]!r}, {circle.share:.0%} of the answer"
             found.append(Reason("repetition", round(0.6 + 0.35 * circle.share, 2), told))
         return tuple(found)
+
+    def _problem(self, output: str, messages: Messages | None) -> str | None:
+        """Of calls, which tools there were is not known here: curation holds them to their schemas."""
+        calls, _ = calls_of(output)
+        return self.contract.problem(output, messages) if calls is None else broken_call(calls)
 
 
 def rules_hash(contract: TaskContract, settings: Triage) -> str:

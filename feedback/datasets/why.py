@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from feedback.datasets.asked import asked_of
 from feedback.datasets.candidates import candidates_of
-from feedback.datasets.chat import messages_of
 from feedback.datasets.files import SPLITS, read_rows
 from feedback.datasets.groups import groups_by_hash, prompt_hash
 from feedback.datasets.splits import row_side, user_key
+from feedback.datasets.tool_calls import turn_of
 from feedback.errors import NotFoundError
 from feedback.storage.tables import Case, DatasetVersion, Example, Failure, Inference
 
@@ -71,6 +72,7 @@ def why_example(session: Session, directory: Path, dataset: DatasetVersion, whic
         "feedback_id": row.feedback_id,
         "rater": row.rater,
         "messages": line["messages"],
+        "tools": line.get("tools"),
         "answer": line["answer"],
         "rules": dataset.manifest["rules"],
         "guards_off": dataset.manifest["guards_off"],
@@ -123,7 +125,10 @@ def _told(why: Mapping[str, Any], line: Mapping[str, Any], manifest: Mapping[str
         f"side: prompt group {line['group'][:12]} and its user both stand on the training side "
         f"({rules['evaluation_share']:.0%} of each are kept for evaluation)"
     )
-    found.append("contract: the answer meets the model's task contract")
+    if "tool_calls" in turn_of(line["answer"], line.get("tools")):
+        found.append("tools: its calls fit the schemas of the tools that were offered")
+    else:
+        found.append("contract: the answer meets the model's task contract")
     if manifest["guards_off"]:
         found.append(f"guards switched off by name: {', '.join(manifest['guards_off'])}")
     return found
@@ -173,8 +178,8 @@ def _where(
         return f"it waits: {failure.waits}"
     if failure.state in ("accepted", "dismissed"):
         return f"a person or its rater said that nothing is to be learned from it ({failure.state} by {failure.resolved_by})"
-    if inference.purpose != "production" or messages_of(inference.request) is None:
-        return "it is no plain chat of production, so it is not learned from"
+    if inference.purpose != "production" or asked_of(inference.request) is None:
+        return "it is no chat of texts and calls of production, or its calls do not go with its tools, so it is not learned from"
     group = groups_by_hash(session, [prompt_hash(inference.prompt or "")]).get(
         prompt_hash(inference.prompt or "")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jsonschema
@@ -15,7 +16,7 @@ from feedback.datasets.chat import Messages
 from feedback.errors import BadFieldError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PROBLEM = 200
+_PROBLEM, _REMEMBERED = 200, 256
 _NOTHING = referencing.Registry()
 """A schema that refers to somewhere else is not looked up there."""
 
@@ -57,6 +58,20 @@ def check_calls(messages: Messages, tools: Sequence[Any] | None, field: str = "m
             waiting[identifier] = here
 
 
+def check_tools(tools: Sequence[Any]) -> None:
+    """Check a list of tools alone. Raises `BadFieldError`."""
+    _schemas(tools)
+
+
+def call_problem(turn: Mapping[str, Any], tools: Sequence[Any]) -> str | None:
+    """What is wrong with the calls of an assistant's turn, as in "the answer …"; None where nothing is."""
+    try:
+        check_calls([dict(turn)], tools)
+    except BadFieldError as error:
+        return f"calls a tool wrongly: {error.field.removeprefix('messages.0.')} {error.problem}"
+    return None
+
+
 def check_parallel(value: Any, messages: Messages) -> None:
     """Whether several calls at once are there only where they may be. Raises `BadFieldError`."""
     if value is not None and not isinstance(value, bool):
@@ -67,8 +82,17 @@ def check_parallel(value: Any, messages: Messages) -> None:
 
 def _schemas(tools: Sequence[Any]) -> dict[str, Mapping[str, Any]]:
     """Each tool's name and the schema of its arguments."""
+    try:
+        return _schemas_in(json.dumps(tools))
+    except RecursionError:
+        raise BadFieldError("tools", "are nested too deep; no tool needs that") from None
+
+
+@lru_cache(_REMEMBERED)
+def _schemas_in(text: str) -> dict[str, Mapping[str, Any]]:
+    """The same of tools as JSON text: rows and requests repeat theirs, and checking a schema takes a millisecond."""
     found: dict[str, Mapping[str, Any]] = {}
-    for number, tool in enumerate(tools):
+    for number, tool in enumerate(json.loads(text)):
         where = f"tools.{number}"
         function = tool.get("function")
         if tool.get("type") != "function" or not isinstance(function, dict):

@@ -67,6 +67,10 @@ class Placeholders:
             position = span.end
         return "".join([*pieces, text[position:]])
 
+    def mark(self, kind: Kind, value: str) -> str:
+        """The placeholder of a value that is known to be personal."""
+        return self._name(kind, value)
+
     def count(self) -> dict[Kind, int]:
         """How many different values of each kind were replaced."""
         return {kind: len(values) for kind, values in self._numbers.items()}
@@ -308,9 +312,18 @@ def _secrets(text: str) -> Iterator[tuple[int, int]]:
     """Keys by their makers' prefixes, private keys, and what is said to be a password and looks like one."""
     yield from (match.span() for match in _SECRETS.finditer(text))
     for match in _ASSIGNED.finditer(text):
-        value = match["value"]
-        if any(map(str.isdigit, value)) and any(map(str.isalpha, value)):
+        if _looks_secret(match["value"]):
             yield match.span("value")
+
+
+def secret_under(name: str, value: str) -> bool:
+    """Whether the value of a field is a secret by the field's name, as `password: …` is in a text."""
+    found = _ASSIGNED.search(f"{name}: {value}")
+    return found is not None and found["value"] == value and _looks_secret(value)
+
+
+def _looks_secret(value: str) -> bool:
+    return any(map(str.isdigit, value)) and any(map(str.isalpha, value))
 
 
 _RULES: dict[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {

@@ -1,7 +1,7 @@
 """Takes personal data out of what is about to be stored or trained on.
 
-Documents that came as JSON are read, redacted string by string and written again, so that an address which hides behind
-an escape goes too; a document in which nothing was found stays the text that came. Who said it (`user`, `rater`,
+Documents that came as JSON are read, redacted string by string and written again, also those that are strings of others, so
+that an address which hides behind an escape goes too; a document in which nothing was found stays the text that came. Who said it (`user`, `rater`,
 `conversation`) is left alone: it is what erasure and the sides of a dataset go by.
 """
 
@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from feedback.privacy.pii import Placeholders
+from feedback.privacy.pii import Placeholders, secret_under
 from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
 
+_CARDS = 10**11
+"""No number of a card is smaller."""
 R = TypeVar("R", bound=InferenceRecord | FeedbackRecord)
 
 
@@ -25,7 +27,7 @@ def without_pii(record: R) -> R:
     changed: dict[str, Any] = {}
     for name in _texts(record):
         value = getattr(record, name)
-        clean = value if value is None else _json_text(value, together)
+        clean = value if value is None else in_text(value, together)
         if clean is not value:
             changed[name] = clean
     for name in ("metadata", "tags"):
@@ -36,15 +38,25 @@ def without_pii(record: R) -> R:
 
 
 def in_document(value: Any, together: Placeholders) -> Any:
-    """A JSON document with its strings redacted, keys too."""
+    """A JSON document with its strings redacted, keys too, and numbers that are long enough for a card's."""
     if isinstance(value, str):
         # An image's bytes as text: there is nothing to read in it, and it may be megabytes.
-        return value if value.startswith("data:") and ";base64," in value[:100] else together.put(value)
+        return value if value.startswith("data:") and ";base64," in value[:100] else in_text(value, together)
+    if isinstance(value, int) and _CARDS <= value < 100 * _CARDS**2:
+        written = str(value)
+        clean = together.put(written)
+        return value if clean == written else clean
     if isinstance(value, list):
         return [in_document(item, together) for item in value]
     if isinstance(value, dict):
-        return {together.put(key): in_document(item, together) for key, item in value.items()}
+        return {together.put(key): _under(key, item, together) for key, item in value.items()}
     return value
+
+
+def _under(key: str, item: Any, together: Placeholders) -> Any:
+    if isinstance(item, str) and secret_under(key, item):
+        return together.mark("secret", item)
+    return in_document(item, together)
 
 
 def _texts(record: Record) -> Sequence[str]:
@@ -54,8 +66,8 @@ def _texts(record: Record) -> Sequence[str]:
     return ("comment", "correction")
 
 
-def _json_text(text: str, together: Placeholders) -> str:
-    """A text, or a JSON document as text, with the same placeholders in both."""
+def in_text(text: str, together: Placeholders) -> str:
+    """A text, or a JSON document as text (the arguments of calls are), with the same placeholders in both."""
     if text.lstrip()[:1] not in ("{", "["):
         return together.put(text)
     repeated = False

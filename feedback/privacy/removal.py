@@ -15,7 +15,8 @@ from sqlalchemy import delete, insert, update
 from sqlmodel import Session, col, select
 
 from feedback.datasets.agreement import opinions
-from feedback.datasets.chat import last_user_text, messages_of
+from feedback.datasets.asked import asked_of
+from feedback.datasets.chat import last_user_text
 from feedback.datasets.groups import prompt_hash
 from feedback.ids import time_of
 from feedback.privacy.proposed import blank_candidates, let_go
@@ -113,8 +114,8 @@ def remove_feedback(session: Session, identifiers: Sequence[str], removal: Remov
 
 def prompt_hashes(request: str | None, prompt: str | None) -> set[str]:
     """Under which hashes an inference's prompt may have been placed."""
-    messages = messages_of(request)
-    texts = {prompt or "", last_user_text(messages) if messages else ""}
+    asked = asked_of(request)
+    texts = {prompt or "", last_user_text(asked.messages) if asked else ""}
     return {prompt_hash(text) for text in texts if text.strip()}
 
 

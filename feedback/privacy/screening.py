@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from feedback.datasets.chat import Messages
 from feedback.datasets.curation import BaseExample, Said
 from feedback.privacy.pii import Placeholders
-from feedback.privacy.redaction import in_document
+from feedback.privacy.redaction import in_document, in_text
 
 T = TypeVar("T", Said, BaseExample)
 
@@ -71,14 +71,15 @@ def _screen(rows: Sequence[T], setting: str, values: Counter[str]) -> tuple[list
 def _clean(row: T, together: Placeholders) -> T:
     if isinstance(row, BaseExample):
         messages: Messages = in_document(row.conversation.messages, together)
-        answer = together.put(row.conversation.answer)
+        answer = in_text(row.conversation.answer, together)
         tools: list[Any] | None = in_document(row.conversation.tools, together)
         conversation = row.conversation._replace(messages=messages, answer=answer, tools=tools)
         return row._replace(conversation=conversation, rejected=_put(row.rejected, together))
     return replace(
         row,
         messages=in_document(row.messages, together),
-        output=together.put(row.output),
+        output=in_text(row.output, together),
+        tools=in_document(row.tools, together),
         signals=tuple(
             signal._replace(correction=_put(signal.correction, together)) for signal in row.signals
         ),
@@ -87,4 +88,4 @@ def _clean(row: T, together: Placeholders) -> T:
 
 
 def _put(text: str | None, together: Placeholders) -> str | None:
-    return None if text is None else together.put(text)
+    return None if text is None else in_text(text, together)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import BadFieldError
 from server.answers import Facts, decoded
 from server.body import (
@@ -105,8 +106,7 @@ def _facts(answer: _Answer) -> Facts:
     usage = answer.usage or _Usage()
     output = "".join(block.text or "" for block in answer.content if block.type == "text")
     calls = [_call(block) for block in answer.content if block.type == "tool_use"]
-    if not output and calls:
-        output = msgspec.json.encode(calls).decode()
+    output = answer_text({"content": output, "tool_calls": calls})
     reason = _REASONS.get(answer.stop_reason or "", answer.stop_reason)
     return Facts(output, reason, usage.input_tokens, usage.output_tokens)
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import BadFieldError
 from server.answers import Facts, decoded
 from server.body import (
@@ -131,9 +132,7 @@ def _facts(answer: _Response) -> Facts:
         for one in answer.output
         if one.type == "function_call"
     ]
-    output = "".join(texts)
-    if not output and calls:
-        output = msgspec.json.encode(calls).decode()
+    output = answer_text({"content": "".join(texts), "tool_calls": calls})
     return Facts(output, _reason(answer, bool(calls)), usage.input_tokens, usage.output_tokens)
 
 

@@ -62,6 +62,32 @@ def test_an_address_hides_behind_no_escape_and_no_repeated_key(request_text: str
     assert "ann.lee" not in str(clean.request)
 
 
+def test_the_arguments_of_calls_are_read_as_they_are_meant() -> None:
+    arguments = {
+        "note": "call\n+49 30 1234567",
+        "to": "jörg@example.com",
+        "card": 4111111111111111,
+        "when": 1700000000000,
+    }
+    call = {"id": "c1", "type": "function", "function": {"name": "note", "arguments": json.dumps(arguments)}}
+    answer = json.dumps([call])
+    clean = without_pii(inference(request=None, prompt=None, response=None, output=answer))
+    (kept,) = json.loads(clean.output or "")
+    assert json.loads(kept["function"]["arguments"]) == {
+        "note": "call\n[phone]",
+        "to": "[email]",
+        "card": "[card]",
+        "when": 1700000000000,
+    }
+
+
+def test_a_secret_is_known_by_the_name_of_its_field() -> None:
+    content = json.dumps({"password": "hunter22x", "user": "ann", "api_key": 7, "pass": "hunter22x"})
+    clean = without_pii(inference(request=None, prompt=None, response=None, output=content))
+    told = {"password": "[secret]", "user": "ann", "api_key": 7, "pass": "hunter22x"}
+    assert json.loads(clean.output or "") == told
+
+
 def test_a_document_in_which_nothing_is_found_stays_the_text_that_came() -> None:
     text = '{ "messages" : [ {"role":"user", "content":"1e400 \\u00e9"} ], "temperature": 0.10 }'
     assert without_pii(inference(request=text, prompt=ANN)).request == text

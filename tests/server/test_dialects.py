@@ -209,6 +209,28 @@ def test_calls_of_tools_are_kept_in_the_form_of_chat(gateway: Inside, engine: Fa
     assert json.loads(other["output"])[0]["function"] == {"name": "look", "arguments": '{"x":1}'}
 
 
+def test_what_is_said_beside_a_call_and_the_call_are_both_kept(gateway: Inside, engine: FakeEngine) -> None:
+    function = {"name": "look", "arguments": '{"x":1}'}
+    calls = [{"id": "c1", "type": "function", "function": function}]
+    chat = {"message": {"content": "I look.", "tool_calls": calls}, "finish_reason": "tool_calls"}
+    said = {"type": "message", "content": [{"type": "output_text", "text": "I look."}]}
+    called = {"type": "function_call", "call_id": "c1", **function}
+    blocks = [
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "id": "c1", "name": "look", "input": {"x": 1}},
+    ]
+    answers = {
+        "/v1/chat/completions": {"choices": [chat]},
+        "/v1/responses": {"status": "completed", "id": "resp_x", "output": [said, called]},
+        "/v1/messages": {"stop_reason": "tool_use", "content": blocks},
+    }
+    for path, answer in answers.items():
+        engine.garbage = json.dumps({"model": "bases/starter", **answer}).encode()
+        asked = ASKED.get(path) or {"model": "assistant", "messages": [{"role": "user", "content": "Hello"}]}
+        output = json.loads(kept(gateway, gateway.call("POST", path, asked))["output"])
+        assert output == {"content": "I look.", "tool_calls": calls}, path
+
+
 @pytest.mark.parametrize(
     ("told", "reason"),
     [({"reason": "max_output_tokens"}, "length"), ({"reason": "content_filter"}, "content_filter")],

@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from feedback.datasets.freeze import read_rows
+from feedback.datasets.tool_calls import turn_of
 from feedback.ids import new_id
 from feedback.storage.tables import Inference, Tuning
 from tests.server.inside import Inside
@@ -155,6 +157,68 @@ def test_a_file_that_is_no_good_fails_the_job_and_says_why(
     assert trainer.trainings == [] and trainer.versions() == []
     newest = next(iter(ours.fine_tuning.jobs.list_events(asked.id)))
     assert newest.level == "error" and problem in newest.message
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "find",
+            "parameters": {
+                "type": "object",
+                "properties": {"order": {"type": "integer"}},
+                "required": ["order"],
+            },
+        },
+    }
+]
+
+
+def with_tools(order: Any = 7, count: int = 40) -> bytes:
+    """Conversations in which a tool is called and its return answered."""
+
+    def row(number: int) -> dict[str, Any]:
+        call = {"name": "find", "arguments": json.dumps({"order": order})}
+        return {
+            "messages": [
+                {"role": "user", "content": question(number)},
+                {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": call}]},
+                {"role": "tool", "tool_call_id": "c", "content": "in Bonn"},
+                {"role": "assistant", "content": ANSWERS[number % 2]},
+            ],
+            "tools": TOOLS,
+            "parallel_tool_calls": False,
+        }
+
+    return "".join(json.dumps(row(number)) + "\n" for number in range(count)).encode()
+
+
+def test_a_file_with_tools_is_learned_with_them_calls_and_answers_alike(
+    gateway: Inside, client: Client, trainer: Trainer
+) -> None:
+    ours = client("none")
+    asked = ours.fine_tuning.jobs.create(model="assistant", training_file=sent(ours, with_tools()))
+    assert trainer.turn()
+    assert ours.fine_tuning.jobs.retrieve(asked.id).status == "succeeded"
+    dataset = trainer.dataset(asked.id)
+    rows = list(read_rows(gateway.settings.directory, dataset.id, "train"))
+    calls = [row for row in rows if "tool_calls" in turn_of(row["answer"], row["tools"])]
+    assert all(row["tools"] == TOOLS for row in rows)
+    assert len(calls) == len(rows) - len(calls) > 10, "of each conversation the call and the answer"
+
+
+def test_a_call_that_its_tool_does_not_take_fails_the_job_and_is_named(
+    client: Client, trainer: Trainer
+) -> None:
+    ours = client("none")
+    asked = ours.fine_tuning.jobs.create(model="assistant", training_file=sent(ours, with_tools("seven")))
+    trainer.turn()
+    failed = ours.fine_tuning.jobs.retrieve(asked.id)
+    assert failed.status == "failed" and failed.error is not None
+    assert "line 1: messages.1.tool_calls.0.function.arguments: does not fit the schema of find" in (
+        failed.error.message
+    )
+    assert trainer.trainings == []
 
 
 def test_what_is_asked_for_is_taken_to_the_letter_or_refused_by_name(client: Client) -> None:

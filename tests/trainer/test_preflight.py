@@ -28,6 +28,7 @@ from trainer.preflight import (
     plan,
     preflight,
     refuse_too_large,
+    refuse_unrendered,
     rows_of,
     speed_of,
 )
@@ -72,6 +73,33 @@ def test_rows_are_counted_by_a_sample(tmp_path: Path) -> None:
     assert found.count == 40 and 0 < found.answered < 1
     assert found.tokens >= 40 * 10 and found.longest < 100
     assert rows_of(tmp_path / "none", model_directory() / "tokenizer.json").count == 0
+
+
+def test_tools_and_calls_are_counted_where_the_template_renders_them_and_left_out_where_not(
+    tmp_path: Path,
+) -> None:
+    tools = [{"type": "function", "function": {"name": "look", "description": "Looks up. " * 40}}]
+    plain, tooled = ([row(number, **more) for number in range(20)] for more in ({}, {"tools": tools}))
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "tokenizer.json").write_bytes((model_directory() / "tokenizer.json").read_bytes())
+
+    def counted(rows: list[dict[str, Any]], template: str) -> Rows:
+        (base / "chat_template.jinja").write_text(template)
+        return rows_of(write_dataset(tmp_path / "data", rows), base / "tokenizer.json")
+
+    knows, knows_not = "{{ tools }}{{ messages }}", "{{ messages }}"
+    without = counted(plain, knows_not)
+    assert without == counted(plain, knows) and without.unrendered == 0
+    whole = counted(tooled, knows)
+    assert whole.count == 20 and whole.tokens > without.tokens + 20 * 80
+    mixed = counted([*plain, *tooled], knows_not)
+    assert (mixed.count, mixed.tokens, mixed.unrendered) == (20, without.tokens, 20)
+    told = preflight(None, 1_800_000, mixed, Training(), "cpu")
+    assert "20 more rows have tools and are left out, as the base's chat template does not" in told.told()
+    refuse_unrendered(told)
+    with pytest.raises(DataRefusedError, match=r"all 20 rows have tools.*take a base whose template does"):
+        refuse_unrendered(preflight(None, 1, counted(tooled, knows_not), Training(), "cpu"))
 
 
 def test_time_and_money_come_from_what_was_measured_and_from_an_assumption_before(tmp_path: Path) -> None:
