@@ -129,6 +129,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.transport = _HeadWithBody(self.loop, self.transport)  # type: ignore[assignment]
         if cycle.scope["http_version"] == "1.0":
             app = _ended_by_closing(app, cycle)
         super()._start_asgi_task(cycle, app)
@@ -202,6 +203,43 @@ class Protocol(HttpToolsProtocol):
             for name, value in self.headers
             if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
         ]
+
+
+class _HeadWithBody:
+    """What one answer is written to: its head goes out together with what follows in the same turn of the event loop.
+
+    uvicorn writes them one by one, and each write is a system call, a packet, and something for the client to wake for.
+    """
+
+    __slots__ = ("_begun", "_held", "_loop", "_transport")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._begun = False
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun, self._held = True, data
+            self._loop.call_soon(self._release)
+        elif self._held:
+            held, self._held = self._held, b""
+            self._transport.writelines((held, data))
+        else:
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._release()
+        self._transport.close()
+
+    def _release(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._transport.write(held)
 
 
 def _ended_by_closing(app: _Application, cycle: RequestResponseCycle) -> _Application:

@@ -309,3 +309,59 @@ def test_of_an_absolute_address_the_name_counts_and_not_the_host_header(target: 
 
     asyncio.run(send())
     assert heard == [[host]]
+
+
+def test_a_head_goes_out_with_a_body_that_is_there_and_alone_before_one_that_is_not() -> None:
+    """Looked at where the bytes leave: how a client finds them depends on how soon it reads."""
+    leaving: list[bytes] = []
+    finished = asyncio.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        if scope["path"] == "/late":
+            await finished.wait()
+        await send({"type": "http.response.body", "body": b"here"})
+
+    class Watched(Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.transport = _Watched(transport, leaving)  # type: ignore[assignment]
+
+    async def run() -> None:
+        server = Server(Config(late, port=0, http=Watched, ws="none", lifespan="off", log_config=None))
+        running = asyncio.create_task(server._serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"here")
+        assert len(leaving) == 1 and leaving[0].startswith(b"HTTP/1.1 200") and leaving[0].endswith(b"here")
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+        finished.set()
+        await reader.readuntil(b"here")
+        assert leaving[2:] == [b"here"]
+        writer.close()
+        server.should_exit = True
+        await running
+
+    asyncio.run(run())
+
+
+class _Watched:
+    """A transport that notes what leaves together."""
+
+    def __init__(self, transport: asyncio.Transport, leaving: list[bytes]) -> None:
+        self._transport, self._leaving = transport, leaving
+
+    def write(self, data: bytes) -> None:
+        self._leaving.append(data)
+        self._transport.write(data)
+
+    def writelines(self, pieces: tuple[bytes, ...]) -> None:
+        self._leaving.append(b"".join(pieces))
+        self._transport.writelines(pieces)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
