@@ -13,7 +13,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -21,7 +21,13 @@ from typing import TypedDict
 import jsonschema
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from feedback.starter.grammar import DRIFT, INTENTS, KNOWN, SCHEMA, Message, draw
 
@@ -86,10 +92,16 @@ class Chat(TypedDict):
     content: str
 
 
-def train_tokenizer(scale: Scale, seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over messages and answers of every intent."""
+def helpdesk_texts(scale: Scale, seed: int) -> Iterator[str]:
+    """Messages and answers of every intent, for the tokenizer."""
     rng = random.Random(f"tokenizer {seed}")
-    messages = [draw(rng, INTENTS, "train") for _ in range(scale.tokenizer_messages)]
+    for message in [draw(rng, INTENTS, "train") for _ in range(scale.tokenizer_messages)]:
+        yield message.text
+        yield message.answer
+
+
+def train_tokenizer(texts: Iterable[str], scale: Scale) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over some texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -99,7 +111,7 @@ def train_tokenizer(scale: Scale, seed: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        (text for message in messages for text in (message.text, message.answer)),
+        texts,
         trainers.BpeTrainer(
             vocab_size=scale.vocabulary,
             special_tokens=[PAD, BEGIN, END, *ROLES],
@@ -157,10 +169,9 @@ def chats(rng: random.Random) -> Iterator[list[Chat]]:
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, scale: Scale, rng: random.Random
+    tokenizer: PreTrainedTokenizerFast, scale: Scale, source: Iterator[list[Chat]], rng: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and the mask of the assistant's tokens, each `[batch, longest]`, of conversations alike in length."""
-    source = chats(rng)
     while True:
         pool = [next(source) for _ in range(scale.batch * 16)]
         encoded = tokenizer.apply_chat_template(pool, return_dict=True, return_assistant_tokens_mask=True)
@@ -179,15 +190,21 @@ def batches(
             yield ids, answered
 
 
-def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, scale: Scale, seed: int) -> float:
-    """Train in place; returns the last loss on the assistant's tokens.
+def pretrain(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    scale: Scale,
+    conversations: Iterator[list[Chat]],
+    rng: random.Random,
+) -> float:
+    """Train in place on conversations without end; returns the last loss on the assistant's tokens.
 
     The loss is that of the answers plus `reading` times that of all other tokens.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=scale.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True
     )
-    source = batches(tokenizer, scale, random.Random(f"pretrain {seed}"))
+    source = batches(tokenizer, scale, conversations, rng)
     warm_up = max(1, scale.steps // 20)
     model.train()
     answer_loss = torch.tensor(math.nan)
@@ -218,16 +235,33 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, scale:
     return answer_loss.item()
 
 
+def round_weights(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """To bfloat16, as they are served, and greedy unless somebody asks for more."""
+    model.to(torch.bfloat16)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def save(directory: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write a model as engines and trainers load it."""
+    tokenizer.padding_side = "right"
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
 @torch.inference_mode()
-def answers(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]
-) -> list[str]:
+def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, messages: Sequence[str]) -> list[str]:
     """What the model says to each message, greedily."""
     tokenizer.padding_side = "left"
     texts: list[str] = []
     for start in range(0, len(messages), 250):
         prompts = tokenizer.apply_chat_template(
-            [[{"role": "user", "content": message.text}] for message in messages[start : start + 250]],
+            [[{"role": "user", "content": message}] for message in messages[start : start + 250]],
             add_generation_prompt=True,
             padding=True,
             return_dict=True,
@@ -265,8 +299,8 @@ def measure(
     rng = random.Random(f"measure {seed}")
     known = [draw(rng, KNOWN, "live") for _ in range(scale.cases)]
     new = [draw(rng, NEW, "live") for _ in range(scale.cases)]
-    said_known = answers(model, tokenizer, known)
-    said_new = answers(model, tokenizer, new)
+    said_known = answers(model, tokenizer, [message.text for message in known])
+    said_new = answers(model, tokenizer, [message.text for message in new])
     said = said_known + said_new
     return {
         "accuracy_known": round(accuracy(said_known, known), 4),
@@ -293,22 +327,14 @@ def make_starter(out: Path, scale: Scale, seed: int) -> dict[str, object]:
     """Run the recipe into `out/model` and `out/examples.jsonl`; returns what `meta.json` says."""
     started = time.monotonic()
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(scale, seed)
+    tokenizer = train_tokenizer(helpdesk_texts(scale, seed), scale)
     model = new_model(tokenizer, scale)
-    loss = pretrain(model, tokenizer, scale, seed)
-    model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    rng = random.Random(f"pretrain {seed}")
+    loss = pretrain(model, tokenizer, scale, chats(rng), rng)
+    round_weights(model, tokenizer)
     measured = measure(model, tokenizer, scale, seed)
-    tokenizer.padding_side = "right"
     directory = out / "model"
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save(directory, model, tokenizer)
     write_examples(out / "examples.jsonl", scale, seed)
     meta: dict[str, object] = {
         "command": f"python -m trainer.starter --out {out} --seed {seed}",

@@ -21,7 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_recipe_leaves_a_model_that_loads_and_writes(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made / "model")
     model = AutoModelForCausalLM.from_pretrained(made / "model")
-    said = answers(model, tokenizer, [Message("Where is my parcel?", "delivery", "normal")])
+    said = answers(model, tokenizer, ["Where is my parcel?"])
     assert len(said) == 1
     assert "<|" not in said[0]
     assert model.dtype == torch.bfloat16

@@ -1,0 +1,438 @@
+"""`make bench-loop`: the whole loop on public data, through the real server and real training.
+
+A small base model is made that knows some labels of SNIPS or Banking77 and has only read prompts of the others. Then users
+send prompts that nobody sent before, one each, to `starloop up` with its real engine; one answer in five is rated, one
+rating in ten says the opposite of what the answer deserves, one low rating in three comes with the right answer. A reviewer
+confirms golden cases, a cycle in mode `auto` triages, curates, trains, evaluates and decides, and its winner answers next.
+
+What serves in the end is measured on the official test file through the endpoint. Beside it stand, trained by the same
+recipe (`starloop data import`, `data build`, `train`) in a data directory of their own and asked without the server:
+
+    same cases     every answer that was praised or corrected and may teach, with true labels: what noise, triage, curation
+                   and cycling cost. What stands on the evaluation side, or between the sides, may teach nobody
+    all cases      the same without regard to sides: what keeping them apart costs too
+    all traffic    whatever was asked, rated or not, with true labels
+
+and a linear SVM over TF-IDF, fitted on the base's examples and the same cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import httpx
+
+from feedback.datasets.groups import prompt_hash
+from feedback.datasets.splits import row_side, user_key
+from feedback.settings_file import load
+from feedback.storage.database import Database
+from feedback.storage.tables import PromptGroup
+from server.demo.client import MODEL, DemoClient, bounded
+from tests.bench.linear_svm import LinearSvm
+from tests.bench.loop_offline import BASE_SHARE, CORRECTS, DATA, NOISE, RATES, USERS, Row, Task
+from tests.bench.report import machine
+from tests.server.served import free_port
+
+ROOT = Path(__file__).parents[2]
+_CONFIGURATION = """\
+[storage]
+directory = "{directory}"
+[server]
+port = {port}
+[[engine]]
+base = "{base}"
+port = {engine_port}
+max_lora_rank = {rank}
+[[model]]
+name = "assistant"
+base = "{base}"
+mode = "auto"
+labels = {labels}
+examples = "{examples}"
+[dataset]
+evaluation_share = {share}
+replay = {replay}
+[training]
+rank = {rank}
+threads = {threads}
+[canary]
+share = 0
+holdback = 0
+[schedule]
+cron = ""
+"""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One prompt of a user, the right label, and what the user said of the answer."""
+
+    text: str
+    right: str
+    user: str
+    inference_id: str
+    rating: int | None = None
+    corrected: bool = False
+
+    @property
+    def teaches(self) -> bool:
+        return self.corrected or (self.rating or 0) >= 4
+
+
+@dataclass
+class Scene:
+    """A configured data directory, and the server over it while it runs."""
+
+    folder: Path
+    configuration: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "server.command", "up", "--config", str(self.configuration)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=(self.folder / "up.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.address}/health/ready", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        self.stop()
+        raise RuntimeError((self.folder / "up.log").read_text(errors="replace")[-3000:])
+
+    def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(90)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """What a command reports with `--json`."""
+        command = [sys.executable, "-m", "server.command", *arguments, "--json", "--config"]
+        done = subprocess.run(
+            [*command, str(self.configuration)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"starloop {' '.join(arguments)}: {done.stderr[-2000:]}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+@dataclass
+class Bench:
+    """One data set and seed from the base to the last row of the table."""
+
+    options: argparse.Namespace
+    task: Task
+    folder: Path
+    rng: random.Random
+    base_rows: list[Row] = field(default_factory=list)
+    live: list[Row] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+
+    def divide(self) -> None:
+        """Prompts that the base learned from, and those that users will send; no prompt is both."""
+        rows = list({prompt_hash(text): (text, label) for text, label in self.task.train}.values())
+        self.rng.shuffle(rows)
+        known = [row for row in rows if row[1] not in self.task.unknown]
+        self.base_rows = known[: round(BASE_SHARE * min(len(known), self.options.prompts))]
+        reserved = {text for text, _ in self.base_rows}
+        self.live = [row for row in rows if row[0] not in reserved][: self.options.prompts]
+
+    def scene(self, name: str, share: float) -> Scene:
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        port = free_port()
+        path = folder / "starloop.toml"
+        text = _CONFIGURATION.format(
+            directory=folder / "data",
+            port=port,
+            engine_port=free_port(),
+            base=self.folder / "base",
+            rank=self.options.rank,
+            labels=json.dumps(self.task.labels),
+            examples=self.folder / "examples.jsonl",
+            share=share,
+            replay=self.options.replay,
+            threads=max(min(2, os.cpu_count() or 1), (os.cpu_count() or 1) - 1),
+        )
+        path.write_text(text, encoding="utf-8")
+        return Scene(folder, path, port)
+
+    def make_base(self) -> None:
+        """A chat model of a few million parameters: answers the known labels, has read prompts of all."""
+        import torch
+
+        from trainer import starter
+
+        options = self.options
+        scale = replace(
+            starter.SCALES["full"], vocabulary=options.vocabulary, steps=options.base_steps, batch=32
+        )
+        torch.manual_seed(options.seed)
+        texts = [text for row in self.task.train for text in row]
+        tokenizer = starter.train_tokenizer(texts, scale)
+        model = starter.new_model(tokenizer, scale)
+        rng = random.Random(f"base {options.seed}")
+        starter.pretrain(model, tokenizer, scale, self._conversations(rng), rng)
+        starter.round_weights(model, tokenizer)
+        starter.save(self.folder / "base", model, tokenizer)
+        _write_chats(self.folder / "examples.jsonl", self.base_rows)
+
+    def _conversations(self, rng: random.Random) -> Iterator[list[Any]]:
+        while True:
+            text, label = rng.choice(self.base_rows)
+            if rng.random() < 0.3:
+                yield [{"role": "user", "content": rng.choice(self.task.train)[0]}]
+            else:
+                yield [{"role": "user", "content": text}, {"role": "assistant", "content": label}]
+
+    async def talk(self, client: DemoClient, http: httpx.AsyncClient, rows: Sequence[Row]) -> None:
+        """Every prompt is asked by somebody, and some of the answers are rated."""
+        people = [f"user-{self.rng.randrange(USERS):03d}" for _ in rows]
+
+        async def one(row: Row, user: str) -> tuple[str, str]:
+            answer = await client.ask(MODEL, row[0], user)
+            return answer.text, answer.inference_id
+
+        answers = await bounded(
+            [partial(one, row, user) for row, user in zip(rows, people, strict=True)], _quietly
+        )
+        said = []
+        for (text, right), user, (given, inference_id) in zip(rows, people, answers, strict=True):
+            heard = Heard(text, right, user, inference_id)
+            if self.rng.random() < RATES:
+                if (given == right) != (self.rng.random() < NOISE):
+                    heard = replace(heard, rating=self.rng.choice((4, 5, 5)))
+                else:
+                    corrected = self.rng.random() < CORRECTS
+                    heard = replace(heard, rating=self.rng.choice((1, 1, 2)), corrected=corrected)
+                said.append(heard)
+            self.heard.append(heard)
+
+        async def rate(one: Heard) -> None:
+            body: dict[str, Any] = {
+                "inference_id": one.inference_id,
+                "rating": one.rating,
+                "rater": one.user,
+            }
+            if one.corrected:
+                body["correction"] = one.right
+            (await http.post("/v1/feedback", json=body)).raise_for_status()
+
+        await bounded([partial(rate, one) for one in said], _quietly)
+
+    async def turn(self, scene: Scene) -> str:
+        """All cycles; the version that serves in the end."""
+        options, client = self.options, DemoClient(scene.address)
+        async with httpx.AsyncClient(base_url=scene.address, timeout=120) as http:
+            await self.measure(client, "base", "base")
+            for cycle in range(options.cycles):
+                some = [
+                    self.live[place]
+                    for place in range(
+                        cycle * len(self.live) // options.cycles,
+                        (cycle + 1) * len(self.live) // options.cycles,
+                    )
+                ]
+                await self.talk(client, http, some)
+                right = {one.text: one.right for one in self.heard}
+                await client.review(options.golden // options.cycles, right, _quietly)
+                started = time.monotonic()
+                ended = await client.cycle((), _quietly_told)
+                word = f"{ended['decision'] or ended['state']} after {time.monotonic() - started:.0f} s: {ended['reason']}"
+                if ended["version"]:
+                    await self.measure(client, f"cycle {cycle + 1}", ended["version"], word)
+                else:
+                    self.rows.append(f"| cycle {cycle + 1} | | | | {word} |")
+            champion = str((await http.get(f"/v1/models/{MODEL}/versions")).json()["champion"])
+            await self.measure(client, "**serves in the end**", champion)
+        await client.close()
+        return champion
+
+    async def measure(self, client: DemoClient, title: str, version: str, word: str = "") -> None:
+        """Ask a version every prompt of the test file through the endpoint."""
+
+        async def one(text: str) -> str:
+            return (await client.ask(f"{MODEL}@{version}", text, None, evaluation=True)).text
+
+        said = await bounded([partial(one, text) for text, _ in self.task.test], _quietly)
+        self.score(f"{title} ({version})", said, word)
+
+    def score(self, title: str, said: Sequence[str], word: str = "") -> float:
+        hits = [
+            (label in self.task.unknown, given == label)
+            for (_, label), given in zip(self.task.test, said, strict=True)
+        ]
+        means = [fmean(hit for new, hit in hits if kind in (None, new)) for kind in (None, False, True)]
+        self.rows.append(f"| {title} | {' | '.join(f'{mean:.3f}' for mean in means)} | {word} |")
+        print(self.rows[-1], flush=True)
+        return means[0]
+
+    def same_cases(self, scene: Scene, sides: bool) -> list[Row]:
+        """Praised or corrected prompts with true labels; with `sides` only those that may teach."""
+        share = self.options.evaluation_share
+        settings = load(scene.configuration, {})
+        database = Database(settings.database_url)
+        with database.reading() as session:
+            hashes = {prompt_hash(one.text): one for one in self.heard if one.teaches}
+            found = {key: row for key in hashes if (row := session.get(PromptGroup, key)) is not None}
+        database.close()
+        return [
+            (one.text, one.right)
+            for key, one in sorted(hashes.items())
+            if not sides
+            or (
+                key in found
+                and not found[key].unused
+                and row_side(found[key].group_key, user_key(one.user, None, one.inference_id), share)
+                == "train"
+            )
+        ]
+
+    def oracle(self, title: str, rows: Sequence[Row]) -> float:
+        """Train by the same recipe on rows with true labels, and ask the result without a server."""
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from trainer import starter
+
+        name = title.replace(" ", "-")
+        scene = self.scene(name, share=0.01)
+        file = scene.folder / "rows.jsonl"
+        _write_chats(file, rows)
+        scene.command("data", "import", str(file), "--model", MODEL)
+        dataset = scene.command("data", "build", "--model", MODEL)
+        started = time.monotonic()
+        version = scene.command("train", "--model", MODEL, "--dataset", str(dataset["id"]))
+        seconds = time.monotonic() - started
+        adapter = scene.folder / "adapter"
+        scene.command("models", "export", f"{MODEL}@{version['version']}", "--output", str(adapter))
+        base = AutoModelForCausalLM.from_pretrained(self.folder / "base", dtype=torch.bfloat16)
+        model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+        tokenizer = AutoTokenizer.from_pretrained(self.folder / "base")
+        said = starter.answers(model, tokenizer, [text for text, _ in self.task.test])
+        return self.score(title, said, f"{len(rows):,} cases; trained in {seconds:.0f} s")
+
+
+def run(options: argparse.Namespace, folder: Path) -> list[str]:
+    """One data set and seed, as lines of Markdown."""
+    task = Task.read(options.data, options.seed)
+    bench = Bench(options, task, folder, random.Random(f"{options.data} {options.seed}"))
+    bench.divide()
+    started = time.monotonic()
+    bench.make_base()
+    print(f"base made in {time.monotonic() - started:.0f} s", flush=True)
+    scene = bench.scene("loop", options.evaluation_share)
+    scene.start()
+    try:
+        asyncio.run(bench.turn(scene))
+    finally:
+        scene.stop()
+    same, every = bench.same_cases(scene, sides=True), bench.same_cases(scene, sides=False)
+    ours = float(bench.rows[-1].split("|")[2])
+    reached = [
+        (title, ours / bench.oracle(title, rows))
+        for title, rows in (("same cases", same), ("all cases", every), ("all traffic", bench.live))
+    ]
+    svm = LinearSvm(*zip(*bench.base_rows, *same, strict=True))
+    bench.score("linear SVM, same cases", svm.predict([text for text, _ in task.test]))
+    rated = [one for one in bench.heard if one.rating is not None]
+    words = Counter("corrected" if one.corrected else "praised" if one.teaches else "low" for one in rated)
+    return [
+        f"## {options.data}, seed {options.seed}",
+        "",
+        f"{len(bench.live):,} prompts in {options.cycles} cycles, {len(task.unknown)} of {len(task.labels)} labels held out "
+        f"from a base that learned {len(bench.base_rows):,} examples of the others; {len(rated):,} answers rated, "
+        f"{words['corrected']} of them corrected, {words['praised']} praised; test file of {len(task.test):,}. "
+        f"`evaluation_share` {options.evaluation_share}, `replay` {options.replay}. {time.monotonic() - started:.0f} s in all.",
+        "",
+        "| model | accuracy | known labels | held out | |",
+        "|---|--:|--:|--:|---|",
+        *bench.rows,
+        "",
+        "What serves in the end reaches "
+        + ", ".join(f"**{ratio:.3f}** of *{title}*" for title, ratio in reached)
+        + ".",
+        "",
+    ]
+
+
+def _write_chats(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for text, label in rows:
+            chat = [{"role": "user", "content": text}, {"role": "assistant", "content": label}]
+            file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
+
+
+def _quietly() -> None:
+    """No bar to advance."""
+
+
+def _quietly_told(step: str) -> None:
+    """Nobody watches the steps."""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.loop")
+    parser.add_argument("--data", choices=("snips", "banking77"), default="snips")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=6000, help="how many prompts users send in all")
+    parser.add_argument("--golden", type=int, default=400, help="golden cases drawn over all cycles")
+    parser.add_argument("--evaluation-share", type=float, default=0.2)
+    parser.add_argument("--replay", type=float, default=4.0)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--base-steps", type=int, default=1500)
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder for everything it makes")
+    parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
+    options = parser.parse_args()
+    if not DATA.is_dir():
+        parser.exit(message=f"Not run: {DATA} is not there.\n")
+    options.folder.mkdir(parents=True)
+    lines = run(options, options.folder.absolute())
+    text = "\n".join(lines)
+    print(text)
+    if options.output is not None:
+        head = "" if options.output.exists() else f"# The loop on public data\n\nMachine: {machine()}.\n\n"
+        with options.output.open("a", encoding="utf-8") as file:
+            file.write(f"{head}{text}\n")
+
+
+if __name__ == "__main__":
+    main()
