@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import signal
@@ -323,7 +324,10 @@ class Bench:
         ]
 
     def oracle(self, title: str, rows: Sequence[Row]) -> float:
-        """Train by the same recipe on rows with true labels, and ask the result without a server."""
+        """Train by the same recipe on rows with true labels, and ask the result without a server; its accuracy.
+
+        NaN where the recipe refuses the rows, too few of them for instance.
+        """
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -335,7 +339,11 @@ class Bench:
         file = scene.folder / "rows.jsonl"
         _write_chats(file, rows)
         scene.command("data", "import", str(file), "--model", MODEL)
-        dataset = scene.command("data", "build", "--model", MODEL)
+        try:
+            dataset = scene.command("data", "build", "--model", MODEL)
+        except RuntimeError as refused:
+            self.rows.append(f"| {title} | | | | {str(refused).strip().splitlines()[-1]} |")
+            return math.nan
         started = time.monotonic()
         version = scene.command("train", "--model", MODEL, "--dataset", str(dataset["id"]))
         seconds = time.monotonic() - started
@@ -418,7 +426,7 @@ def main() -> None:
     parser.add_argument("--replay", type=float, default=4.0)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--base-steps", type=int, default=1500)
+    parser.add_argument("--base-steps", type=int, default=600)
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder for everything it makes")
     parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
     options = parser.parse_args()

@@ -1,0 +1,42 @@
+"""What `make bench-loop` sends and counts; the run itself takes a real engine and minutes."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+from tests.bench.loop import Bench, Heard
+from tests.bench.loop_offline import Task
+
+TASK = Task(
+    train=[(f"play song {number}", "play") for number in range(40)]
+    + [(f"book table {number}", "book") for number in range(40)],
+    test=[("play it", "play"), ("book it", "book"), ("book them", "book")],
+    labels=["book", "play"],
+    unknown=frozenset({"book"}),
+)
+
+
+def bench(folder: Path) -> Bench:
+    return Bench(argparse.Namespace(prompts=40, seed=0), TASK, folder, random.Random(0))
+
+
+def test_the_base_learns_known_labels_alone_and_users_send_what_it_has_not_learned(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    one.divide()
+    assert {label for _, label in one.base_rows} == {"play"} and len(one.live) == 40
+    assert not set(one.base_rows) & set(one.live) and {label for _, label in one.live} == {"play", "book"}
+
+
+def test_accuracy_is_told_for_all_for_known_and_for_held_out_labels(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    assert one.score("a model", ["play", "book", "play"]) == 2 / 3
+    assert one.rows == ["| a model | 0.667 | 1.000 | 0.500 |  |"]
+
+
+def test_praise_and_corrections_teach_and_nothing_else_does() -> None:
+    silent = Heard("a", "play", "user-1", "1")
+    low, praised = Heard("a", "play", "user-1", "1", 2), Heard("a", "play", "user-1", "1", 4)
+    corrected = Heard("a", "play", "user-1", "1", 1, True)
+    assert [one.teaches for one in (silent, low, praised, corrected)] == [False, False, True, True]
