@@ -5,6 +5,7 @@ from __future__ import annotations
 from litestar import post
 
 from feedback.errors import BadFieldError
+from feedback.tuning.requests import NAMED
 from server.application import DIRECT
 from server.completion import Completion, begin
 from server.dialects.completions import CHAT, COMPLETIONS
@@ -66,6 +67,8 @@ async def _asked(request: GatewayRequest, gateway: Gateway, dialect: Dialect) ->
         raise BadFieldError("x-starloop-purpose", f"{purpose[:40]!r} is none of {', '.join(_PURPOSES)}")
     if purpose != "production":
         caller.need("admin")
+    if body.model.startswith(NAMED):
+        await gateway.live.with_name(body.model)
     named, trace = (_text(told.get(name)) for name in (b"x-starloop-conversation", b"traceparent"))
     return begin(gateway, caller, dialect, body, purpose, named, trace)
 

@@ -40,7 +40,7 @@ async def models(request: GatewayRequest, gateway: Parts) -> ModelList:
 @get("/v1/models/{name:str}", opt=_READ)
 async def model(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> ModelCard:
     """One registered model, or one of its versions as `name@version`, in OpenAI's form."""
-    snapshot = gateway.live.current
+    snapshot = await gateway.live.with_name(name)
     alias = snapshot.aliases.get(name)
     if alias is not None and request.user.reaches(alias.model):
         return _tuned(name, snapshot)
@@ -57,7 +57,7 @@ async def delete_version(name: FromPath[str], request: GatewayRequest, gateway: 
 
     A registered name itself stands in the configuration and is not deleted.
     """
-    alias = gateway.live.current.aliases.get(name)
+    alias = (await gateway.live.with_name(name)).aliases.get(name)
     if alias is None and name.startswith(NAMED):
         raise UnknownModelError(f"there is no model {name[:80]!r}; GET /v1/models lists those there are")
     bare, _, number = (name if alias is None else alias.name).partition("@")

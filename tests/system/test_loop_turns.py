@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import openai
@@ -23,19 +17,11 @@ from rich.console import Console
 from feedback.starter.grammar import DRIFT, KNOWN
 from server.demo.client import DemoClient
 from server.demo.story import Pace, Story
+from tests.system.running import Up, up
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 _CONFIGURATION = """\
-[storage]
-directory = "{directory}"
-[server]
-port = {port}
-[[engine]]
-base = "starter"
-port = {engine_port}
-[[model]]
-name = "assistant"
 mode = "auto"
 [dataset]
 evaluation_share = 0.35
@@ -50,71 +36,22 @@ cron = ""
 """
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """A Starloop that is up, and the story told to it."""
 
-    address: str
-    directory: Path
-    configuration: Path
+    up: Up
     story: Story
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "server.command", *arguments, "--config", str(self.configuration)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    @property
+    def address(self) -> str:
+        return self.up.address
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`starloop up` after one turn of drift with simulated users."""
-    directory = tmp_path_factory.mktemp("loop") / "data"
-    directory.mkdir()
-    configuration = directory.parent / "starloop.toml"
-    port = _free_port()
-    configuration.write_text(
-        _CONFIGURATION.format(directory=directory, port=port, engine_port=_free_port()), encoding="utf-8"
-    )
-    log = (directory.parent / "up.log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "server.command", "up", "--config", str(configuration)],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _await_ready(address, server, directory.parent / "up.log")
-        yield Running(address, directory, configuration, asyncio.run(_tell(address)))
-    finally:
-        family = psutil.Process(server.pid).children(recursive=True)
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=90)
-        log.close()
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert alive == [], "processes outlived `starloop up`"
-
-
-def _await_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text(errors="replace")
-        try:
-            if httpx.get(f"{address}/health/ready", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise AssertionError(log.read_text(errors="replace"))
+    with up(tmp_path_factory.mktemp("loop"), _CONFIGURATION) as started:
+        yield Running(started, asyncio.run(_tell(started.address)))
 
 
 async def _tell(address: str) -> Story:
@@ -162,7 +99,7 @@ def test_the_client_gets_the_champion_by_name_also_as_a_stream(running: Running)
 
 
 def test_everything_said_stands_in_the_record_and_verifies(running: Running) -> None:
-    verified = running.command("db", "verify", "--json")
+    verified = running.up.command("db", "verify", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     counts = json.loads(verified.stdout)
     assert counts["inferences"] >= 1200 and counts["feedback"] >= 600
@@ -170,7 +107,7 @@ def test_everything_said_stands_in_the_record_and_verifies(running: Running) -> 
 
 
 def test_lineage_goes_from_the_version_to_what_users_said(running: Running) -> None:
-    shown = running.command("models", "lineage", "assistant@1.0", "--json")
+    shown = running.up.command("models", "lineage", "assistant@1.0", "--json")
     assert shown.returncode == 0, shown.stderr
     lineage = json.loads(shown.stdout)
     text = json.dumps(lineage)
@@ -217,7 +154,7 @@ def test_the_gateway_stays_small(running: Running) -> None:
         process
         for process in psutil.process_iter(["cmdline"])
         if "serve" in (process.info["cmdline"] or [])
-        and str(running.configuration) in (process.info["cmdline"] or [])
+        and str(running.up.configuration) in (process.info["cmdline"] or [])
     ]
     assert gateway
     whole = [gateway[0], *gateway[0].children(recursive=True)]
