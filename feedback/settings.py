@@ -17,6 +17,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 Mode = Literal["report", "propose", "auto"]
+ApiKind = Literal["openai", "anthropic"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -264,7 +265,9 @@ class Teacher(Section, frozen=True):
     """A stronger model that proposes corrections, and how the model's own best of several does."""
 
     url: str = ""
-    """Base of an OpenAI-compatible API, up to `/v1`; empty asks no teacher. Its key is STARLOOP_TEACHER_KEY's value."""
+    """Base of its API, up to `/v1`; empty asks no teacher. Its key is STARLOOP_TEACHER_KEY's value."""
+    kind: ApiKind = "openai"
+    """Which API it speaks: OpenAI's chat completions, as most servers do, or Anthropic's Messages."""
     model: str = ""
     accept: Literal["review", "checked"] = "review"
     """`checked` trains on proposals that pass all checks of the task; `review` waits for a person."""
@@ -291,7 +294,8 @@ class Judge(Section, frozen=True):
     """A model that compares challenger and champion on golden cases, beside the people's answers. It promotes nothing."""
 
     url: str = ""
-    """Base of an OpenAI-compatible API, up to `/v1`; empty asks no judge. Its key is STARLOOP_JUDGE_KEY's value."""
+    """Base of its API, up to `/v1`; empty asks no judge. Its key is STARLOOP_JUDGE_KEY's value."""
+    kind: ApiKind = "openai"
     model: str = ""
     agreement: Share = 0.8
     """Share of pairs on which it has to agree with people, beyond chance, before its word counts."""
@@ -305,6 +309,32 @@ class Judge(Section, frozen=True):
     """Most that a calendar month may cost, in the currency of the prices."""
     price_in: Annotated[float, Meta(ge=0.0)] = 0.0
     """Per million tokens of questions."""
+    price_out: Annotated[float, Meta(ge=0.0)] = 0.0
+    timeout_seconds: Seconds = 60.0
+    retries: Count = 4
+
+
+class Contender(Section, frozen=True):
+    """A model elsewhere that answers the cases too, to be compared with. It is never promoted."""
+
+    name: str = ""
+    """What it is called in tables; no version's number."""
+    url: str = ""
+    """Base of its API, up to `/v1`; empty: there is none."""
+    kind: ApiKind = "openai"
+    model: str = ""
+    key: str = ""
+    """The environment's variable that holds its key; empty asks without one."""
+    cycles: bool = False
+    """Each cycle's evaluation asks it too; otherwise `starloop evaluate --contenders` alone."""
+    max_tokens: Positive = 1024
+    """Of one answer."""
+    budget_tokens: Count = 1_000_000
+    """Most tokens of a calendar month, in and out."""
+    budget_money: Annotated[float, Meta(ge=0.0)] = 10.0
+    """Most that a calendar month may cost, in the currency of the prices."""
+    price_in: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Per million tokens of prompts."""
     price_out: Annotated[float, Meta(ge=0.0)] = 0.0
     timeout_seconds: Seconds = 60.0
     retries: Count = 4
@@ -327,6 +357,7 @@ class Settings(Section, frozen=True):
     schedule: Schedule = Schedule()
     teacher: Teacher = Teacher()
     judge: Judge = Judge()
+    contender: list[Contender] = field(default_factory=lambda: [Contender()])
 
     @property
     def directory(self) -> Path:

@@ -168,6 +168,17 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
             problems.append(
                 f"model {model.name!r}: {' and '.join(forms)} are set; keep one of them, `check` may stand beside it"
             )
+    contenders = [one.name for one in settings.contender if one.url]
+    problems.extend(
+        f"contender: the name {name!r} is used twice"
+        for name in sorted({n for n in contenders if n and contenders.count(n) > 1})
+    )
+    problems.extend(
+        f"contender[{place}].{key}: is empty, and url names an API; say what it is called and which model is asked"
+        for place, one in enumerate(settings.contender)
+        for key in ("name", "model")
+        if one.url and not getattr(one, key)
+    )
     for engine in settings.engine:
         if settings.training.rank > engine.max_lora_rank:
             problems.append(

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from feedback.cron import cron_trigger
-from feedback.settings import Engine, Model, Schedule, Section, Storage, Training
+from feedback.settings import Contender, Engine, Model, Schedule, Section, Storage, Training
 
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 
@@ -112,6 +112,22 @@ def _check(entry: str) -> str | None:
     return f'{entry!r} names no function; write "package.module:function"'
 
 
+def _contender(name: str) -> str | None:
+    if name in ("", "all") or (_PLAIN.fullmatch(name) and name != "base" and not _NUMBER.fullmatch(name)):
+        return "is the word for all of them; take another name" if name == "all" else None
+    return (
+        f"{name!r} cannot be a contender's; take letters, digits, '.', '_' and '-', and no version's number"
+    )
+
+
+def _variable(name: str) -> str | None:
+    if not name or _VARIABLE.fullmatch(name):
+        return None  # and what is wrong may be the key itself: it is not repeated
+    return (
+        "names no variable of the environment, such as OPENAI_API_KEY; the key itself has no place in a file"
+    )
+
+
 def _devices(devices: str) -> str | None:
     if devices in ("", "cpu") or _DEVICES.fullmatch(devices):
         return None
@@ -119,6 +135,9 @@ def _devices(devices: str) -> str | None:
 
 
 _DEVICES = re.compile(r"(?:\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+)(?:,(?:\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+))*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NUMBER = re.compile(r"[0-9]+\.[0-9]+")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _ENTRY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Storage, "directory"): _directory,
@@ -131,4 +150,7 @@ _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Training, "devices"): _devices,
     (Schedule, "webhook"): _webhook,
     (Schedule, "smtp"): _smtp,
+    (Contender, "name"): _contender,
+    (Contender, "url"): _webhook,
+    (Contender, "key"): _variable,
 }

@@ -33,9 +33,8 @@ def open_workshop(settings: Settings) -> Iterator[Workshop]:
         train = partial(make_version, database, settings, utc_now)
         tune = partial(make_tuned, database, settings, utc_now)
         try:
-            secrets = {
-                name: os.environ[name] for name in (SECRET_VARIABLE, PASSWORD_VARIABLE) if name in os.environ
-            }
+            wanted = (SECRET_VARIABLE, PASSWORD_VARIABLE, *(one.key for one in settings.contender))
+            secrets = {name: os.environ[name] for name in wanted if name in os.environ}
             yield Workshop(
                 database,
                 settings,

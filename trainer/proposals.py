@@ -27,7 +27,7 @@ from feedback.storage.tables import Candidate, Inference
 from trainer.gateway import Gateway
 from trainer.lease import LeaseLostError
 from trainer.record import CycleCancelledError, LoopStoppedError
-from trainer.teacher import Teacher, clock_month
+from trainer.teacher import Teacher, clock_month, in_form
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def ask_teacher(
     done = Proposed("teacher")
     for case in _cases(workshop, model.name, "teacher", limit):
         check()
-        messages = _asking(case.messages, contract)
+        messages = in_form(case.messages, contract)
         question = _hash("teacher", settings.url, settings.model, messages, settings.max_tokens)
         with workshop.database.reading() as session:
             known = known_answer(session, question)
@@ -186,18 +186,6 @@ def _cases(workshop: Workshop, model: str, source: Source, limit: int) -> Iterat
         messages = messages_of(inference.request) if inference else None
         if inference is not None and messages is not None:
             yield Case(inference_id, messages, inference.output or "")
-
-
-def _asking(messages: Messages, contract: TaskContract) -> Messages:
-    """The prompt as the model got it, and before it what form the answer must have."""
-    if contract.schema is None:
-        return messages
-    schema = json.dumps(contract.schema, ensure_ascii=False)
-    told = f"Answer with JSON alone, without any other text, that meets this JSON schema: {schema}"
-    first, *rest = messages
-    if first.get("role") == "system":
-        return [{"role": "system", "content": f"{first['content']}\n\n{told}"}, *rest]
-    return [{"role": "system", "content": told}, *messages]
 
 
 def _checks(answer: str, case: Case, contract: TaskContract, ended: str | None) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from feedback.ids import new_id
 from feedback.registry.models import get_model
 from feedback.storage.tables import SuiteLook
 from trainer.checkpoints import discard_checkpoints
+from trainer.contenders import contend_where_configured
 from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
 from trainer.gate import Evidence, decide
@@ -99,7 +100,10 @@ def train(workshop: Workshop, record: CycleRecord) -> None:
 
 
 def evaluate(workshop: Workshop, record: CycleRecord) -> None:
-    """Let base, champion and challenger answer all suites through the server, and time the last two in turns."""
+    """Let base, champion and challenger answer all suites through the server, and time the last two in turns.
+
+    Contenders that every cycle asks answer them too; their figures stand apart, where no decision reads them.
+    """
     suites, model = _suites(workshop, record), workshop.model(record.row.model)
     champion = _champion(workshop, record)
     answers = _answers(workshop, record, suites, champion)
@@ -120,6 +124,8 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
     )
     facts = {"latency": msgspec.to_builtins(latency), "consistency": consistency}
     facts["judge"] = None if judged is None else shown(judged)
+    facts["contenders"] = contend_where_configured(workshop, model, suites, record.check)
+    trouble += [f"{name}: {one['stopped']}" for name, one in facts["contenders"].items() if one["stopped"]]
     record.add(champion=champion, versions=versions, **facts)
     counts = ", ".join(f"{len(cases)} {suite}" for suite, cases in suites.named().items())
     told = f"{len(answers)} versions answered {counts} cases; the champion is {champion}"

@@ -1,4 +1,4 @@
-"""Asks a teacher, a stronger model behind any OpenAI-compatible API, for the right answer to a prompt.
+"""Asks a teacher, a stronger model behind OpenAI's API or Anthropic's, for the right answer to a prompt.
 
 What is away or busy is asked again a few times, as late as it says; what it refuses is said at once. The key comes from the
 environment, goes into one header, and into no message, log or record.
@@ -6,6 +6,7 @@ environment, goes into one header, and into no message, log or record.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,14 @@ from typing import Any, Protocol
 import httpx
 from msgspec import Struct
 
+from feedback.datasets.contract import TaskContract
 from feedback.errors import NotAllowedError, SettingsError, StarloopError, UnavailableError
+from feedback.settings import ApiKind
+from trainer.api_shapes import SHAPES, otherwise
 
 KEY_VARIABLE = "STARLOOP_TEACHER_KEY"
-_AWAY = {408, 409, 429, 500, 502, 503, 504}
+_AWAY = {408, 409, 429, 500, 502, 503, 504, 529}
+_REFUSED = {400, 413, 422}
 _LONGEST_WAIT = 60.0
 _LARGEST = 16 << 20
 _CHARACTERS = 3
@@ -25,10 +30,12 @@ _CHARACTERS = 3
 
 
 class Endpoint(Protocol):
-    """The settings of whoever is asked: `[teacher]`, or `[judge]`."""
+    """The settings of whoever is asked: `[teacher]`, `[judge]` or a `[[contender]]`."""
 
     @property
     def url(self) -> str: ...
+    @property
+    def kind(self) -> ApiKind: ...
     @property
     def model(self) -> str: ...
     @property
@@ -56,8 +63,12 @@ class Reply(Struct, frozen=True):
     tokens_out: int
 
 
+class PromptRefusedError(StarloopError):
+    """It takes no such prompt (too long, say); what it says stands in the message."""
+
+
 class Teacher:
-    """A client of one teacher, or of one judge."""
+    """A client of one teacher, one judge or one contender."""
 
     def __init__(
         self,
@@ -80,10 +91,13 @@ class Teacher:
         self._who = f"the {who} at {settings.url}"
         self._variable = variable
         self._key = key or ""
+        self._shape = SHAPES[settings.kind]
+        self._refusals: list[str] = []
+        """What it said of parameters of ours, which it is asked without from then on."""
         self._halted = threading.Event()
         self._pause = pause or self._halted.wait
         self._client = httpx.Client(
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            headers=self._shape.headers(self._key),
             timeout=httpx.Timeout(settings.timeout_seconds, connect=min(10.0, settings.timeout_seconds)),
             transport=transport,
         )
@@ -96,22 +110,25 @@ class Teacher:
     def ask(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
         """The teacher's greedy answer.
 
-        Raises `NotAllowedError` for a key that it refuses, `UnavailableError` where it stays away, `StarloopError` for
-        what it says no to otherwise.
+        Raises `NotAllowedError` for a key that it refuses, `UnavailableError` where it stays away, `PromptRefusedError` for a
+        prompt that it does not take, `StarloopError` for what it says no to otherwise.
         """
-        body = {
-            "model": self._settings.model,
-            "messages": list(messages),
-            "temperature": 0,
-            "max_tokens": self._settings.max_tokens,
-        }
-        response = self._call(f"{self._settings.url.rstrip('/')}/chat/completions", body)
+        body = self._shape.body(self._settings.model, messages, self._settings.max_tokens)
+        for told in self._refusals:
+            body = otherwise(body, told) or body
+        url = f"{self._settings.url.rstrip('/')}{self._shape.path}"
+        response = self._call(url, body)
+        while response.status_code in _REFUSED and (again := otherwise(body, told := self._told(response))):
+            self._refusals.append(told)
+            body = again
+            response = self._call(url, body)
         if response.status_code in (401, 403):
             raise NotAllowedError(
                 f"{self._who} refused the key ({response.status_code}); set {self._variable}"
             )
         if not response.is_success:
-            raise StarloopError(f"{self._who} answered {response.status_code}: {self._told(response)}")
+            kind = PromptRefusedError if response.status_code in _REFUSED else StarloopError
+            raise kind(f"{self._who} answered {response.status_code}: {self._told(response)}")
         return self._reply(response, messages)
 
     def too_dear(self, messages: Sequence[Mapping[str, Any]], tokens: int, money: float, what: str) -> str:
@@ -175,16 +192,14 @@ class Teacher:
 
     def _reply(self, response: httpx.Response, messages: Sequence[Mapping[str, Any]]) -> Reply:
         try:
-            document = response.json()
-            choice = document["choices"][0]
-            text = (choice["message"].get("content") or "").strip()
+            said = self._shape.read(response.json())
+            text = said.text.strip()
             text.encode()  # what holds half a character can be stored nowhere
-            reason, usage = choice.get("finish_reason"), document.get("usage") or {}
             return Reply(
                 text,
-                reason if isinstance(reason, str) else None,
-                _tokens(usage.get("prompt_tokens"), estimated(messages)),
-                _tokens(usage.get("completion_tokens"), len(text) // _CHARACTERS + 1),
+                said.finish_reason if isinstance(said.finish_reason, str) else None,
+                _tokens(said.tokens_in, estimated(messages)),
+                _tokens(said.tokens_out, len(text) // _CHARACTERS + 1),
             )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise StarloopError(
@@ -201,6 +216,18 @@ class Teacher:
     def _without_key(self, text: str) -> str:
         """Some services repeat a key that they refuse."""
         return text.replace(self._key, "…") if self._key else text
+
+
+def in_form(messages: Sequence[Mapping[str, Any]], contract: TaskContract) -> list[Mapping[str, Any]]:
+    """The prompt as the model got it, and before it what form the answer must have."""
+    if contract.schema is None:
+        return list(messages)
+    schema = json.dumps(contract.schema, ensure_ascii=False)
+    told = f"Answer with JSON alone, without any other text, that meets this JSON schema: {schema}"
+    first, *rest = messages
+    if first.get("role") == "system":
+        return [{"role": "system", "content": f"{first['content']}\n\n{told}"}, *rest]
+    return [{"role": "system", "content": told}, *messages]
 
 
 def estimated(messages: Sequence[Mapping[str, Any]]) -> int:

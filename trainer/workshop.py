@@ -51,7 +51,7 @@ class Workshop:
     judge: Teacher | None = None
     """Where `[judge] url` names one."""
     secrets: Mapping[str, str] = field(default_factory=dict)
-    """What only the environment tells: the webhook's secret, the mail server's password."""
+    """What only the environment tells: the webhook's secret, the mail server's password, the contenders' keys."""
     make_tuned: MakeTuned | None = None
     """None where only cycles are run."""
 

@@ -22,6 +22,7 @@ from feedback.ids import time_of
 from feedback.privacy.proposed import blank_candidates, let_go
 from feedback.privacy.tombstones import Mason, TombstoneKind
 from feedback.storage.completion_table import CompletionMetadata
+from feedback.storage.contender_table import ContenderAnswer
 from feedback.storage.conversations import conversation_key
 from feedback.storage.removal_tables import Tombstone
 from feedback.storage.review_tables import ReviewOpinion
@@ -78,6 +79,12 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
         prompts |= more
         counts["evaluations"] = _execute(
             session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
+        )
+        _execute(
+            session,
+            update(ContenderAnswer)
+            .where(col(ContenderAnswer.prompt_hash).in_(sorted(prompts)))
+            .values(output=None, finish_reason=None),
         )
     _forget_months(session, {(row[2], f"{time_of(row[0]):%Y-%m}") for row in rows})
     _execute(session, delete(CompletionMetadata).where(col(CompletionMetadata.inference_id).in_(gone)))

@@ -31,6 +31,7 @@ _TABLES = (
     "failure",
     "evaluation_case",
     "evaluation_result",
+    "contender_answer",
     "prompt_group",
     "conversation",
     "completion_metadata",

@@ -132,6 +132,7 @@ def _data(dataset: DatasetVersion | None) -> list[str]:
 def _judged(cycle: Cycle | None) -> list[str]:
     result: Mapping[str, Any] = (cycle.result if cycle else None) or {}
     lines: list[str] = []
+    beside = {_contender(name, one): one["suites"] for name, one in (result.get("contenders") or {}).items()}
     rows = [
         (
             number,
@@ -140,7 +141,7 @@ def _judged(cycle: Cycle | None) -> list[str]:
             *(_share(figures.get(name)) for name in ("accuracy", "macro_f1", "valid_format")),
             _figure(figures.get("ms_per_token")),
         )
-        for number, suites in (result.get("versions") or {}).items()
+        for number, suites in ((result.get("versions") or {}) | beside).items()
         for suite, figures in suites.items()
         if figures["n"]
     ]
@@ -152,6 +153,11 @@ def _judged(cycle: Cycle | None) -> list[str]:
         lines += [f"The gate said **{gate['decision']}**:", ""]
         lines += [*(f"- {plain(reason)}" for reason in gate["reasons"]), ""]
     return lines
+
+
+def _contender(name: str, one: Mapping[str, Any]) -> str:
+    price = one["per_thousand"]
+    return f"{name} ({one['model']}{'' if price is None else f', {price:.4g} a thousand'})"
 
 
 def _users(canaries: Sequence[Canary]) -> list[str]:

@@ -110,7 +110,8 @@ class Report(Struct, kw_only=True):
     waiting: int
     """Failures that wait for a correction, of any month."""
     improvement: dict[str, Any]
-    """`{version, base, champion, improvement}`: shares of the golden set, as the last evaluation in or before the month saw them."""
+    """`{version, base, champion, improvement, cases, contenders}`: shares of the golden set, as the last evaluation in or before
+    the month saw them; contenders are `{name, model, accuracy, cases, per_thousand}`."""
     costs: Costs
     criteria: list[Criterion]
     next_steps: list[str]

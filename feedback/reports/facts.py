@@ -215,8 +215,24 @@ def _improvement(session: Session, model: str, until: float) -> dict[str, Any]:
                 "champion": shares[serving],
                 "improvement": shares[serving] - shares["base"],
                 "cases": versions[serving]["golden"]["n"],
+                "contenders": _contenders(cycle.result or {}),
             }
     return {}
+
+
+def _contenders(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What models elsewhere made of the same golden set, and at what price."""
+    return [
+        {
+            "name": name,
+            "model": one["model"],
+            "accuracy": one["suites"]["golden"]["accuracy"],
+            "cases": one["suites"]["golden"]["n"],
+            "per_thousand": one["per_thousand"],
+        }
+        for name, one in (result.get("contenders") or {}).items()
+        if one["suites"]["golden"]["n"]
+    ]
 
 
 def _costs(session: Session, settings: Settings, period: Period, answers: int, now: datetime) -> Costs:

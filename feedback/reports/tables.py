@@ -119,6 +119,25 @@ def _latency(report: Report) -> list[str | Table]:
     return [Table(columns, rows)]
 
 
+def _elsewhere(report: Report) -> list[str | Table]:
+    """Models elsewhere that were asked the golden set too."""
+    found = report.improvement
+    rows = [
+        [
+            f"{one['name']} ({one['model']})",
+            f"{percent(one['accuracy'])} of {one['cases']}",
+            "–" if one["per_thousand"] is None else f"{one['per_thousand']:,.4g}",
+        ]
+        for one in found.get("contenders") or ()
+    ]
+    if not rows:
+        return []
+    ours = report.costs.per_thousand_answers
+    mine = [f"{report.model}@{found['version']}", f"{percent(found['champion'])} of {found['cases']}"]
+    rows.insert(0, [*mine, "–" if ours is None else f"{ours:,.4g}"])
+    return ["Beside models elsewhere:", Table(["", "golden cases right", "a thousand answers cost"], rows)]
+
+
 def _costs(report: Report) -> list[str | Table]:
     costs, volume = report.costs, report.volume
     parts: list[str | Table] = [
@@ -129,7 +148,7 @@ def _costs(report: Report) -> list[str | Table]:
         parts.append(
             "Prices are not set: [[engine]] price_per_hour and [training] price_per_hour make costs of these hours."
         )
-        return parts
+        return [*parts, *_elsewhere(report)]
     rows = [
         [name, f"{value:,.2f}"]
         for name, value in (
@@ -141,7 +160,7 @@ def _costs(report: Report) -> list[str | Table]:
     ]
     if costs.per_thousand_answers is not None:
         rows.append(["for a thousand answers", f"{costs.per_thousand_answers:,.4f}"])
-    return [*parts, Table(["", "cost"], rows)]
+    return [*parts, Table(["", "cost"], rows), *_elsewhere(report)]
 
 
 def _changes(report: Report) -> list[str | Table]:

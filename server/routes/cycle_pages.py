@@ -79,10 +79,8 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
                 "last": trained[-1] if trained else None,
                 "epochs": epochs_of(trained),
                 "noticed": [(step.step, text) for step in trained for text in step.noticed],
-                "versions": list(result.get("versions") or {}),
-                "comparison": _comparison(
-                    result.get("versions") or {}, result.get("judge"), result.get("champion"), row.version
-                ),
+                "versions": [*(result.get("versions") or {}), *(result.get("contenders") or {})],
+                "comparison": _comparison(result, row.version),
                 "gate": result.get("gate"),
                 "signs": _SIGNS,
                 "trials": [
@@ -153,21 +151,25 @@ def _losses(trained: Sequence[TrainingStep]) -> str:
     return curves("Losses over the training's steps, in nats a token", series)
 
 
-def _comparison(
-    versions: Mapping[str, Any], judge: Mapping[str, Any] | None, champion: str | None, challenger: str | None
-) -> list[tuple[str, list[str]]]:
-    """Rows of the table of versions: what, and a cell for each version."""
+def _comparison(result: Mapping[str, Any], challenger: str | None) -> list[tuple[str, list[str]]]:
+    """Rows of the table of versions: what, and a cell for each version, then for each contender."""
+    judge, champion = result.get("judge"), result.get("champion")
+    contenders: Mapping[str, Any] = result.get("contenders") or {}
+    versions = (result.get("versions") or {}) | {name: one["suites"] for name, one in contenders.items()}
     rows = []
     for suite in _SUITES:
         metrics = [found.get(suite) or {} for found in versions.values()]
         count = max((one.get("n", 0) for one in metrics), default=0)
         if count:
-            rows.append((f"{suite}: right, of {count}", [_percent(one.get("accuracy")) for one in metrics]))
+            rows.append((f"{suite}: right, of {count}", [_right(one, count) for one in metrics]))
             rows.append((f"{suite}: in valid form", [_percent(one.get("valid_format")) for one in metrics]))
             rows += _parts(suite, metrics)
     speeds = [(found.get("golden") or {}).get("ms_per_request") for found in versions.values()]
     if any(speed is not None for speed in speeds):
         rows.append(("a request, median", ["–" if speed is None else f"{speed:,.0f} ms" for speed in speeds]))
+    if contenders:
+        prices = [contenders[name]["per_thousand"] if name in contenders else None for name in versions]
+        rows.append(("a thousand answers cost", ["–" if one is None else f"{one:,.4g}" for one in prices]))
     if judge and judge["cases"]:
         preferred = {champion: judge["losses"], challenger: judge["wins"]}
         cells = [
@@ -175,6 +177,12 @@ def _comparison(
         ]
         rows.append((_judge(judge), cells))
     return rows
+
+
+def _right(metrics: Mapping[str, Any], count: int) -> str:
+    """Of how many, where it is not of all: a contender may have stopped before the end."""
+    share = _percent(metrics.get("accuracy"))
+    return share if metrics.get("n", 0) in (0, count) else f"{share} of {metrics['n']}"
 
 
 def _judge(judge: Mapping[str, Any]) -> str:

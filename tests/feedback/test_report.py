@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from click.testing import CliRunner
+from sqlmodel import select
 
 from feedback.commands.report import report as command
 from feedback.errors import BadFieldError, NotFoundError
@@ -22,6 +23,7 @@ from feedback.reports.facts import gather
 from feedback.reports.forms import html, markdown
 from feedback.reports.monthly import month_of
 from feedback.reports.plots import bars, line
+from feedback.reports.tables import Table, sections
 from feedback.reports.traffic import percentile
 from feedback.settings import Engine, Settings
 from feedback.storage.arrival_tables import TriageMark
@@ -261,6 +263,23 @@ def test_a_promotion_shows_what_it_fixed_and_broke(world: World) -> None:
     ]
     assert found.improvement["improvement"] == pytest.approx(0.35) and IMPROVEMENT == 0.1
     assert {one.name: one.state for one in found.criteria}["better than the base"] == "met"
+
+
+def test_contenders_of_the_last_evaluation_stand_with_the_costs(world: World) -> None:
+    _turn(world)
+    golden = {"golden": {"n": 40, "accuracy": 0.9}}
+    told = {"model": "big", "per_thousand": 1.25, "stopped": "", "suites": golden}
+    with world.database.session() as session:
+        cycle = session.exec(select(Cycle)).one()
+        cycle.result = {**(cycle.result or {}), "contenders": {"hosted": told}}
+        session.add(cycle)
+        session.commit()
+    found = _report(world)
+    (one,) = found.improvement["contenders"]
+    assert (one["name"], one["cases"], one["per_thousand"]) == ("hosted", 40, 1.25)
+    (costs,) = (section for section in sections(found) if section.title == "Are costs as expected?")
+    shown = costs.parts[-1]
+    assert isinstance(shown, Table) and shown.rows[1] == ["hosted (big)", "90.0 % of 40", "1.25"]
 
 
 def test_costs_come_from_prices_and_hours(world: World) -> None:

@@ -68,6 +68,19 @@ def test_a_judges_preferences_stand_beside_how_far_it_agrees_with_people(gateway
     assert text.index("10.0 %") < text.index("30.0 %")
 
 
+def test_contenders_stand_beside_the_versions_with_their_price(gateway: Inside) -> None:
+    database, now = gateway.gateway.database, gateway.gateway.now()
+    figures = {"n": 90, "accuracy": 0.7, "valid_format": 1.0}
+    versions = {name: {"golden": figures} for name in ("base", "1.0")}
+    golden = {"golden": {"n": 60, "accuracy": 0.85, "valid_format": 0.9}}
+    told = {"model": "big", "per_thousand": 1.25, "stopped": "the budget", "suites": golden}
+    result = {"champion": "base", "versions": versions, "contenders": {"hosted": told}}
+    text = page(gateway, f"/cycles/{add_cycle(database, now, '1.0', result=result)}")
+    assert '<th class="number">hosted</th>' in text and "85.0 % of 60" in text
+    prices = text.split("a thousand answers cost")[1].split("</tr>")[0]
+    assert re.findall(r'<td class="number">(.+?)</td>', prices) == ["–", "–", "1.25"]
+
+
 def test_what_people_and_models_wrote_is_text(gateway: Inside) -> None:
     now = gateway.gateway.now()
     identifier = add_cycle(gateway.gateway.database, now, None, reason=EVIL, requested_by=EVIL)

@@ -173,3 +173,33 @@ def test_a_teacher_without_a_model_is_wrong_configuration() -> None:
 def test_a_budget_is_a_calendar_months() -> None:
     now = datetime(2026, 3, 17, 13, 5, 9, 250_000, tzinfo=UTC).timestamp()
     assert clock_month(now) == datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+
+
+def test_anthropics_api_is_asked_in_its_own_words() -> None:
+    reply = {
+        "content": [{"type": "text", "text": "bl"}, {"type": "text", "text": "ue "}],
+        "stop_reason": "max_tokens",
+        "usage": {"input_tokens": 1000, "output_tokens": 500},
+    }
+    away = Away(httpx.Response(529, headers={"retry-after": "3"}), httpx.Response(200, json=reply))
+    one = teacher(away, kind="anthropic")
+    told = one.ask([{"role": "system", "content": "Be brief."}, *PROMPT])
+    assert (told.text, told.finish_reason, one.cost(told)) == ("blue", "length", pytest.approx(0.007))
+    request = away.seen[-1]
+    assert str(request.url) == "http://teacher/v1/messages" and away.waited == [3.0]
+    assert request.headers["x-api-key"] == KEY and "authorization" not in request.headers
+    body = json.loads(request.content)
+    assert body["system"] == "Be brief." and body["messages"] == PROMPT
+    assert body["max_tokens"] == 1024 and body["temperature"] == 0
+
+
+def test_a_parameter_that_it_refuses_is_left_out_from_then_on_and_a_words_mention_is_none() -> None:
+    unsupported = "Unsupported value: 'temperature' does not support 0 with this model."
+    away = Away(httpx.Response(400, json={"error": {"message": unsupported}}), ok(), ok())
+    one = teacher(away)
+    assert one.ask(PROMPT).text == one.ask(PROMPT).text == "blue"
+    assert ["temperature" in json.loads(request.content) for request in away.seen] == [True, False, False]
+    weather = Away(httpx.Response(400, json={"error": {"message": "no answer about the temperature today"}}))
+    with pytest.raises(StarloopError, match="temperature today"):
+        teacher(weather).ask(PROMPT)
+    assert len(weather.seen) == 1

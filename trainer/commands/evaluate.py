@@ -16,19 +16,22 @@ from feedback.settings import Settings
 @click.command(short_help="versions on the suites, through the server")
 @click.option("--model", required=True, help="Whose versions.")
 @click.option("--versions", required=True, help="Numbers with commas between; `base` is the base itself.")
+@click.option("--contenders", help="Names of [[contender]] with commas between, or `all`: models elsewhere.")
 @json_option
 @settings_option
-def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> None:
+def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, settings: Settings) -> None:
     """Let versions answer the golden set, the regression suite and the failure hold-out, and compare them.
 
-    Each version is compared with the first. Answers that are known already are not asked again. Nothing is decided and
-    no look at a suite is counted: that is the gate's.
+    Each version is compared with the first, and so are models elsewhere that --contenders names, with what a thousand of their
+    answers cost; they are told the form that answers must have. Answers that are known already are not asked again. Nothing
+    is decided and no look at a suite is counted: that is the gate's.
 
-    Example: starloop evaluate --model assistant --versions base,1.0,1.1
+    Example: starloop evaluate --model assistant --versions base,1.0,1.1 --contenders all
     """
     from feedback.datasets.contract import TaskContract
     from feedback.registry.versions import get_version
     from trainer.comparison import Comparison
+    from trainer.contenders import answered, contend, shown, wanted_contenders
     from trainer.evaluation import pinned
     from trainer.metrics import Metrics
     from trainer.opening import open_workshop
@@ -38,6 +41,7 @@ def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> No
     numbers = list(dict.fromkeys(number.strip() for number in versions.split(",") if number.strip()))
     if not numbers:
         raise BadInputError("--versions: name at least one version, such as base,1.0")
+    others = wanted_contenders(settings, contenders) if contenders else []
     with open_workshop(settings) as workshop:
         configured = workshop.model(model)
         with workshop.database.reading() as session:
@@ -56,45 +60,56 @@ def evaluate(model: str, versions: str, as_json: bool, settings: Settings) -> No
             )
             for number in numbers
         }
+        contended = [contend(workshop, one, configured, suites.every()) for one in others]
     contract, first = TaskContract.from_settings(configured), answers[numbers[0]]
     report = []
     for number, given in answers.items():
-        shown: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         for suite, cases in suites.named().items():
-            shown[suite] = msgspec.to_builtins(Metrics.of(cases, given, contract))
+            figures[suite] = msgspec.to_builtins(Metrics.of(cases, given, contract))
             if number != numbers[0]:
                 compared = Comparison.of(outcomes(cases, first, given))
-                shown[suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
-        report.append({"version": number, "suites": shown})
-    emit({"model": model, "versions": report}, as_json, lambda: _text(report))
+                figures[suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
+        report.append({"version": number, "suites": figures})
+    elsewhere = []
+    for done in contended:
+        told = shown(done, suites, contract)
+        for suite, cases in suites.named().items():
+            compared = Comparison.of(outcomes(answered(cases, done), first, done.answers))
+            told["suites"][suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
+        elsewhere.append({"contender": done.name, **told})
+    emit(
+        {"model": model, "versions": report, "contenders": elsewhere},
+        as_json,
+        lambda: _text(report, elsewhere),
+    )
 
 
-def _text(report: Sequence[Mapping[str, Any]]) -> str:
+def _text(report: Sequence[Mapping[str, Any]], elsewhere: Sequence[Mapping[str, Any]]) -> str:
     """Plain columns: cells that a narrow terminal breaks up cannot be compared."""
-    rows = [("version", "suite", "cases", "right", "valid", "ms/request", "points against the first (95 %)")]
-    for version in report:
-        for suite, figures in version["suites"].items():
-            cells = (version["version"], suite, str(figures["n"]))
+    head = ("version", "suite", "cases", "right", "valid", "ms/request", "points against the first (95 %)")
+    rows: list[tuple[str, ...]] = [head if not elsewhere else (*head, "cost of 1,000")]
+    for one in (*report, *elsewhere):
+        name = one.get("version") or one["contender"]
+        price = one.get("per_thousand")
+        cost = [] if not elsewhere else ["-" if price is None else f"{price:.4g}"]
+        for suite, figures in one["suites"].items():
             shares = (_percent(figures["accuracy"]), _percent(figures["valid_format"]))
             spent = "-" if figures["ms_per_request"] is None else f"{figures['ms_per_request']:.0f}"
-            rows.append((*cells, *shares, spent, _against(figures.get("against"))))
+            against = _against(figures.get("against"))
+            rows.append((name, suite, str(figures["n"]), *shares, spent, against, *cost))
             rows += [
-                (
-                    version["version"],
-                    f"{suite}, {name}",
-                    str(part["n"]),
-                    _percent(part["accuracy"]),
-                    "-",
-                    "-",
-                    "-",
-                )
+                (name, f"{suite}, {part}", str(found["n"]), _percent(found["accuracy"]), "-", "-", "-")
+                + ("-",) * len(cost)
                 for kind in ("slices", "facets")
-                for name, part in figures[kind].items()
+                for part, found in figures[kind].items()
             ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    ]
+    lines += [f"{one['contender']} stopped: {one['stopped']}" for one in elsewhere if one["stopped"]]
+    return "\n".join(lines)
 
 
 def _against(compared: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,15 @@ from alembic import context
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
 
-from feedback.storage import arrival_tables, batch_table, completion_table, file_table, removal_tables, tables  # noqa: F401  (they fill the metadata)
+from feedback.storage import (  # noqa: F401  (they fill the metadata)
+    arrival_tables,
+    batch_table,
+    completion_table,
+    contender_table,
+    file_table,
+    removal_tables,
+    tables,
+)
 
 
 def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:

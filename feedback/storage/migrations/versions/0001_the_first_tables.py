@@ -622,6 +622,22 @@ def upgrade() -> None:
     for column in ("model", "state", "key_id"):
         op.create_index(f"ix_fine_tuning_{column}", "fine_tuning", [column], unique=False)
     op.create_table(
+        "contender_answer",
+        sa.Column("question_hash", sa.String(64), nullable=False),
+        sa.Column("contender", sa.String(), nullable=False),
+        sa.Column("prompt_hash", sa.String(64), nullable=False),
+        sa.Column("output", sa.Text(), nullable=True),
+        sa.Column("finish_reason", sa.String(), nullable=True),
+        sa.Column("tokens_in", sa.Integer(), nullable=False),
+        sa.Column("tokens_out", sa.Integer(), nullable=False),
+        sa.Column("cost", sa.Float(), nullable=False),
+        sa.Column("latency_ms", sa.Float(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("question_hash"),
+    )
+    for column in ("contender", "prompt_hash"):
+        op.create_index(f"ix_contender_answer_{column}", "contender_answer", [column], unique=False)
+    op.create_table(
         "triage_mark",
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("stored", sa.Float(), nullable=False),
