@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from feedback.imports.lines import LONGEST, read_lines
 from feedback.imports.rows import BadRow
 
 _DELIMITERS = ",;\t|"
+_SAID = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)
 _BATCH = 1000
 
 
@@ -27,24 +29,23 @@ def read_csv(stream: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]
     """
     csv.field_size_limit(LONGEST)
     lines = _texts(stream, name)
-    first = next(lines, "")
+    first, before = next(lines, ""), 0
     delimiter = max(_DELIMITERS, key=first.count)
+    if (said := _SAID.fullmatch(first)) is not None:  # as spreadsheets write it before the header
+        delimiter, before, first = said[1], 1, next(lines, "")
 
     def all_lines() -> Iterator[str]:
         yield first
         yield from lines
 
     reader = csv.reader(all_lines(), delimiter=delimiter, strict=True)
-    begins = 1
+    begins = before + 1
     try:
         header = [column.strip() for column in next(reader, [])]
-        if len(set(header)) != len(header) or not all(header):
-            raise BadInputError(
-                f"{name}: line 1: two columns have the same name, or one has none; name each once"
-            )
-        begins = reader.line_num + 1
+        _check_header(header, f"{name}: line {begins}")
+        begins = before + reader.line_num + 1
         for cells in reader:
-            line, begins = begins, reader.line_num + 1
+            line, begins = begins, before + reader.line_num + 1
             if len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:
@@ -113,6 +114,14 @@ def read_arrow(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise BadInputError(
             f"{name}: row {number + 1}: cannot be read as Arrow: {str(error)[:200]}; save it again"
         ) from None
+
+
+def _check_header(header: Sequence[str], where: str) -> None:
+    for place, column in enumerate(header, 1):
+        if not column:
+            raise BadInputError(f"{where}: column {place} has no name; name each once")
+        if column in header[: place - 1]:
+            raise BadInputError(f"{where}: two columns have the same name, {column[:60]!r}; name each once")
 
 
 def _texts(stream: IO[bytes], name: str) -> Iterator[str]:

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, NoReturn
 
-from feedback.errors import BadFieldError, BadInputError
+from feedback.errors import BadFieldError
 from feedback.imports.rows import BadRow
+from feedback.imports.strangers import BEGINNING, refuse_stranger
 
 LONGEST = 8 << 20
 """Bytes of the longest line that is taken: some two million tokens."""
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SKIPPED = 1 << 20
+_BLANK = codecs.BOM_UTF8 + b" \t\r\n\v\f"
 
 
 class Line(NamedTuple):
@@ -24,13 +25,12 @@ class Line(NamedTuple):
 
 
 def read_lines(stream: IO[bytes], name: str) -> Iterator[Line]:
-    """The lines of a stream, a byte-order mark left out. Raises `BadInputError` for UTF-16."""
+    """The lines of a stream, a byte-order mark before the first left out. Raises what `refuse_stranger` does."""
     number = 0
     while line := stream.readline(LONGEST + 1):
         number += 1
         if number == 1:
-            if line.startswith(_UTF16):
-                raise BadInputError(f"{name}: is UTF-16; save it as UTF-8 (`iconv -f UTF-16 -t UTF-8`)")
+            refuse_stranger(line[:BEGINNING], name)
             line = line.removeprefix(codecs.BOM_UTF8)
         if len(line) > LONGEST and not line.endswith(b"\n"):
             while (rest := stream.readline(_SKIPPED)) and not rest.endswith(b"\n"):
@@ -50,9 +50,10 @@ def read_objects(stream: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, 
     for number, content in read_lines(stream, name):
         if content is None:
             yield number, too_long(number)
-        elif not content.isspace():
+        elif content.strip(_BLANK):
             try:
-                yield number, parse_object(content)
+                # Files that were put together have a mark where each began.
+                yield number, parse_object(content.removeprefix(codecs.BOM_UTF8))
             except BadFieldError as error:
                 yield number, BadRow(number, error.field, error.problem)
 
@@ -71,7 +72,9 @@ def parse_object(content: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise BadFieldError("line", f"is not JSON: {error.msg} at column {error.colno}") from None
     except ValueError as error:
-        raise BadFieldError("line", f"is not JSON: {error}") from None
+        digits = "int_max_str_digits" in str(error)  # Python's own words are about Python
+        told = "holds a number of thousands of digits" if digits else f"is not JSON: {error}"
+        raise BadFieldError("line", told) from None
     if not isinstance(value, dict):
         raise BadFieldError(
             "line", "must be a JSON object; write one row a line (`jq -c '.[]'` splits an array)"

@@ -109,7 +109,11 @@ class Reader:
 
     def _records_of(self, path: Path, name: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
         with unpacked(path, name) as stream:
-            start = cast("Any", stream).peek(64)[:64] if hasattr(stream, "peek") else b""
+            start = cast("Any", stream).peek(64)[:64]
+            if isinstance(stream, _Bounded) and start.startswith((_PARQUET, *_ARROW)):
+                raise BadInputError(
+                    f"{name}: is packed around Parquet or Arrow, which pack their own rows; unpack it"
+                )
             self._container = self._container or _container(start, name)
             if self._container == "csv":
                 yield from read_csv(stream, name)
@@ -173,10 +177,6 @@ def _container(start: bytes, name: str) -> Container:
     while suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text.startswith(b"["):
-        raise BadInputError(
-            f"{name}: is one JSON array; write one row a line (`jq -c '.[]' FILE > rows.jsonl`)"
-        )
     if suffixes and suffixes[-1] in _TABLES:
         return "csv"
     if suffixes and suffixes[-1] in (".jsonl", ".ndjson", ".json"):

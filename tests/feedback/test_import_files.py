@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import os
+import tarfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,18 @@ from feedback.imports.rows import BadRow, Row
 from feedback.imports.storing import shown_name
 
 GOOD = b'{"prompt": "Where is it?", "completion": "On its way."}\n'
+
+
+def tarred(name: str) -> bytes:
+    """A tar archive with one file of that name."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(GOOD)
+        archive.addfile(entry, io.BytesIO(GOOD))
+    return written.getvalue()
+
+
 MAP = Reading(columns={"prompt": "q", "answer": "a"})
 
 
@@ -49,8 +65,15 @@ def good(rows: list[Row | BadRow]) -> int:
         GOOD.replace(b"\n", b"\r\n"),
         b"\n\n" + GOOD + b"  \n",
         GOOD.rstrip(b"\n"),
+        b"\xef\xbb\xbf\r\n\xef\xbb\xbf" + GOOD,
     ],
-    ids=["byte-order mark", "Windows line ends", "blank lines", "no last line end"],
+    ids=[
+        "byte-order mark",
+        "Windows line ends",
+        "blank lines",
+        "no last line end",
+        "marks of files put together",
+    ],
 )
 def test_how_other_systems_write_text_changes_nothing(tmp_path: Path, content: bytes) -> None:
     (row,) = read(wrote(tmp_path / "rows.jsonl", content))
@@ -115,6 +138,7 @@ def test_a_line_of_50_mb_is_one_bad_row_in_bounded_memory(tmp_path: Path) -> Non
         (b'{"prompt": NaN, "completion": "b"}', "line", "NaN is not a JSON number"),
         (b'{"prompt": ' + b"[" * 100_000, "line", "is nested too deep"),
         (b'{"prompt": "a\\u0000", "completion": "b"}', "prompt", "the character NUL"),
+        (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", "line", "a number of thousands of digits"),
         (b'{"prompt": "a\\ud800", "completion": "b"}', "prompt", "half a surrogate pair"),
         (b"\0\0\0", "line", "is not JSON"),
     ],
@@ -141,6 +165,23 @@ def test_a_broken_line_is_told_and_its_neighbours_are_read(
         ("rows.csv", b'q,a\n"open,b\n', "look for a quote that is not closed"),
         ("rows.csv", b"q,q\n1,2\n", "two columns have the same name"),
         ("rows.parquet", b"PAR1 and nothing", "cannot be read as Parquet"),
+        ("rows.csv", b"q,,a\n1,2,3\n", "line 1: column 2 has no name"),
+        ("rows.jsonl", b"\xef\xbb\xbf", "is empty"),
+        ("rows.jsonl", GOOD.decode().encode("utf-16-be"), "looks like UTF-16 without a byte-order mark"),
+        ("rows.csv", GOOD.decode().encode("utf-16-le"), "iconv -f UTF-16LE"),
+        ("rows.jsonl", GOOD.decode().encode("utf-32"), "is UTF-32"),
+        ("rows.jsonl", GOOD.replace(b"\n", b"\r") * 2, "line ends of old Macs"),
+        ("rows.csv", b"q,a\rone,two\r", "line ends of old Macs"),
+        ("rows.json", json.dumps({"prompt": "a"}, indent=1).encode(), "JSON over several lines"),
+        ("rows.jsonl", b"PK\x03\x04....", "is a ZIP archive"),
+        ("rows.gz", gzip.compress(tarred("../../rows.jsonl"), mtime=0), "is a tar archive"),
+        ("rows.jsonl", bz2.compress(GOOD), "is packed by bzip2"),
+        ("rows.jsonl", lzma.compress(GOOD), "is packed by xz"),
+        ("rows.jsonl.gz", gzip.compress(zstd.compress(GOOD), mtime=0), "is packed twice"),
+        ("rows.parquet.gz", gzip.compress(b"PAR1", mtime=0), "is packed around Parquet"),
+        ("rows.jsonl", b"%PDF-1.7\n", "is a PDF"),
+        ("rows.jsonl", b"\n<!DOCTYPE html>\n<p>Log in", "is a web page"),
+        ("rows.gz", gzip.compress(GOOD, mtime=0) + b"more", "is broken or cut short"),
     ],
 )
 def test_a_file_that_cannot_be_read_as_a_whole_is_told(
@@ -173,6 +214,11 @@ def test_a_table_may_have_nested_quotes_line_ends_and_semicolons(tmp_path: Path)
         if isinstance(row, Row)
     ]
     assert told == [(2, 'He said "no"; then\nleft', "fine"), (5, "next", "=1+1")]
+
+
+def test_a_spreadsheets_word_on_its_separator_is_heeded_and_counted_as_a_line(tmp_path: Path) -> None:
+    rows = read(wrote(tmp_path / "rows.csv", b"sep=|\r\nprompt|completion\r\na, b; c|d\r\nalone\r\n"))
+    assert good(rows) == 1 and only_bad(rows).line == 4
 
 
 def test_rows_of_a_table_that_are_wrong_are_told_with_their_line(tmp_path: Path) -> None:
