@@ -83,8 +83,16 @@ def show(settings: Settings, dataset_id: str, as_json: bool) -> None:
 @click.option("--split", type=click.Choice(SPLITS), help="Only this split.")
 @settings_option
 def export(settings: Settings, dataset_id: str, form: str, split: str | None) -> None:
-    """The rows: OpenAI's chat form, TRL's prompt and completion, preferences (chosen and rejected, or OpenAI's names) or KTO (with labels), all
-    that is known of each (rows), or the failures that are held out.
+    """The rows of a dataset version, in the form that a trainer reads.
+
+    \b
+    chat               {messages, tools?}, OpenAI's fine-tuning
+    trl-completion     {prompt, completion}, TRL's supervised training
+    trl-preference     {prompt, chosen, rejected}, TRL's DPO
+    openai-preference  {input, preferred_output, non_preferred_output}
+    kto                {prompt, completion, label}, TRL's KTO
+    rows               all that is known of each
+    holdout            failures of the evaluation side, which nothing is trained on
 
     Example: starloop data export ID --format trl-preference > pairs.jsonl
     """
@@ -133,8 +141,14 @@ def why(
 
 
 @data.command(short_help="curate and freeze a dataset version now")
-@click.option("--model", required=True)
-@click.option("--without-guard", "guards_off", multiple=True, type=click.Choice(["raters", "replay", "size"]))
+@click.option("--model", metavar="M", required=True, help="Name of a [[model]].")
+@click.option(
+    "--without-guard",
+    "guards_off",
+    multiple=True,
+    type=click.Choice(["raters", "replay", "size"]),
+    help="Believe everybody (raters), leave old examples out (replay), or take too few (size).",
+)
 @json_option
 @settings_option
 def build(settings: Settings, model: str, guards_off: tuple[str, ...], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from feedback.datasets.imported import intact
 from feedback.errors import BadFieldError
 from feedback.imports.reading import FORMATS, Reading
 from feedback.imports.rows import BadRow
-from feedback.imports.shapes import columns_of
+from feedback.imports.shapes import MAPPED, columns_of
 from feedback.imports.storing import USES, Intake, Outcome, import_file, list_imports, shown_name
 from feedback.registry.models import ensure_models
 from feedback.settings import Settings
@@ -25,7 +25,10 @@ _SHOWN = 20
 
 file_argument = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 format_option = click.option(
-    "--format", "format_", type=click.Choice(FORMATS), help="Without it, the file is looked at."
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="How rows are written, or the file's kind; without it, both are seen from the file.",
 )
 
 split_option = click.option(
@@ -42,13 +45,17 @@ def _columns(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> d
 
 
 map_option = click.option(
-    "--map", "columns", multiple=True, callback=_columns, help="Columns, as in prompt=question,answer=reply."
+    "--map",
+    "columns",
+    multiple=True,
+    callback=_columns,
+    help=f"Which columns or fields hold what, as in prompt=question,answer=reply; what: {', '.join(MAPPED)}.",
 )
 
 
 @click.command("import", short_help="take a file of training rows in for a model")
 @file_argument
-@click.option("--model", required=True)
+@click.option("--model", metavar="M", required=True, help="Name of the [[model]] that is to learn them.")
 @format_option
 @map_option
 @split_option
@@ -162,7 +169,10 @@ def _told(outcome: Outcome, file: Path) -> str:
         )
     if outcome.known:
         return "\n".join(
-            [*lines, f"{name}: these rows are import {entry.id} already; nothing was imported again."]
+            [
+                *lines,
+                f"{name}: these rows are import {entry.id} already (--use {entry.use}); nothing was imported again.",
+            ]
         )
     used = (
         f"{entry.rows} rows with {entry.examples} answers to {'learn' if entry.use == 'learn' else 'replay'}"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedback.privacy.pii import KINDS, Placeholders, Span, find, redacted
+from tests.bench.pii import outcome, sample
 
 YARDSTICKS = Path(__file__).parents[3] / "shared" / "data"
 FOUND = [
@@ -169,6 +170,15 @@ def test_megabytes_take_seconds() -> None:
     found = find(text)
     assert len(found) == 25_000
     assert time.process_time() - begun < 8.0
+
+
+def test_of_texts_as_people_write_them_it_finds_what_the_readme_says() -> None:
+    texts = sample()
+    told = outcome(texts)
+    of_kinds = {kind: (told.found[kind], told.marked[kind]) for kind in KINDS}
+    assert (len(texts), sum(marked for _, marked in of_kinds.values())) == (106, 55)
+    assert sum(found for found, _ in of_kinds.values()) >= 48 and told.false.total() <= 1, told.missed
+    assert all(of_kinds[kind][0] == of_kinds[kind][1] for kind in ("card", "iban", "ip"))
 
 
 def test_of_thousands_of_peoples_questions_without_personal_data_none_is_taken_for_it() -> None:
