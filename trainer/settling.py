@@ -11,7 +11,7 @@ from sqlmodel import select
 
 from feedback.registry.canaries import canary_of
 from feedback.registry.models import get_model
-from feedback.registry.versions import get_version, mark_version
+from feedback.registry.versions import reject_version
 from feedback.storage.tables import Move
 from trainer.canary_keeper import watch_promotion
 from trainer.gate import Decision
@@ -26,9 +26,7 @@ def settle(workshop: Workshop, record: CycleRecord) -> None:
     decision = msgspec.convert(result["gate"], Decision)
     if decision.decision == "rejected":
         with workshop.database.session() as session:
-            # a person may have promoted it meanwhile, which stands
-            if get_version(session, cycle.model, record.challenger).state == "registered":
-                mark_version(session, cycle.model, record.challenger, "rejected")
+            reject_version(session, cycle.model, record.challenger, workshop.clock())
             session.commit()
     if cycle.mode == "report":
         record.finish("reported", f"nothing was moved; the gate said {decision.decision}: {decision.reason}")

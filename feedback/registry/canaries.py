@@ -17,7 +17,7 @@ from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.arms import Kind, open_canary
 from feedback.registry.models import SERVABLE, lock_model
-from feedback.registry.versions import get_version, mark_version
+from feedback.registry.versions import get_version, reject_version
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Canary
 
@@ -112,9 +112,7 @@ def end_canary(
     if row.state == "open":
         _end(session, row, state, reason, actor, now)
         if state == "rolled_back" and row.kind == "canary" and row.version != BASE:
-            found = get_version(session, row.model, row.version)
-            if found.state == "registered":
-                mark_version(session, row.model, row.version, "rejected")
+            reject_version(session, row.model, row.version, now)
     return row
 
 

@@ -175,6 +175,6 @@ def require_room(session: Session, base: str, limit: int) -> None:
 
 
 def rejected_versions(session: Session, base: str) -> list[ModelVersion]:
-    """The versions of a base that the gate or a person turned down, in the order in which they were made."""
+    """The versions of a base that the gate or a person turned down, in the order in which they were."""
     query = select(ModelVersion).where(ModelVersion.base == base, ModelVersion.state == "rejected")
-    return sorted(session.exec(query), key=lambda version: (version.created, order_of(version.number)))
+    return sorted(session.exec(query), key=lambda one: (one.rejected or one.created, order_of(one.number)))

@@ -98,6 +98,16 @@ def mark_version(session: Session, model: str, number: str, state: VersionState)
     return version
 
 
+def reject_version(session: Session, model: str, number: str, now: datetime) -> None:
+    """Turn a registered version down, and note when; one in any other state stays as it is.
+
+    A person may have promoted it meanwhile, which stands.
+    """
+    version = get_version(session, model, number)
+    if version.state == "registered":
+        mark_version(session, model, number, "rejected").rejected = now.timestamp()
+
+
 def get_version(session: Session, model: str, number: str) -> ModelVersion:
     """One version. Raises `NotFoundError` for an unknown model or number."""
     found = session.exec(

@@ -24,7 +24,7 @@ from feedback.registry.retirements import (
     routable,
     waits_for,
 )
-from feedback.registry.versions import get_version, mark_version, reserve_version
+from feedback.registry.versions import get_version, mark_version, reject_version, reserve_version
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Retirement
@@ -135,3 +135,19 @@ def test_an_engines_memory_is_full_with_the_versions_that_can_be_asked_for(datab
             require_room(session, "starter", 3)
         assert [version.number for version in rejected_versions(session, "starter")] == ["1.1", "1.4"]
         assert rejected_versions(session, "acme/other") == []
+
+
+def test_what_was_turned_down_first_goes_first_though_it_was_made_last(database: Database) -> None:
+    with database.session() as session:
+        register(session, "registered", "registered", "registered")
+        for number, hours in (("1.2", 1), ("1.0", 3), ("1.1", 2)):
+            reject_version(session, "assistant", number, NOW + timedelta(hours=hours))
+        session.commit()
+        found = rejected_versions(session, "starter")
+        assert [version.number for version in found] == ["1.2", "1.1", "1.0"]
+        assert found[0].rejected == (NOW + timedelta(hours=1)).timestamp()
+        reject_version(session, "assistant", "1.2", NOW + timedelta(hours=9))  # by whom it is said again
+        assert found[0].rejected == (NOW + timedelta(hours=1)).timestamp()
+        mark_version(session, "assistant", "1.1", "promoted")
+        reject_version(session, "assistant", "1.1", NOW + timedelta(hours=9))
+        assert get_version(session, "assistant", "1.1").state == "promoted", "a person's word stands"
