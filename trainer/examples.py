@@ -10,7 +10,7 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -96,6 +96,30 @@ class StoredExamples(Sequence[Encoded]):
             del self._waiting[:count]
 
 
+class Picked(Sequence[Encoded]):
+    """Some of the examples that are stored, eight bytes each."""
+
+    def __init__(self, stored: StoredExamples, places: Iterable[int]) -> None:
+        self._stored = stored
+        self._places = array("I", places)
+        self.lengths = array("I", (stored.lengths[place] for place in self._places))
+        """Tokens of each example."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self._stored[place] for place in self._places[index]]
+        return self._stored[self._places[index]]
+
+
 def lengths_of(examples: Sequence[Encoded]) -> Sequence[int]:
     """Tokens of each example, without reading those that are stored."""
-    return examples.lengths if isinstance(examples, StoredExamples) else [len(one.tokens) for one in examples]
+    if isinstance(examples, StoredExamples | Picked):
+        return examples.lengths
+    return [len(one.tokens) for one in examples]

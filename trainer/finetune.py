@@ -73,7 +73,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     watched = random.Random(spec.seed).sample(
         validation.examples, min(VALIDATION_LIMIT, len(validation.examples))
     )
-    objective, used = _objective(spec, base, encoder, train)
+    objective, used = _objective(spec, base, encoder, train, beside)
 
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     model, config = new_adapter(base, spec.rank, spec.alpha)
@@ -244,15 +244,15 @@ def repeat_exactly() -> None:
 
 
 def _objective(
-    spec: TrainingSpec, base: BaseModel, encoder: Encoder, train: EncodedRows
+    spec: TrainingSpec, base: BaseModel, encoder: Encoder, train: EncodedRows, beside: Path | None
 ) -> tuple[Objective, dict[str, Any]]:
     """What the method minimises, and the facts of what it learns from."""
     dataset = Path(spec.dataset)
     if spec.method == "dpo":
-        pairs, rows, left_out = read_pairs(dataset, encoder, train)
+        pairs, rows, left_out = read_pairs(dataset, encoder, train, beside)
         return Direct(base, pairs, rows, spec.beta), {"pairs": len(pairs), "pairs_left_out": dict(left_out)}
     if spec.method == "kto":
-        examples, good, left_out = read_rated(dataset, encoder, train)
+        examples, good, left_out = read_rated(dataset, encoder, train, beside)
         used = {"good": sum(good), "bad": len(good) - sum(good), "rated_left_out": dict(left_out)}
         return Unpaired(base, examples, good, encoder.limit), used
     return Supervised(base, train.examples), {}

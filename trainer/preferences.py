@@ -6,7 +6,8 @@ is held in memory. What the base says of an example is computed when it is first
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from trainer.base_model import BaseModel
 from trainer.batches import fitting
-from trainer.examples import IGNORED, Encoded
+from trainer.examples import IGNORED, Encoded, lengths_of
 from trainer.objectives import losses_of
-from trainer.preference_rows import Answers
+from trainer.preference_rows import Answers, StoredPairs
 from trainer.training import BETA
 
 SFT_WEIGHT = 0.2
@@ -40,19 +41,20 @@ class Direct:
         self._pairs = pairs
         self._rows = rows
         self._reference = torch.full((len(pairs), 2), torch.nan)
-        self.lengths = [len(pair.chosen.tokens) + len(pair.rejected.tokens) for pair in pairs]
-        self.lengths += [len(row.tokens) for row in rows]
+        self.lengths = array("I", pairs.lengths if isinstance(pairs, StoredPairs) else map(_both, pairs))
+        self.lengths.extend(lengths_of(rows))
 
     def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
         """See `objectives.Objective`."""
         pairs = {index: self._pairs[index] for index in batch if index < len(self._pairs)}
         preferring = sum(pair.chosen.weight for pair in pairs.values())
-        answers = [self._imitated(index) for index in batch]
-        tokens = sum(answer.weight * answer.trained for answer in answers)
+        rows = {index: self._rows[index - len(self._pairs)] for index in batch if index not in pairs}
+        answers = {index: pair.chosen for index, pair in pairs.items()} | rows
+        tokens = sum(answer.weight * answer.trained for answer in answers.values())
         for part in fitting(batch, self.lengths, room):
             here = [index for index in part if index in pairs]
-            self._look_up(model, here)
-            imitated = [self._imitated(index) for index in part]
+            self._look_up(model, {index: pairs[index] for index in here})
+            imitated = [answers[index] for index in part]
             weighted, plain = losses_of(
                 model, self._base, [*imitated, *(pairs[index].rejected for index in here)], keep_graph=True
             )
@@ -82,11 +84,10 @@ class Direct:
         pairs = len(self._pairs)
         return self._pairs[index].chosen if index < pairs else self._rows[index - pairs]
 
-    def _look_up(self, model: Any, indices: Sequence[int]) -> None:
-        unknown = [index for index in indices if self._reference[index].isnan().any()]
+    def _look_up(self, model: Any, pairs: Mapping[int, Answers]) -> None:
+        unknown = [index for index in pairs if self._reference[index].isnan().any()]
         if unknown:
-            pairs = [self._pairs[index] for index in unknown]
-            both = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+            both = [pairs[index].chosen for index in unknown] + [pairs[index].rejected for index in unknown]
             self._reference[unknown] = _of_the_base(model, self._base, both).view(2, -1).T
 
 
@@ -97,13 +98,11 @@ class Unpaired:
     other prompts of the step, not below 0. The rarer kind weighs as much in all as the more frequent one.
     """
 
-    def __init__(
-        self, base: BaseModel, examples: Sequence[Encoded], good: Sequence[bool], limit: int
-    ) -> None:
+    def __init__(self, base: BaseModel, examples: Sequence[Encoded], good: Sequence[int], limit: int) -> None:
         """`limit` is the context: an answer that does not fit behind another prompt is left out of z."""
         self._base = base
         self._examples = examples
-        self._good = torch.tensor(good)
+        self._good = torch.tensor(good, dtype=torch.bool)
         self._limit = limit
         self._reference = torch.full((len(examples),), torch.nan)
         more = max(int(self._good.sum()), len(good) - int(self._good.sum()))
@@ -111,17 +110,18 @@ class Unpaired:
             True: more / int(self._good.sum()),
             False: more / (len(good) - int(self._good.sum())),
         }
-        self.lengths = [len(example.tokens) for example in examples]
+        self.lengths = lengths_of(examples)
 
     def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
         """See `objectives.Objective`."""
-        drift = self._drift(model, batch, room)
+        rows = {index: self._examples[index] for index in batch}
+        drift = self._drift(model, [rows[index] for index in batch], room)
         for part in fitting(batch, self.lengths, room):
             unknown = [index for index in part if self._reference[index].isnan()]
             if unknown:
-                examples = [self._examples[index] for index in unknown]
+                examples = [rows[index] for index in unknown]
                 self._reference[unknown] = _of_the_base(model, self._base, examples)
-            examples = [self._examples[index] for index in part]
+            examples = [rows[index] for index in part]
             _, plain = losses_of(model, self._base, examples, keep_graph=True)
             gain = -plain - self._reference[part].to(plain.device)
             good = self._good[part].to(plain.device)
@@ -148,14 +148,10 @@ class Unpaired:
         self._reference = tensors["reference"]
 
     @torch.no_grad()
-    def _drift(self, model: Any, batch: Sequence[int], room: int) -> float:
+    def _drift(self, model: Any, batch: Sequence[Encoded], room: int) -> float:
         """z: each prompt of the step with the answer to the one before it."""
         before = [batch[-1], *batch[:-1]]
-        mixed = [
-            crossed(self._examples[here], self._examples[there])
-            for here, there in zip(batch, before, strict=True)
-            if here != there
-        ]
+        mixed = [crossed(here, there) for here, there in zip(batch, before, strict=True) if here is not there]
         mixed = [example for example in mixed if len(example.tokens) <= self._limit]
         gains: list[float] = []
         for part in fitting(range(len(mixed)), [len(example.tokens) for example in mixed], room):
@@ -163,6 +159,10 @@ class Unpaired:
             plain = losses_of(model, self._base, examples)[1]
             gains += (-plain.cpu() - _of_the_base(model, self._base, examples)).tolist()
         return max(0.0, sum(gains) / len(gains)) if gains else 0.0
+
+
+def _both(pair: Answers) -> int:
+    return len(pair.chosen.tokens) + len(pair.rejected.tokens)
 
 
 def crossed(asked: Encoded, answered: Encoded) -> Encoded:

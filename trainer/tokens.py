@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class EncodedRows:
     """A split ready to train on, and how many rows were left out for which reason."""
 
     examples: StoredExamples = field(default_factory=StoredExamples)
+    rows: array[int] = field(default_factory=lambda: array("I"))
+    """Which of its split's rows, from 0, each example is of."""
     left_out: Counter[str] = field(default_factory=Counter)
     problem: str = ""
     """The first row that was left out, in words."""
@@ -93,9 +96,10 @@ class Encoder:
         Raises `DataRefusedError` when no row is left, with the first row's problem.
         """
         result = EncodedRows(StoredExamples(folder))
-        for row in rows:
+        for number, row in enumerate(rows):
             try:
                 result.examples.append(self.encode(row))
+                result.rows.append(number)
             except UnusableRowError as error:
                 result.left_out[error.reason] += 1
                 result.problem = result.problem or f"example {row.get('id')}: {error}"

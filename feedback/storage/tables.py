@@ -251,7 +251,7 @@ class ModelVersion(SQLModel, table=True):
     adapter_hash: str
     """SHA-256 over the adapter's files, as the manifest lists them."""
     note: str
-    facts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)  # of the training: seconds, losses, seed …
+    facts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)  # seconds, losses, seed …
     created: float
     rejected: float | None = None  # when it was turned down
 
