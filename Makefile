@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-pages bench-decisions bench-poison bench-loop bench-train-gpu faults screenshots starter pins clean
+.PHONY: help install demo up test test-quick check format bench-gateway bench-memory bench-uploads bench-data bench-pages bench-decisions bench-poison bench-loop bench-train bench-train-gpu faults screenshots starter pins clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,6 +75,8 @@ bench-poison: install ## Raters who lie against curation and gate, simulated; wr
 bench-loop: install ## The whole loop on SNIPS and Banking77, real server and training; adds to tests/bench/results
 	rm -rf .bench/loop
 	$(BIN)/python -m tests.bench.loop --folder .bench/loop $(or $(ARGS),--data snips --output tests/bench/results/loop.md)
+bench-train: install ## A training on these cores beside TRL's, and estimates beside what was measured; writes tests/bench/results
+	$(BIN)/python -m tests.bench.train $(or $(ARGS),--output tests/bench/results/train.md)
 
 bench-train-gpu: install ## A training step on a GPU beside TRL (needs TRL in .venv); writes tests/bench/results
 	$(BIN)/python -m tests.bench.train_gpu $(or $(ARGS),--output tests/bench/results/train_gpu.md)

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _PROCESS = 385 << 20
 """Python with torch, transformers and peft, before a model is loaded (measured)."""
 _HIDDEN, _INNER = 9, 4
+_HEAP, _HOLES = 32 << 20, 2
+"""Blocks of main memory below this come from the C library's heap, which keeps about as much again in holes (measured)."""
 _SAMPLE = 2000
 _LOADING = 8.0
 """Seconds from the start of the process to the first step on a small base."""
@@ -227,6 +229,8 @@ def memory_of(shape: Shape, rows: Rows, settings: Training, device: Device, side
     layer = _HIDDEN * shape.hidden + _INNER * shape.inner
     # With checkpointing every layer keeps its input alone, and one at a time is made again.
     kept = shape.layers * shape.hidden + layer if settings.gradient_checkpointing else shape.layers * layer
+    if device == "cpu" and tokens * shape.inner * size < _HEAP:
+        kept *= _HOLES
     return Memory(
         process=_PROCESS if device == "cpu" else 0,
         # On a CPU the file's pages stand in memory too while they are widened to float32.

@@ -1,4 +1,4 @@
-"""The programs that this gateway is compared with, and the load generator: installed into `.bench/`, pinned."""
+"""What gateway and trainer are compared with, and the load generator: installed into `.bench/`, pinned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,18 @@ def python(name: str, requirement: str) -> Path:
         _run([uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), requirement], ROOT)
         done.touch()
     return folder / "bin/python"
+
+
+def packages(name: str, requirements: Sequence[str]) -> Path:
+    """A folder of packages from PyPI, these and no others, to be put before those of `.venv`."""
+    folder = FOLDER / name
+    done = folder / f"{requirements[0]}.done"
+    if not done.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [str(ROOT / ".venv/bin/uv"), "pip", "install", "--quiet", "--no-deps"]
+        _run([*command, "--python", sys.executable, "--target", str(folder), *requirements], ROOT)
+        done.touch()
+    return folder
 
 
 def node(package: str, version: str, entry: str) -> list[str]:
