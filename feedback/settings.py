@@ -196,6 +196,10 @@ class Training(Section, frozen=True):
     """Of the training device, in any currency; 0 gives no estimate of cost."""
     hosted_prices: dict[str, float] = {}
     """What services take for training on a million tokens, by name: estimates show it beside."""
+    log_to: list[Literal["tensorboard", "mlflow"]] = []
+    """Where each step is shown besides the record; each needs its extra (`starloop[tensorboard]`, `starloop[mlflow]`)."""
+    mlflow_url: str = ""
+    """The tracking server of MLflow; its credentials are those of MlflowClient (MLFLOW_TRACKING_TOKEN and others)."""
 
 
 class Evaluation(Section, frozen=True):

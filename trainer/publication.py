@@ -13,13 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from sqlmodel import Session
 
 from feedback.checks.cost import parameters_of
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
-from feedback.registry.bases import resolve_base
+from feedback.registry.bases import Base, resolve_base
 from feedback.registry.retirements import require_room
 from feedback.registry.versions import list_versions, mark_version, reserve_version
 from feedback.settings import Settings
@@ -32,6 +32,7 @@ from trainer.placement import place_on, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered, speed_of
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
+from trainer.tracking import require_libraries, tracking_of
 from trainer.training import BETA, Progress, TrainingSpec, train
 
 _log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ def train_version(
         )
         if not reserved:
             require_room(session, model.base, engine.adapter_limit)
+    require_libraries(settings.training)
     folder = settings.directory / "datasets" / dataset_id
     choice = choose(method or settings.training.method, evidence_of(folder))
     base = resolve_base(model.base, settings.directory)
@@ -154,46 +156,61 @@ def train_version(
     wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
     place = place_on(machine, settings.training)
     steps = StepLog(database, work.name, clock)
+    tracking = tracking_of(
+        settings.training, settings.directory, name, work.name, _shown(spec, base, dataset_id)
+    )
+    with tracking:
 
-    def told(progress: Progress) -> None:
-        steps(progress)
-        on_progress(progress)
+        def told(progress: Progress) -> None:
+            progress = tracking(progress)
+            steps(progress)
+            on_progress(progress)
 
-    try:
-        trained = train(spec, told, place)
-    finally:
-        steps.flush()
-    facts = {
-        **trained.facts,
-        "run": work.name,
-        "method": choice.method,
-        "method_reason": choice.reason,
-        **origin,
-    }
-    if wanted is not None:
-        facts["estimate"] = compared(wanted, trained.facts)
-    store = AdapterStore(settings.directory / "adapters")
-    with database.session() as session:
-        version = reserve_version(
-            session,
-            name,
-            cycle_id,
-            dataset_id,
-            model.base,
-            base.revision,
-            store.hash_of(trained.adapter),
-            dataset.note,
-            facts,
-            clock(),
-            major=_another_method(session, name, choice.method),
-        )
-        session.commit()
-    store.publish(trained.adapter, adapter_name(name, version.number), facts)
+        try:
+            trained = train(spec, told, place)
+        finally:
+            steps.flush()
+        facts = {
+            **trained.facts,
+            "run": work.name,
+            "method": choice.method,
+            "method_reason": choice.reason,
+            **origin,
+        }
+        if untold := tracking.untold():
+            facts["tracking"] = untold
+        if wanted is not None:
+            facts["estimate"] = compared(wanted, trained.facts)
+        store = AdapterStore(settings.directory / "adapters")
+        with database.session() as session:
+            version = reserve_version(
+                session,
+                name,
+                cycle_id,
+                dataset_id,
+                model.base,
+                base.revision,
+                store.hash_of(trained.adapter),
+                dataset.note,
+                facts,
+                clock(),
+                major=_another_method(session, name, choice.method),
+            )
+            session.commit()
+        store.publish(trained.adapter, adapter_name(name, version.number), facts)
+        tracking.version = adapter_name(name, version.number)
     if version.state == "staged":
         with database.session() as session:
             version = mark_version(session, name, version.number, "registered")
             session.commit()
     return version
+
+
+def _shown(spec: TrainingSpec, base: Base, dataset_id: str) -> dict[str, Any]:
+    """The hyperparameters, as they are shown where steps are tracked."""
+    left = ("base_path", "engine_model", "dataset", "out", "timeout_seconds", "checkpoint_seconds")
+    plain = {name: value for name, value in asdict(spec).items() if name not in left}
+    return {**plain, "base": base.engine_model, "dataset": dataset_id}
 
 
 def _planned(

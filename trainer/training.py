@@ -87,7 +87,9 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
             "hosted_prices",
             "devices",
             "memory_limit",
-        )  # the dataset's to say; estimates alone; where it runs
+            "log_to",
+            "mlflow_url",
+        )  # the dataset's to say; estimates alone; where it runs; who is told
         values = {
             name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
         }

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlmodel import Session
 
-from feedback.errors import ConflictError, NotFoundError, UnsoundAdapterError
+from feedback.errors import BadInputError, ConflictError, NotFoundError, UnsoundAdapterError
 from feedback.registry import adapters
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.bases import resolve_base
@@ -293,6 +294,21 @@ def test_a_real_training_is_published_as_it_was_checked_and_passes_the_check_aga
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(UnsoundAdapterError, match="truncated"):
         check_adapter(weights.parent, base.path, base.engine_model, 16, tmp_path / "check")
+
+
+@pytest.mark.filterwarnings("ignore")  # of TensorBoard
+def test_steps_are_shown_elsewhere_under_the_versions_name_and_once(
+    desk: Desk, training: FakeTraining, tmp_path: Path
+) -> None:
+    asked = replace(desk.settings.training, log_to=["tensorboard"])
+    desk.settings = replace(desk.settings, training=asked)
+    desk.train()
+    assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == ["assistant@1.0"]
+    asked = replace(asked, log_to=["mlflow"])
+    desk.settings = replace(desk.settings, training=asked)
+    with pytest.raises(BadInputError, match="mlflow_url"):
+        desk.train("data-2")
+    assert len(training.asked) == 1, "said before anything was trained"
 
 
 def test_another_method_makes_a_new_major_number(desk: Desk, training: FakeTraining) -> None:
