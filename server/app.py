@@ -51,6 +51,7 @@ from server.routes import (
     session,
     settings_page,
     stored_completions,
+    token_counts,
     updates,
     widget,
 )
@@ -58,6 +59,7 @@ from server.telemetry.traces import ENDPOINT, with_endpoint
 
 _FAMILIES = (
     completions,
+    token_counts,
     stored_completions,
     models,
     canaries,

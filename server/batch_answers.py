@@ -17,7 +17,6 @@ from feedback.files.stored import path_of
 from feedback.storage.batch_table import RequestBatch
 from feedback.storage.lease import HeldLease
 from server.access import caller_by_id
-from server.answers import Usage
 from server.batch_lines import DIALECTS, Request, requests, told
 from server.batch_turns import Turns
 from server.completion import BATCH, begin
@@ -31,8 +30,17 @@ _AWAY, _BROKEN = frozenset({429, 503}), frozenset({500, 502, 504})
 _LONGEST = 30.0
 
 
+class _Counts(Struct):
+    """Tokens in the words of one API or the other."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
 class _Usage(Struct):
-    usage: Usage | None = None
+    usage: _Counts | None = None
 
 
 class _Came(NamedTuple):
@@ -167,8 +175,10 @@ class Answering:
         whole = told(line, self._row.id, response, None)
         if came.status != 200:
             return Answered(line.line, False, whole)
-        usage = msgspec.json.decode(content, type=_Usage).usage or Usage()
-        return Answered(line.line, True, whole, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        usage = msgspec.json.decode(content, type=_Usage).usage or _Counts()
+        read = usage.prompt_tokens or usage.input_tokens or 0
+        written = usage.completion_tokens or usage.output_tokens or 0
+        return Answered(line.line, True, whole, read, written)
 
     async def _keep(self, answered: Answered) -> None:
         """Written when this returns, with what others brought meanwhile."""

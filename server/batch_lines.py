@@ -19,13 +19,15 @@ from server.access import Caller
 from server.body import Body
 from server.decoding import decode_body, decoder_of
 from server.dialects.completions import CHAT, COMPLETIONS
+from server.dialects.embeddings import EMBEDDINGS
+from server.dialects.responses import RESPONSES
 from server.routing import choose
 
 _CUSTOM = 512
 _TOLD = 1000
 """Bad lines that are told one by one; how many more there are is told as well."""
 _BREATH = 50
-DIALECTS = {dialect.path: dialect for dialect in (CHAT, COMPLETIONS)}
+DIALECTS = {dialect.path: dialect for dialect in (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS)}
 
 
 class _Line(Struct, forbid_unknown_fields=True):

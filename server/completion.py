@@ -40,7 +40,7 @@ def begin(
     traceparent: str | None = None,
 ) -> Completion:
     """Choose who answers; `named` is the conversation as the client names it. Raises what `choose` and `need_model` do."""
-    purpose = dialect.purpose or purpose
+    purpose = BATCH if purpose == BATCH else dialect.purpose or purpose
     conversation = None if dialect.purpose else body.conversation(named)
     stays = None
     if conversation is not None and purpose == "production" and body.goes_on(conversation):

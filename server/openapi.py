@@ -88,6 +88,21 @@ class MessagesOperation(ChatOperation):
 
 
 @dataclass
+class TokensOperation(MessagesOperation):
+    """A conversation that is counted and not answered."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = Schema(
+            type=OpenAPIType.OBJECT,
+            properties={"input_tokens": Schema(type=OpenAPIType.INTEGER)},
+            required=["input_tokens"],
+        )
+        content = {"application/json": OpenAPIMediaType(schema=count)}
+        self.responses = {"200": OpenAPIResponse(description="How many tokens it has", content=content)}
+
+
+@dataclass
 class EmbeddingOperation(Operation):
     """A body of which the gateway reads some fields and passes all on."""
 
@@ -118,7 +133,7 @@ class DocumentPlugin(JsonRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         openapi_schema["components"]["schemas"] |= {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
         for path, item in openapi_schema["paths"].items():
-            failed = _failed("MessagesError" if path == MESSAGES_API.path else "Error")
+            failed = _failed("MessagesError" if path.startswith(MESSAGES_API.path) else "Error")
             for operation in item.values():
                 responses = operation["responses"]
                 responses.pop("400", None)

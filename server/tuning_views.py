@@ -59,13 +59,14 @@ class TuningCheckpoint(Struct, kw_only=True):
     step_number: int
 
 
-def tuning_job(row: Tuning) -> TuningJob:
+def tuning_job(row: Tuning, estimated_finish: float | None = None) -> TuningJob:
     auto: dict[str, Any] = _AUTO | ({"beta": "auto"} if row.method == "dpo" else {})
     values = auto | row.hyperparameters
     return TuningJob(
         id=PREFIX + row.id,
         created_at=int(row.created),
         error=row.error,
+        estimated_finish=None if estimated_finish is None else int(estimated_finish),
         fine_tuned_model=row.alias,
         finished_at=None if row.finished is None else int(row.finished),
         hyperparameters={name: values[name] for name in _AUTO},

@@ -166,7 +166,7 @@ class CreateBatch(Wire):
     """A file of requests of one endpoint, to be answered within a day."""
 
     input_file_id: Name
-    endpoint: Literal["/v1/chat/completions", "/v1/completions"]
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
     completion_window: Literal["24h"]
     metadata: dict[str, Any] | None = None
 

@@ -41,7 +41,7 @@ def upgrade(settings: Settings, as_json: bool) -> None:
 def verify(settings: Settings, as_json: bool) -> None:
     """Recompute every hash, and look for rows that were acknowledged and are neither there nor erased.
 
-    Rows, imports, examples, dataset files with their manifests, and the adapters of versions that may serve.
+    Rows, imports, kept files, examples, dataset files with their manifests, and the adapters of versions that may serve.
 
     Exit status 1 when anything is missing, duplicated or corrupt. May run beside the server.
 

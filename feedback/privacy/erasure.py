@@ -25,6 +25,7 @@ from feedback.datasets.groups import prompt_hash
 from feedback.errors import BadFieldError, BadInputError, ConflictError, UnavailableError
 from feedback.ids import new_id
 from feedback.privacy.examples import erase_examples, examples_of, forget_raters
+from feedback.privacy.kept_lines import erase_lines, refuse_open_batches
 from feedback.privacy.removal import (
     BATCH,
     Removal,
@@ -87,7 +88,7 @@ def erase_user(
 ) -> Erased:
     """Erase a user from the record and everything made of it; run again after a failure, it goes on.
 
-    Raises `BadFieldError` for an empty name, `UnavailableError` when a running process does not let go in time, and
+    Raises `BadFieldError` for an empty name, `ConflictError` while a batch holds requests of the user, `UnavailableError` when a running process does not let go in time, and
     `StorageError` when files cannot be written; all of them leave an erasure that can be run again.
     """
     if not user.strip():
@@ -99,6 +100,7 @@ def erase_user(
         for _ in adopt(database, directory):
             pass
         _drained(database, directory, patience)
+        refuse_open_batches(database, directory, user)
         _stop_loops(database, settings, user, clock, patience)
         removal = Removal(mason, erasure.id, clock(), _needed_by_others(database, settings, user), False)
         _erase_examples(database, directory, user, mason, erasure.id, clock())
@@ -109,6 +111,10 @@ def erase_user(
             session.commit()
         with database.reading() as session:
             gone = set(session.exec(select(Tombstone.id).where(Tombstone.erasure_id == erasure.id)))
+        lines = erase_lines(database, directory, user, gone)
+        with database.session() as session:
+            add_counts(session, erasure.id, {"file_lines": lines})
+            session.commit()
         aside = remove_aside(directory, user, gone)
         scrub_journals(directory, patience)
         scrub_database(database, patience)

@@ -1,11 +1,12 @@
 """`starloop db verify`, whole: the record, and the files that were made of it, are what their hashes say.
 
-`storage.verify` proves journal and database. Here are the steps after them: imports, dataset files and manifests, examples, erasures,
-and the adapters of all versions that may serve.
+`storage.verify` proves journal and database. Here are the steps after them: imports, kept files, dataset files and manifests, examples,
+erasures, and the adapters of all versions that may serve.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -18,10 +19,12 @@ from feedback.datasets.chat import content_hash
 from feedback.datasets.files import FILES, check_files, folder_of, manifest_bytes, read_rows
 from feedback.datasets.imported import intact
 from feedback.errors import StarloopError
+from feedback.files.stored import PREFIX, path_of
 from feedback.privacy.examples import links
 from feedback.privacy.tombstones import Mason, find_mason
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.storage.database import Database
+from feedback.storage.file_table import StoredFile
 from feedback.storage.removal_tables import Tombstone
 from feedback.storage.tables import DataImport, DatasetVersion, Example, ModelVersion
 from feedback.storage.verify import NAMED, Verification, verify
@@ -36,7 +39,7 @@ def prove(database: Database, directory: Path, patience: float = 5.0) -> Verific
     try:
         changed = [
             problem
-            for look in (changed_datasets, changed_adapters, changed_imports)
+            for look in (changed_datasets, changed_adapters, changed_imports, changed_files)
             for problem in look(database, directory)
         ]
     except StarloopError:
@@ -81,6 +84,33 @@ def changed_imports(database: Database, directory: Path) -> Iterator[str]:
     for entry in entries:
         if not intact(directory, entry):
             yield f"import {entry.id}: its files are not those that were taken in"
+
+
+def changed_files(database: Database, directory: Path) -> Iterator[str]:
+    """One sentence for each kept file whose bytes are not those that were sent."""
+    with database.reading() as session:
+        rows = session.exec(select(StoredFile).order_by(col(StoredFile.id))).all()
+    for row in rows:
+        problem = _changed_bytes(path_of(directory, row.id), row)
+        if problem is None:
+            continue
+        with (
+            database.reading() as session
+        ):  # it may have been deleted, or lost an erased user's lines, meanwhile
+            now = session.get(StoredFile, row.id)
+        if now is not None and now.hash == row.hash:
+            yield f"{PREFIX}{row.id}: {problem}"
+
+
+def _changed_bytes(path: Path, row: StoredFile) -> str | None:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "its bytes are gone"
+    except OSError as error:
+        return f"its bytes cannot be read ({error.strerror or error})"
+    return None if digest == row.hash else "its bytes are not those that were sent"
 
 
 def _changed_dataset(

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from feedback.errors import BadFieldError
 from feedback.storage.tables import TrainingStep, Tuning
 from feedback.tuning.events import list_events
+from feedback.tuning.progress import estimated_finish
 from feedback.tuning.requests import (
     Looker,
     NewTuning,
@@ -72,14 +73,14 @@ def jobs(
     pairs, null = _wanted_metadata(request)
     with gateway.database.reading() as session:
         rows, more = list_tunings(session, _looker(request.user), limit, after, pairs, null)
-    return object_page([tuning_job(row) for row in rows], more)
+        return object_page([_shown(session, row) for row in rows], more)
 
 
 @get("/v1/fine_tuning/jobs/{job_id:str}", opt=_TRAIN, sync_to_thread=True)
 def job(job_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> TuningJob:
     """One of them."""
     with gateway.database.reading() as session:
-        return tuning_job(get_tuning(session, job_id, _looker(request.user)))
+        return _shown(session, get_tuning(session, job_id, _looker(request.user)))
 
 
 @post("/v1/fine_tuning/jobs/{job_id:str}/cancel", status_code=200, opt=_TRAIN, sync_to_thread=True)
@@ -131,6 +132,10 @@ def checkpoints(
         if row.alias is None or after is not None:
             return object_page([], False)
         return object_page([tuning_checkpoint(row, _last_step(session, row))], False)
+
+
+def _shown(session: Session, row: Tuning) -> TuningJob:
+    return tuning_job(row, estimated_finish(session, row))
 
 
 def _looker(caller: Caller) -> Looker:

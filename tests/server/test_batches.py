@@ -109,6 +109,41 @@ def test_completions_are_answered_too_and_a_bad_request_goes_to_the_error_file(
     assert row["response"]["status_code"] == 400 and row["response"]["body"]["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "asked", "said", "tokens"),
+    [
+        ("/v1/responses", {"input": "Hello"}, "bases/starter answers", 9),
+        ("/v1/embeddings", {"input": ["a", "b"]}, "[[0.5, -0.25], [0.5, -0.25]]", 6),
+    ],
+    ids=["responses", "embeddings"],
+)
+def test_the_other_apis_are_answered_too_and_give_way_to_users(
+    gateway: Inside, engine: FakeEngine, client: Client, path: Any, asked: Any, said: str, tokens: int
+) -> None:
+    engine.delay = 0.3
+    made = client("none")
+    body = {"model": "assistant", **asked}
+    rows = [{"custom_id": f"r{n}", "method": "POST", "url": path, "body": body} for n in range(4)]
+    begun = begin(made, rows, endpoint=path)
+    gateway.eventually(lambda: len(engine.seen) > 1)
+    assert users_under_way(gateway.gateway.metrics) == 0
+    done = ended(gateway, made, begun.id)
+    assert done.status == "completed" and done.usage is not None and done.usage.total_tokens == 4 * tokens
+    row = lines_of(made, done.output_file_id)["r3"]["response"]
+    shown = row["body"]
+    text = (
+        shown["output"][0]["content"][0]["text"]
+        if path == "/v1/responses"
+        else str([one["embedding"] for one in shown["data"]])
+    )
+    assert text == said
+    assert gateway.record(row["request_id"])["purpose"] == "batch"
+    bad = {"custom_id": "r0", "method": "POST", "url": path, "body": {**body, "stream": True}}
+    failed = ended(gateway, made, begin(made, [bad], endpoint=path).id)
+    assert failed.errors is not None and failed.errors.data is not None
+    assert [(one.line, one.param) for one in failed.errors.data] == [(1, "body.stream")]
+
+
 def test_every_bad_line_is_named_with_its_number_and_its_field(gateway: Inside, client: Client) -> None:
     made = client("none")
     bad: list[Any] = [
@@ -142,7 +177,7 @@ def test_every_bad_line_is_named_with_its_number_and_its_field(gateway: Inside, 
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"endpoint": "/v1/images/generations"}, "endpoint"),
         ({"completion_window": "1h"}, "completion_window"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 3600}}, "output_expires_after"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from tests.server.test_fine_tuning import chats
 from tests.server.tuned import Trainer
 
 README = Path(__file__).parents[2] / "server" / "README.md"
-RESOURCES = ("chat", "files", "fine_tuning", "models", "uploads")
+RESOURCES = ("batches", "chat", "files", "fine_tuning", "models", "uploads")
+CHAT: Any = "/v1/chat/completions"
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 GRADER: Any = {"type": "string_check", "name": "x", "input": "a", "reference": "a", "operation": "eq"}
 
@@ -38,7 +41,7 @@ def methods(resource: Any, path: str) -> Iterator[str]:
 def table() -> dict[str, str]:
     """The table's rows: what is said of each method."""
     rows = re.findall(
-        r"^\| (`(?:chat|files|fine_tuning|models|uploads)\..+?) \| (.+) \|$", README.read_text(), re.M
+        r"^\| (`(?:batches|chat|files|fine_tuning|models|uploads)\..+?) \| (.+) \|$", README.read_text(), re.M
     )
     return {name: said for names, said in rows for name in re.findall(r"`([a-z_.]+)`", names)}
 
@@ -56,6 +59,10 @@ def calls(ours: openai.OpenAI, trainer: Trainer) -> dict[str, Callable[[], Any]]
     )
     part = ours.uploads.parts.create(whole, data=b"abc").id
     jobs.pause(third)
+    asked = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"model": tuned, "messages": HELLO}}
+    lines = ours.files.create(file=("b.jsonl", json.dumps(asked).encode()), purpose="batch").id
+    batch = partial(ours.batches.create, input_file_id=lines, endpoint=CHAT, completion_window="24h")
+    begun = batch().id
     stored = ours.chat.completions.create(model=tuned, messages=HELLO, store=True).id
 
     def stream() -> None:
@@ -63,6 +70,10 @@ def calls(ours: openai.OpenAI, trainer: Trainer) -> dict[str, Callable[[], Any]]
             assert events.get_final_completion().choices
 
     return {
+        "batches.create": batch,
+        "batches.retrieve": lambda: ours.batches.retrieve(begun),
+        "batches.list": lambda: ours.batches.list(),
+        "batches.cancel": lambda: ours.batches.cancel(begun),
         "chat.completions.create": lambda: ours.chat.completions.create(model=tuned, messages=HELLO),
         "chat.completions.parse": lambda: ours.chat.completions.parse(model=tuned, messages=HELLO),
         "chat.completions.stream": stream,

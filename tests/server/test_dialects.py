@@ -123,6 +123,34 @@ def test_anthropics_client_reads_what_went_wrong(gateway: Inside, theirs: Any) -
         theirs(make_key(gateway, "feedback")).messages.create(model="assistant", **hello)
 
 
+def test_anthropics_client_counts_tokens_of_which_nothing_is_kept(
+    gateway: Inside, engine: FakeEngine, theirs: Any
+) -> None:
+    hello: Any = [{"role": "user", "content": "Hello there, how are you?"}]
+    client = theirs()
+    assert client.messages.count_tokens(model="assistant", messages=hello, system="x").input_tokens == 8
+    (seen,) = engine.seen
+    assert (seen.path, seen.body["model"]) == ("/v1/messages/count_tokens", "bases/starter")
+    assert seen.body["system"] == "x"
+    assert gateway.call("GET", "/v1/inferences").json["items"] == []
+    with pytest.raises(anthropic.NotFoundError, match="registered are: assistant"):
+        client.messages.count_tokens(model="other", messages=hello)
+    with pytest.raises(anthropic.BadRequestError, match="messages: is empty"):
+        client.messages.count_tokens(model="assistant", messages=[])
+    engine.status = 400
+    with pytest.raises(anthropic.BadRequestError, match="told to fail"):
+        client.messages.count_tokens(model="assistant", messages=hello)
+    engine.status = 500
+    with pytest.raises(anthropic.InternalServerError, match="failed with status 500"):
+        client.messages.count_tokens(model="assistant", messages=hello)
+    engine.routes = ("/v1/chat/completions",)
+    with pytest.raises(anthropic.NotFoundError, match="does not serve /v1/messages/count_tokens"):
+        client.messages.count_tokens(model="assistant", messages=hello)
+    make_key(gateway, "infer")
+    with pytest.raises(anthropic.AuthenticationError):
+        client.messages.count_tokens(model="assistant", messages=hello)
+
+
 def test_openais_client_gets_responses_whose_id_can_be_rated(gateway: Inside, client: Client) -> None:
     ours = client("none")
     said = ours.responses.create(model="assistant", instructions="Be brief.", input="Hello", user="ann")

@@ -46,6 +46,7 @@ POST /v1/chat/completions              401  in    403      403    403   in    40
 POST /v1/completions                   401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/responses                     401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/messages                      401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/messages/count_tokens         401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/embeddings                    401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
 GET /v1/chat/completions               401  in    403      in     403   in    in    401 401  in   in   in    401   401  401    401
 GET /v1/chat/completions/{completion_id} 401 404  403      in     403   in    404   401 401  in   in   in    401   401  401    401
@@ -265,6 +266,7 @@ class House:
             "/v1/completions": {"model": "assistant", "prompt": "x"},
             "/v1/responses": {"model": "assistant", "input": "x"},
             "/v1/messages": {**HELLO, "max_tokens": 1},
+            "/v1/messages/count_tokens": HELLO,
             "/v1/embeddings": {"model": "assistant", "input": "x"},
             "/v1/chat/completions/{completion_id}": {"metadata": {}},
             "/v1/models/{name}/promote": {"version": "base", "reason": "test"},

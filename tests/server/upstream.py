@@ -158,7 +158,7 @@ class FakeEngine:
         self.seen.append(Seen(path, headers, body))
         if path == "/v1/unload_lora_adapter":
             return self._unload(body["lora_name"], writer)
-        if path not in self.routes:
+        if path.removesuffix("/count_tokens") not in self.routes:
             return _json(writer, 404, {"detail": "Not Found"})
         if await _left(reader, self.delay):
             self.gone += 1
@@ -169,6 +169,8 @@ class FakeEngine:
             return _json(writer, 404, _error(f"The model `{body['model']}` does not exist.", 404))
         if body["model"] != self.base:
             self.loaded.add(body["model"])
+        if path.endswith("/count_tokens"):
+            return _json(writer, 200, {"input_tokens": len(json.dumps(body["messages"]).split())})
         if body.get("max_tokens", 1) < 1:
             return _json(writer, 400, _error("max_tokens must be at least 1", 400))
         if self.garbage is not None:
