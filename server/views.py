@@ -284,6 +284,7 @@ class WhyView(Struct, kw_only=True):
     feedback_id: str | None
     rater: str | None
     messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
     answer: str
     rules: int
     guards_off: list[str]
