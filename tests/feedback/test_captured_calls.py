@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 from sqlmodel import select
 
 from feedback.datasets.asked import asked_of
+from feedback.datasets.believed import Belief
 from feedback.datasets.exports import exported
-from feedback.datasets.failures import triage_in_steps
+from feedback.datasets.failures import resolve_failure, triage_in_steps
 from feedback.datasets.freeze import build_dataset, read_rows
+from feedback.datasets.review_case import read_case
+from feedback.datasets.review_queue import Waiting
 from feedback.datasets.why import why_example, why_inference
+from feedback.errors import BadFieldError
 from feedback.ids import new_id
 from feedback.imports.shapes import canonical
 from feedback.settings import Settings
@@ -101,6 +106,24 @@ def test_a_correction_that_the_tool_does_not_take_waits_and_says_why(world: Worl
         case = session.exec(select(Failure).where(Failure.inference_id == asked)).one()
     assert case.state == "quarantine" and case.waits is not None
     assert "does not fit the schema of find: 'seven' is not of type 'integer'" in case.waits
+
+
+def test_a_reviewer_corrects_a_call_by_a_call_that_its_tool_takes(world: World) -> None:
+    world.say(called(world), 1)
+    triage_in_steps(world.write().database, "assistant", world.settings, NOW)
+    with world.database.session() as session:
+        (case,) = session.exec(select(Failure)).all()
+        resolve = partial(
+            resolve_failure, session, case.id, "correct", by="eve", settings=world.settings, now=NOW
+        )
+        with pytest.raises(BadFieldError, match="is not of type 'integer'"):
+            resolve(correction=json.dumps(calls("seven")))
+        resolve(correction=json.dumps(calls()))
+        found = read_case(session, Waiting(case.id, 1.0, 1, 1.0), world.settings, Belief())
+        assert found.messages == [USER]
+        session.commit()
+    (row,) = rows(world, build(world))
+    assert (row["source"], json.loads(row["answer"]), row["tools"]) == ("reviewer", calls(), TOOLS)
 
 
 def test_a_praised_call_is_replayed_and_no_contract_judges_it(world: World) -> None:

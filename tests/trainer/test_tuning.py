@@ -304,3 +304,27 @@ def test_a_file_becomes_a_real_adapter(sqlite_database: Database, tmp_path: Path
     assert AdapterStore(bench.directory / "adapters").check(f"{MODEL}@1.0") == version.adapter_hash
     figures = path_of(bench.directory, str(done.result_file)).read_text().splitlines()
     assert figures[0].startswith("step,train_loss,valid_loss") and len(figures) > version.facts["steps"]
+
+
+def test_rows_with_tools_are_refused_before_the_training_where_the_base_knows_none(
+    sqlite_database: Database, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(World(sqlite_database, tmp_path))
+    bench.world.settings = msgspec.structs.replace(
+        bench.world.settings,
+        engine=[Engine(base=str(tiny_base))],
+        model=[Model(name=MODEL, base=str(tiny_base))],
+        dataset=Dataset(evaluation_share=0.1),
+    )
+    with sqlite_database.session() as session:
+        ensure_models(session, bench.world.settings, bench.world.clock())
+        session.commit()
+    begun: list[Any] = []
+    monkeypatch.setattr(publication, "train", lambda *given: begun.append(given))
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    asked = bench.ask(bench.sent([row | {"tools": tools} for row in chats()]))
+    assert bench.loop().poll()
+    failed = bench.row(asked)
+    assert failed.state == "failed" and failed.error is not None and begun == []
+    assert failed.error["code"] == "invalid_training_file"
+    assert "rows have tools, and the base's chat template does not render tools" in failed.error["message"]
