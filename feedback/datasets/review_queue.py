@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import log2
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, update
+from sqlalchemy import ColumnElement, CursorResult, literal_column, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, delete, exists, func, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -27,6 +27,8 @@ CLAIM_SECONDS = 300.0
 """How long a case is kept for who looks at it; their page asks again before that is over."""
 _CHUNK = 500
 _TRIED = 200
+# Spelt out: a database finds that a partial index fits only where it sees the value.
+_ACCEPTED = col(Candidate.state) == literal_column("'accepted'")
 _HOLDER = re.compile(r"[A-Za-z0-9:-]{8,128}", re.ASCII)
 
 
@@ -49,34 +51,33 @@ class Waiting(NamedTuple):
 
 def waiting(model: str) -> ColumnElement[bool]:
     """The condition on failure cases that no person decided on and that no correction was believed for."""
-    chosen = exists().where(
-        col(Candidate.inference_id) == col(Failure.inference_id), col(Candidate.state) == "accepted"
-    )
-    return (
-        (col(Failure.model) == model)
-        & (col(Failure.state) == "quarantine")
-        & col(Failure.resolved).is_(None)
-        & ~chosen
-    )
+    chosen = exists().where(col(Candidate.inference_id) == col(Failure.inference_id), _ACCEPTED)
+    return _undecided(model) & ~chosen
 
 
 def count_waiting(session: Session, model: str) -> int:
     """How many cases wait for a person."""
-    return session.exec(select(func.count()).select_from(Failure).where(waiting(model))).one()
+    undecided = session.exec(select(func.count()).select_from(Failure).where(_undecided(model))).one()
+    # Few are chosen and not curated yet: taken off, they cost less than a look for each of those that wait.
+    chosen = select(func.count(func.distinct(col(Candidate.inference_id)))).where(
+        _ACCEPTED, exists().where(col(Failure.inference_id) == col(Candidate.inference_id), _undecided(model))
+    )
+    return undecided - session.exec(chosen).one()
+
+
+def is_choice(session: Session, model: str) -> bool:
+    """Whether more than one case waits."""
+    return len(session.exec(select(Failure.id).where(waiting(model)).limit(2)).all()) > 1
 
 
 def queue(session: Session, model: str, belief: Belief) -> list[Waiting]:
     """The newest waiting cases, those first whose decision teaches most; of equals, the newest."""
     rows = session.exec(
-        select(Failure.id, Failure.inference_id, Failure.reasons)
-        .where(waiting(model))
-        .order_by(col(Failure.id).desc())
-        .limit(LOOKED_AT)
+        _newest(model, Failure.id, Failure.inference_id, Failure.reasons, Inference.prompt)
     ).all()
-    inferences = [inference_id for _, inference_id, _ in rows]
-    groups = _groups(session, inferences)
+    groups = _groups(session, {inference_id: prompt for _, inference_id, _, prompt in rows})
     sizes = Counter(groups.values())
-    raters = _complaining(session, inferences)
+    raters = _complaining(session, model)
     found = [
         Waiting(
             identifier,
@@ -84,7 +85,7 @@ def queue(session: Session, model: str, belief: Belief) -> list[Waiting]:
             sizes[groups[inference_id]] if inference_id in groups else 1,
             max(map(belief.share, raters[inference_id])) if inference_id in raters else 1.0,
         )
-        for identifier, inference_id, reasons in rows
+        for identifier, inference_id, reasons, _ in rows
     ]
     return sorted(found, key=lambda one: -one.value)
 
@@ -120,18 +121,15 @@ def claim_first(
 
 def alike_waiting(session: Session, row: Failure, now: datetime) -> list[str]:
     """The other waiting cases whose prompts are near duplicates of a case's, less those that somebody looks at."""
-    rows = session.exec(
-        select(Failure.id, Failure.inference_id)
-        .where(waiting(row.model))
-        .order_by(col(Failure.id).desc())
-        .limit(LOOKED_AT)
-    ).all()
-    groups = _groups(session, [row.inference_id, *(inference_id for _, inference_id in rows)])
+    rows = session.exec(_newest(row.model, Failure.id, Failure.inference_id, Inference.prompt)).all()
+    own = session.exec(select(Inference.prompt).where(Inference.id == row.inference_id)).first()
+    prompts = {inference_id: prompt for _, inference_id, prompt in rows}
+    groups = _groups(session, prompts | {row.inference_id: own})
     if row.inference_id not in groups:
         return []
     same = [
         identifier
-        for identifier, inference_id in rows
+        for identifier, inference_id, _ in rows
         if identifier != row.id and groups.get(inference_id) == groups[row.inference_id]
     ]
     held: set[str] = set()
@@ -158,11 +156,9 @@ def release(session: Session, failure_id: str, holder: str) -> None:
 
 def count_held(session: Session, model: str, now: datetime, besides: str = "") -> int:
     """How many cases of a model others are looking at."""
-    query = (
-        select(func.count())
-        .select_from(ReviewClaim)
-        .join(Failure, col(Failure.id) == col(ReviewClaim.failure_id))
-        .where(Failure.model == model, ReviewClaim.expires >= now.timestamp(), ReviewClaim.holder != besides)
+    own = exists().where(col(Failure.id) == col(ReviewClaim.failure_id), col(Failure.model) == model)
+    query = select(func.count()).where(
+        ReviewClaim.expires >= now.timestamp(), ReviewClaim.holder != besides, own
     )
     return session.exec(query).one()
 
@@ -184,6 +180,12 @@ def count_decided(session: Session, model: str, by: str, since: float) -> int:
     return sum(session.exec(query).one() for query in (own, one_of_two, chosen))
 
 
+def _undecided(model: str) -> ColumnElement[bool]:
+    return (
+        (col(Failure.model) == model) & (col(Failure.state) == "quarantine") & col(Failure.resolved).is_(None)
+    )
+
+
 def _claim(session: Session, failure_id: str, holder: str, now: float, until: float) -> bool:
     """Whether the case is this holder's now. Others that try at the same moment wait for this transaction's end."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
@@ -201,28 +203,34 @@ def _claim(session: Session, failure_id: str, holder: str, now: float, until: fl
     return result.rowcount == 1
 
 
-def _groups(session: Session, inferences: Sequence[str]) -> dict[str, str]:
-    """The prompt group of each inference; a prompt that was not placed yet is a group with those equal to it."""
-    hashes: dict[str, str] = {}
-    for start in range(0, len(inferences), _CHUNK):
-        query = select(Inference.id, Inference.prompt).where(
-            col(Inference.id).in_(inferences[start : start + _CHUNK])
-        )
-        hashes |= {identifier: prompt_hash(prompt) for identifier, prompt in session.exec(query) if prompt}
+def _newest(model: str, *columns: Any) -> Any:
+    """Columns of the newest waiting cases and, where these are there, of their inferences."""
+    order = col(Failure.id).desc()
+    newest = select(Failure.id).where(waiting(model)).order_by(order).limit(LOOKED_AT).subquery()
+    return (
+        select(*columns)
+        .select_from(newest)
+        .join(Failure, col(Failure.id) == newest.c.id)
+        .outerjoin(Inference, col(Inference.id) == col(Failure.inference_id))
+        .order_by(order)
+    )
+
+
+def _groups(session: Session, prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """The group of each inference that has a prompt; one that was not placed yet is a group with those equal to it."""
+    hashes = {identifier: prompt_hash(prompt) for identifier, prompt in prompts.items() if prompt}
     known = groups_by_hash(session, sorted(set(hashes.values())))
     return {identifier: known[key].key if key in known else key for identifier, key in hashes.items()}
 
 
-def _complaining(session: Session, inferences: Collection[str]) -> dict[str, set[str]]:
-    """Who rated each inference low, or wrote a correction."""
+def _complaining(session: Session, model: str) -> dict[str, set[str]]:
+    """Who rated the newest waiting cases' inferences low, or wrote a correction."""
     found: dict[str, set[str]] = defaultdict(set)
-    ordered = sorted(inferences)
-    for start in range(0, len(ordered), _CHUNK):
-        query = select(Feedback.inference_id, Feedback.rater).where(
-            col(Feedback.inference_id).in_(ordered[start : start + _CHUNK]),
-            col(Feedback.current),
-            or_(col(Feedback.rating) <= BAD, col(Feedback.correction).is_not(None)),
-        )
-        for inference_id, rater in session.exec(query):
-            found[inference_id].add(rater)
+    query = (
+        _newest(model, Feedback.inference_id, Feedback.rater)
+        .join(Feedback, col(Feedback.inference_id) == col(Failure.inference_id))
+        .where(col(Feedback.current), or_(col(Feedback.rating) <= BAD, col(Feedback.correction).is_not(None)))
+    )
+    for inference_id, rater in session.exec(query):
+        found[inference_id].add(rater)
     return found

@@ -48,13 +48,18 @@ def pulse_of(session: Session, topic: Topic, now: datetime) -> Pulse:
     elif topic.kind == "overview":
         seen = awaiting(session, topic.of)
     else:
-        facts = {
-            "waiting": count_waiting(session, topic.of),
-            "held": count_held(session, topic.of, now),
-        }
-        seen = facts
-    encoded = msgspec.json.encode(seen)
-    return Pulse(blake2b(encoded, digest_size=8).hexdigest(), facts)
+        seen = facts = review_facts(session, topic.of, now)
+    return Pulse(mark_of(seen), facts)
+
+
+def review_facts(session: Session, model: str, now: datetime) -> dict[str, int]:
+    """What the review page is about."""
+    return {"waiting": count_waiting(session, model), "held": count_held(session, model, now)}
+
+
+def mark_of(seen: Any) -> str:
+    """The mark of what was seen of a topic: `awaiting` for `overview`, `review_facts` for `review`."""
+    return blake2b(msgspec.json.encode(seen), digest_size=8).hexdigest()
 
 
 def _cycle(session: Session, cycle_id: str) -> list[Any]:

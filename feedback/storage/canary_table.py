@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, Index, Text, text
+from sqlalchemy import JSON, Index, Text
 from sqlmodel import Field, SQLModel
 
-_OPEN: dict[str, Any] = dict.fromkeys(("sqlite_where", "postgresql_where"), text("state = 'open'"))
+from feedback.storage.partial import only
+
+_OPEN = only("state = 'open'")
 
 
 class Canary(SQLModel, table=True):

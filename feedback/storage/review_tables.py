@@ -5,8 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, Text, UniqueConstraint
+from sqlalchemy import JSON, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
+
+from feedback.storage.partial import only
+
+FAILURES_BY_STATE = Index("failure_state", "model", "state", "id", "resolved", "inference_id")
+"""Of `failure`: those that wait are counted, and put in order, without a look at their rows."""
+FAILURES_RESOLVED = Index("failure_resolved", "model", "resolved", **only("resolved IS NOT NULL"))
+"""Of `failure`: what people decided lately."""
 
 
 class RaterHold(SQLModel, table=True):
@@ -33,12 +40,16 @@ class Candidate(SQLModel, table=True):
     """A proposed correction that no person wrote: a teacher's, or the best of several answers of the model's own."""
 
     __tablename__ = "candidate"
-    __table_args__ = (UniqueConstraint("inference_id", "source"),)
+    __table_args__ = (
+        UniqueConstraint("inference_id", "source"),
+        Index("candidate_state", "model", "state", "decided"),
+        Index("candidate_accepted", "inference_id", **only("state = 'accepted'")),
+    )
 
     id: str = Field(primary_key=True, max_length=36)
     inference_id: str = Field(max_length=36)
     """Of the failure case that it is for."""
-    model: str = Field(index=True)
+    model: str
     source: str
     """`teacher` or `best-of-n`."""
     origin: str

@@ -17,15 +17,14 @@ from feedback.storage.import_table import DataImport as DataImport
 from feedback.storage.judgement_table import Judgement as Judgement
 from feedback.storage.lease_table import Lease as Lease
 from feedback.storage.notice_table import Notice as Notice
+from feedback.storage.partial import only
+from feedback.storage.review_tables import FAILURES_BY_STATE, FAILURES_RESOLVED
 from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
 from feedback.storage.training_tables import TrainingStep as TrainingStep
 from feedback.storage.tuning_table import Tuning as Tuning
 
-# Conversations of known users are found by their users.
-_NAMELESS: dict[str, Any] = dict.fromkeys(
-    ("sqlite_where", "postgresql_where"), text('"user" IS NULL AND conversation IS NOT NULL')
-)
+_NAMELESS = only('"user" IS NULL AND conversation IS NOT NULL')  # known users' are found by their users
 
 
 class Inference(SQLModel, table=True):
@@ -140,14 +139,15 @@ class Failure(SQLModel, table=True):
     """A failure case: an inference selected by triage, with reasons."""
 
     __tablename__ = "failure"
+    __table_args__ = (FAILURES_BY_STATE, FAILURES_RESOLVED)
 
     id: str = Field(primary_key=True, max_length=36)
     inference_id: str = Field(unique=True, max_length=36)
-    model: str = Field(index=True)
+    model: str
     created: float
     reasons: list[dict[str, Any]] = Field(sa_type=JSON)
     """`[{reason, confidence, evidence}]`."""
-    state: str = Field(default="quarantine", index=True)
+    state: str = "quarantine"
     """`quarantine` (no accepted correction yet), `corrected`, `accepted` (was right), `dismissed`, `operations` (never data)."""
     correction: str | None = Field(default=None, sa_type=Text)
     resolved_by: str | None = None

@@ -23,7 +23,7 @@ from feedback.storage.tables import Cycle, ModelVersion, Move, TrainingStep
 from server.access import Caller
 from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts, identifier
-from server.routes.updates import live
+from server.routes.updates import live_now
 
 _OPEN = {SCOPES: OPEN}
 _PAGE = 30
@@ -41,7 +41,7 @@ def cycles(
         with gateway.database.reading() as session:
             get_model(session, chosen)
             found = list_cycles(session, chosen, _PAGE, cursor or None)
-            follows = live(session, gateway, "cycles", chosen)
+            follows = live_now(session, gateway, "cycles", chosen)
         configured = gateway.settings.model_named(chosen)
         return {
             "items": found.items,
@@ -71,7 +71,7 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
             result = row.result or {}
             return {
                 "one": row,
-                "live": live(session, gateway, "cycle", row.id),
+                "live": live_now(session, gateway, "cycle", row.id),
                 "under_way": row.state in UNFINISHED,
                 "steps": [_step(entry) for entry in row.steps],
                 "acts": _acts(session, row),

@@ -12,6 +12,7 @@ from feedback.errors import BadFieldError
 from feedback.registry.models import get_model
 from feedback.reports.overview import PERIODS, Overview, awaiting
 from feedback.reports.plots import bars, line
+from feedback.reports.pulse import mark_of
 from server.access import Caller
 from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
@@ -30,12 +31,11 @@ def overview(
         with gateway.database.reading() as session:
             get_model(session, chosen)
             waits = awaiting(session, chosen)
-            follows = live(session, gateway, "overview", chosen)
         found = gateway.overviews.get((chosen, int(days)))
         value = found.value if found else None
         return {
             "waits": waits,
-            "live": follows,
+            "live": live("overview", chosen, mark_of(waits)),
             "found": value,
             "when": found.when if found else None,
             "problem": found.problem if found else None,

@@ -21,10 +21,12 @@ from feedback.datasets.review_queue import (
     count_decided,
     count_held,
     count_waiting,
+    is_choice,
     queue,
     release,
 )
 from feedback.registry.models import get_model
+from feedback.reports.pulse import mark_of, review_facts
 from server.access import Caller
 from server.gateway import Gateway
 from server.rendering import model_page
@@ -63,7 +65,7 @@ def claim(data: JSONBody[ClaimCase], request: GatewayRequest, gateway: Parts) ->
     belief = Belief()
     with gateway.database.reading() as session:
         get_model(session, data.model)
-        if count_waiting(session, data.model) > 1:  # one alone needs no order
+        if is_choice(session, data.model):  # one alone needs no order
             found = gateway.beliefs.get(data.model)
             belief = (found and found.value) or belief
         places = {one.failure_id: one for one in queue(session, data.model, belief)}
@@ -122,12 +124,12 @@ def review(request: GatewayRequest, gateway: Parts, model: FromQuery[str] = "") 
         now = gateway.now()
         with gateway.database.reading() as session:
             get_model(session, chosen)
+            facts = review_facts(session, chosen, now)
             return {
-                "waiting": count_waiting(session, chosen),
-                "held": count_held(session, chosen, now),
+                **facts,
                 "decided": _decided(session, chosen, caller, now),
                 "agreement": agreement(session, chosen) if _reviewers(gateway, chosen) > 1 else None,
-                "live": live(session, gateway, "review", chosen),
+                "live": live("review", chosen, mark_of(facts)),
                 "ready": True,
             }
 

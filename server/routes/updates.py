@@ -37,10 +37,14 @@ class Live(NamedTuple):
     mark: str
 
 
-def live(session: Session, gateway: Gateway, kind: Kind, of: str) -> Live:
-    """For a page made from this view of the database: a change after it is told by the stream's first event."""
-    found = pulse_of(session, Topic(kind, of), gateway.now())
-    return Live("/pages/events?" + urlencode({"about": kind, "of": of}), found.mark)
+def live(kind: Kind, of: str, mark: str) -> Live:
+    """For a page with this mark: a change after it is told by the stream's first event."""
+    return Live("/pages/events?" + urlencode({"about": kind, "of": of}), mark)
+
+
+def live_now(session: Session, gateway: Gateway, kind: Kind, of: str) -> Live:
+    """As `live`, for a page made from this view of the database."""
+    return live(kind, of, pulse_of(session, Topic(kind, of), gateway.now()).mark)
 
 
 @get("/pages/events", opt=_PAGES, include_in_schema=False)

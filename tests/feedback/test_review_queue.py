@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
+from math import log2
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import Session, select
 
 from feedback.datasets.believed import Asked, Belief, belief_apart
@@ -50,15 +54,17 @@ def waiting(world: World, prompt: str, user: str = "ann", confidence: float | No
         return row.id
 
 
-def propose(world: World, failure_id: str, answer: str = RIGHT, passed: bool = True) -> str:
-    """A teacher's candidate for a case; its id."""
+def propose(
+    world: World, failure_id: str, answer: str = RIGHT, passed: bool = True, source: str = "teacher"
+) -> str:
+    """A candidate for a case, a teacher's unless it says otherwise; its id."""
     with world.database.session() as session:
         inference_id = session.get_one(Failure, failure_id).inference_id
         row = Candidate(
             id=new_id(NOW),
             inference_id=inference_id,
             model="assistant",
-            source="teacher",
+            source=source,
             origin="big-model",
             request_hash=inference_id,
             answer=answer,
@@ -116,6 +122,75 @@ def test_what_is_decided_or_has_an_accepted_candidate_waits_no_more(world: World
         assert count_decided(session, "assistant", "ann", NOW.timestamp() - 60) == 2
         assert count_decided(session, "assistant", "bob", NOW.timestamp() - 60) == 0
         assert count_decided(session, "assistant", "ann", NOW.timestamp() + 60) == 0
+
+
+def test_a_case_with_two_accepted_candidates_is_one_that_waits_less(world: World) -> None:
+    first, second = (waiting(world, f"a question about {what}") for what in ("cats", "roofs"))
+    candidates = [propose(world, first), propose(world, first, source="best-of-n"), propose(world, second)]
+    with world.database.session() as session:
+        for one in candidates[:2]:
+            decide_candidate(session, one, "accept", "ann", NOW)
+        decide_candidate(session, candidates[2], "reject", "ann", NOW)
+        assert (count_waiting(session, "assistant"), count_waiting(session, "another")) == (1, 0)
+        assert [one.failure_id for one in queue(session, "assistant", Belief())] == [second]
+        # Curation took the choice over: the case waits no more, and is not taken off a second time.
+        session.get_one(Failure, first).state = "corrected"
+        session.flush()
+        assert count_waiting(session, "assistant") == 1
+
+
+def test_where_hundreds_wait_each_has_the_value_that_one_by_one_gives_it(world: World) -> None:
+    belief = Belief(0.8, {"liar": 0.1, "ann": 0.7})
+    topics = ("parcels that were lost", "a bill of last year", "the colour of a lamp")
+    rows = []
+    for number in range(400):
+        topic = topics[number % 7] if number % 7 < len(topics) else f"{number:x}" * 12
+        asked = world.ask(f"please tell me about {topic}", user=f"u{number}")
+        raters = ("liar",) if number % 5 == 0 else ("liar", "ann") if number % 5 == 1 else ()
+        for rater in raters:
+            world.say(asked, 1, rater=rater)
+        share = {0: 0.1 / 0.8, 1: 0.7 / 0.8}.get(number % 5, 1.0)
+        confidence = (number * 37 % 100) / 100
+        reasons = [
+            {"reason": "slow", "confidence": one, "evidence": ""} for one in (confidence / 2, confidence)
+        ]
+        alike = sum(one % 7 == number % 7 for one in range(400)) if number % 7 < len(topics) else 1
+        row = Failure(id=new_id(NOW), inference_id=asked, model="assistant", created=0.0, reasons=reasons)
+        rows.append((confidence * share * (1 + log2(alike)), row.id, alike))
+        with world.database.session() as session:
+            session.add(row)
+            session.commit()
+    world.write()
+    with world.database.reading() as session:
+        found = queue(session, "assistant", belief)
+    wanted = sorted(sorted(rows, key=lambda one: one[1], reverse=True), key=lambda one: -one[0])
+    assert [one.failure_id for one in found] == [identifier for _, identifier, _ in wanted]
+    assert [one.alike for one in found] == [alike for _, _, alike in wanted]
+
+
+def test_what_waits_is_counted_and_put_in_order_without_a_look_at_all_of_it(
+    sqlite_database: Database,
+) -> None:
+    """At a million inferences some hundred thousand may wait."""
+    with sqlite_database.reading() as session:
+        told: list[str] = []
+
+        def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            plan = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            told.extend(row[3] for row in plan)
+
+        event.listen(sqlite_database.engine, "before_cursor_execute", explain)
+        count_waiting(session, "assistant")
+        count_held(session, "assistant", NOW)
+        count_decided(session, "assistant", "ann", 0.0)
+        queue(session, "assistant", Belief())
+        event.remove(sqlite_database.engine, "before_cursor_execute", explain)
+    over_failures = [line for line in told if re.search("(SCAN|SEARCH) failure", line)]
+    assert over_failures and all(line.startswith("SEARCH") for line in over_failures)
+    by_state = [line for line in over_failures if "(model=? AND state=?)" in line]
+    assert by_state and all("USING COVERING INDEX failure_state" in line for line in by_state)
+    assert not [line for line in over_failures if "(model=?)" in line]
+    assert any("INDEX candidate_accepted" in line for line in told)
 
 
 def test_no_two_reviewers_hold_one_case(world: World) -> None:

@@ -68,7 +68,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("inference_id", "source"),
     )
-    op.create_index("ix_candidate_model", "candidate", ["model"], unique=False)
+    op.create_index(
+        "candidate_accepted",
+        "candidate",
+        ["inference_id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'accepted'"),
+        postgresql_where=sa.text("state = 'accepted'"),
+    )
+    op.create_index("candidate_state", "candidate", ["model", "state", "decided"], unique=False)
     op.create_index("ix_candidate_request_hash", "candidate", ["request_hash"], unique=False)
     op.create_table(
         "champion_move",
@@ -292,8 +300,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("inference_id"),
     )
-    op.create_index("ix_failure_model", "failure", ["model"], unique=False)
-    op.create_index("ix_failure_state", "failure", ["state"], unique=False)
+    op.create_index(
+        "failure_resolved",
+        "failure",
+        ["model", "resolved"],
+        unique=False,
+        sqlite_where=sa.text("resolved IS NOT NULL"),
+        postgresql_where=sa.text("resolved IS NOT NULL"),
+    )
+    op.create_index(
+        "failure_state", "failure", ["model", "state", "id", "resolved", "inference_id"], unique=False
+    )
     op.create_table(
         "feedback",
         sa.Column("id", sa.String(36), nullable=False),
