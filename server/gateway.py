@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from sqlmodel import Session
+
 from feedback.access.keys import ensure_loop_key
 from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
@@ -20,21 +22,23 @@ from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
 from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.document import Report
-from feedback.reports.overview import Overview, Span, overview_apart
+from feedback.reports.overview import PERIODS, Overview, Span, overview_apart
 from feedback.reports.pulse import Pulse, Topic, pulse_of
+from feedback.reports.version_stars import VersionStars, version_stars_apart
 from feedback.settings import Settings
 from feedback.storage.carrier import Apart, Carrier, Task
 from feedback.storage.conversations import forget_conversations
 from feedback.storage.database import Database, open_database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
+from feedback.storage.kept_figures import standing_ids
 from server.adapter_watch import AdapterWatch
 from server.capture import Capture
 from server.conversations import Conversations
 from server.counters import Counters
 from server.dialects.served import DIALECTS
 from server.engine.neutral import neutral_name
-from server.found_beside import FoundBeside
+from server.found_beside import FoundBeside, Place
 from server.replicas import Engines, Replica
 from server.retirement import Retirements, UnderWay
 from server.routing import BASE, Route, answering
@@ -78,10 +82,12 @@ class Gateway:
         self.adapters = AdapterStore(settings.directory / "adapters")
         self.engines = Engines(settings.engine, self.metrics, self._prepare_replica)
         self.conversations = Conversations()
-        self.beliefs = FoundBeside[str, Belief](self._weigh, now, _BELIEF_SECONDS)
-        self.overviews = FoundBeside[tuple[str, int], Overview](self._look_over, now, _OVERVIEW_SECONDS)
-        self.months = FoundBeside[tuple[str, str], Report](self._report, now, _OVERVIEW_SECONDS)
-        self.checks = FoundBeside[tuple[str, str], Checked](self._check, now, _CHECK_SECONDS)
+        at = Place(lambda: self.database, now)
+        self.beliefs = FoundBeside("beliefs", Belief, self._weigh, at, _BELIEF_SECONDS)
+        self.overviews = FoundBeside("overviews", Overview, self._look_over, at, _OVERVIEW_SECONDS)
+        self.stars = FoundBeside("stars", VersionStars, self._count_stars, at, _OVERVIEW_SECONDS)
+        self.months = FoundBeside("months", Report, self._report, at, _OVERVIEW_SECONDS)
+        self.checks = FoundBeside("checks", Checked, self._check, at, _CHECK_SECONDS)
         self.updates = Updates(self._pulses)
         self.live = LiveSnapshot(self._load)
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
@@ -173,6 +179,9 @@ class Gateway:
     def _look_over(self, which: tuple[str, int], now: datetime) -> Overview:
         return overview_apart(Span(self.settings, *which, now))
 
+    def _count_stars(self, model: str, now: datetime) -> VersionStars:
+        return version_stars_apart(Span(self.settings, model, PERIODS[-1], now))
+
     def _report(self, which: tuple[str, str], now: datetime) -> Report:
         return report_apart(Wanted(self.settings, *which, now))
 
@@ -208,7 +217,14 @@ class Gateway:
             self._prepared = True
         with self.database.reading() as session:
             self.conversations.hear(session)
+            self._hear_of_figures(session)
             return load_snapshot(session)
+
+    def _hear_of_figures(self, session: Session) -> None:
+        """Let go of what was found anew elsewhere, and of what an erasure took out of the record."""
+        ids = standing_ids(session)
+        for kind in (self.beliefs, self.overviews, self.stars, self.months, self.checks):
+            kind.keep_only(ids)
 
     def _prepare(self) -> None:
         """What must have happened once in a database before it can be served from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from feedback.reports.overview import Overview
+from feedback.reports.version_stars import VersionStars
 from feedback.storage.tables import ModelVersion, Move
 
 
@@ -26,7 +26,7 @@ class Mark(NamedTuple):
 
 
 def timeline(
-    versions: Iterable[ModelVersion], moves: Iterable[Move], found: Overview | None, most: int
+    versions: Iterable[ModelVersion], moves: Iterable[Move], found: VersionStars | None, most: int
 ) -> Sequence[Mark]:
     """The newest `most` marks; `found` are the stars of the last days, where they are known."""
     marks = [
@@ -55,11 +55,10 @@ def timeline(
     return sorted(marks, key=lambda one: one.when, reverse=True)[:most]
 
 
-def _stars(found: Overview | None, number: str) -> str:
-    row = next((one for one in found.versions if one.version == number), None) if found else None
-    if row is None or found is None or row.stars.mean is None:
+def _stars(found: VersionStars | None, number: str) -> str:
+    stars = found.stars.get(number) if found else None
+    if stars is None or found is None or stars.mean is None:
         return ""
-    band = row.stars.interval
+    band = stars.interval
     between = f", 95 % from {band[0]:.2f} to {band[1]:.2f}" if band else ""
-    since = f"since {found.since}"
-    return f"{row.stars.mean:.2f} stars {since} from {row.stars.raters} raters{between}"
+    return f"{stars.mean:.2f} stars since {found.since} from {stars.raters} raters{between}"

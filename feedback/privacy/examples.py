@@ -19,6 +19,7 @@ from sqlmodel import Session, col, or_, select
 from feedback.datasets.files import drop_rows, replace_manifest
 from feedback.privacy.tombstones import Mason
 from feedback.storage.database import Database
+from feedback.storage.kept_figures import forget_figures
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import DatasetVersion, Example, Feedback, Inference
 
@@ -95,6 +96,7 @@ def erase_examples(
         session.add(erasure)
         session.flush()
         session.connection().execute(insert(Tombstone), stones)
+        forget_figures(session)
         for start in range(0, len(positions), _CHUNK):
             session.connection().execute(
                 update(Example)

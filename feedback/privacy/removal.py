@@ -1,7 +1,7 @@
 """Removing rows from the record, a few hundred in a transaction, with all that was made of them there.
 
 Every row that goes leaves its tombstone in the same transaction, so a process that dies in between leaves either the row
-or the tombstone. Nothing here commits.
+or the tombstone. What pages show of the record as it was found some time ago is forgotten with it. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from feedback.privacy.tombstones import Mason, TombstoneKind
 from feedback.storage.completion_table import CompletionMetadata
 from feedback.storage.contender_table import ContenderAnswer
 from feedback.storage.conversations import conversation_key
+from feedback.storage.kept_figures import forget_figures
 from feedback.storage.removal_tables import Tombstone
 from feedback.storage.review_tables import ReviewOpinion
 from feedback.storage.tables import (
@@ -92,6 +93,7 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
     counts["holds"] = let_go(session, [row[0] for row in said])
     counts["prompts"] = _blank_prompts(session, {key for key in prompts if not removal.keeps_prompt(key)})
     counts["feedback"] = _bury(session, Feedback, "feedback", said, removal)
+    forget_figures(session)
     counts["inferences"] = _bury(session, Inference, "inference", [(row[0], row[1]) for row in rows], removal)
     return counts
 
@@ -115,6 +117,7 @@ def remove_feedback(session: Session, identifiers: Sequence[str], removal: Remov
         if correction:
             counts["cases"] += _unanswer(session, inference_id, words)
     counts["holds"] = let_go(session, [row[0] for row in rows])
+    forget_figures(session)
     counts["feedback"] = _bury(session, Feedback, "feedback", [(row[0], row[1]) for row in rows], removal)
     return counts
 

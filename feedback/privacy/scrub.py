@@ -37,6 +37,7 @@ _TABLES = (
     "completion_metadata",
     "example",
     "dataset_version",
+    "kept_figures",
     "erasure",
 )
 _PAUSE = 0.1

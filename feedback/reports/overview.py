@@ -31,6 +31,15 @@ class Span(Struct):
     days: int
     now: datetime
 
+    def period(self) -> Period:
+        """From the first of the days, in UTC, to now."""
+        today = self.now.date()
+        begun = datetime(today.year, today.month, today.day, tzinfo=self.now.tzinfo).timestamp()
+        return Period(self.model, begun - (self.days - 1) * 86_400, self.now.timestamp() + 1)
+
+    def first_day(self) -> str:
+        return f"{self.now.date() - timedelta(days=self.days - 1)}"
+
 
 class Mark(Struct):
     """A move of the champion, and the day in `Overview.days` on which it fell."""
@@ -117,11 +126,8 @@ def look_over(session: Session, span: Span) -> Overview:
         raise NotFoundError(
             f"the model {span.model[:60]!r} stands in no [[model]] of the configuration any more"
         )
-    today = span.now.date()
-    until = span.now.timestamp() + 1
-    since = datetime(today.year, today.month, today.day, tzinfo=span.now.tzinfo).timestamp()
-    since -= (span.days - 1) * 86_400
-    period = Period(span.model, since, until)
+    period = span.period()
+    today, since, until = span.now.date(), period.since, period.until
     earlier = Period(span.model, since - span.days * 86_400, since)
     volume = volumes(session, period)
     said = stars(session, period, volume)
@@ -131,7 +137,7 @@ def look_over(session: Session, span: Span) -> Overview:
     kinds = find_failing_kinds(session, span.model, since, until) if failed else None
     return Overview(
         model=span.model,
-        since=f"{today - timedelta(days=span.days - 1)}",
+        since=span.first_day(),
         volume=volume[ALL],
         stars=said[ALL],
         before=stars(session, earlier, {})[ALL],

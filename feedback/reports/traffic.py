@@ -142,13 +142,18 @@ def answered(session: Session, period: Period) -> int:
 def stars(session: Session, period: Period, volume: Mapping[str, Volume]) -> dict[str, Stars]:
     """By version, and of all."""
     found = {ALL: _stars(session, period, None).get(None, Stars())} | {
-        version: told for version, told in _stars(session, period, col(Inference.version)).items() if version
+        version: told for version, told in stars_by_version(session, period).items() if version
     }
     for version, told in found.items():
         answers = volume[version].answers if version in volume else 0
         rated = _rated(session, period, version or None)
         told.rated_share = rated / answers if answers else None
     return found
+
+
+def stars_by_version(session: Session, period: Period) -> dict[str, Stars]:
+    """Of each version that was rated, without the share of answers that were."""
+    return _stars(session, period, col(Inference.version))
 
 
 def days(session: Session, period: Period) -> list[Day]:

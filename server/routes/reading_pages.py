@@ -17,7 +17,6 @@ from feedback.registry.versions import list_versions
 from feedback.reports.beside import compare_versions
 from feedback.reports.facts import period_of
 from feedback.reports.forms import fragment
-from feedback.reports.overview import PERIODS
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure, ModelVersion
 from server.access import Caller
@@ -136,7 +135,7 @@ def versions(
             earlier = champions_before(session, row)
             known = list_versions(session, chosen)
             moves = list_moves(session, chosen, _MARKS, None).items
-            found = gateway.overviews.get((chosen, PERIODS[-1]))
+            found = gateway.stars.get(chosen)
             numbers = [one.number for one in known] + ["base"]
             compared = None
             if before and after:

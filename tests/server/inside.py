@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -18,8 +19,10 @@ from litestar import Litestar
 
 from feedback.settings import Capture, Engine, Model, Server, Settings, Storage
 from server.app import create_app
+from server.found_beside import FoundBeside
 from server.gateway import Clock, Gateway
 
+K = TypeVar("K")
 T = TypeVar("T")
 HELLO = {"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}]}
 
@@ -185,6 +188,11 @@ class Inside:
         found = self.call("GET", f"/v1/inferences/{inference_id}")
         assert found.status == 200, found.body
         return found.json
+
+
+def found_by(figures: FoundBeside[K, T], find: Callable[[K, datetime], T]) -> None:
+    """Have figures found in the test's own process, or not at all."""
+    figures.find = find
 
 
 def settings_for(

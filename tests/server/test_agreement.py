@@ -16,8 +16,7 @@ from feedback.datasets.believed import Belief
 from feedback.privacy.erasure import erase_user
 from feedback.storage.review_tables import ReviewOpinion
 from feedback.storage.tables import Failure
-from server.found_beside import FoundBeside
-from tests.server.inside import Answer, Inside, inside, settings_for
+from tests.server.inside import Answer, Inside, found_by, inside, settings_for
 from tests.server.test_access import bearing, make_key
 from tests.server.test_review_page import EVIL, RIGHT, claim, waiting
 from tests.server.test_session import carried, sign_in
@@ -31,7 +30,7 @@ def gateway(engine: FakeEngine, data: Path) -> Iterator[Inside]:
     """A gateway whose model wants two reviewers."""
     settings = settings_for(data, [engine.url])
     with inside(replace(settings, model=[replace(settings.model[0], reviewers=2)])) as running:
-        running.gateway.beliefs = FoundBeside(lambda model, now: Belief(), running.gateway.now, 600.0)
+        found_by(running.gateway.beliefs, lambda model, now: Belief())
         yield running
 
 

@@ -7,8 +7,7 @@ from datetime import datetime
 
 from feedback.errors import UnavailableError
 from feedback.reports.overview import Overview, Span, look_over
-from server.found_beside import FoundBeside
-from tests.server.inside import Inside
+from tests.server.inside import Inside, found_by
 from tests.server.test_access import make_key
 from tests.server.test_reading_pages import visitor
 from tests.server.test_review_page import waiting
@@ -32,7 +31,7 @@ def found_here(gateway: Inside) -> None:
         with inner.database.reading() as session:
             return look_over(session, Span(inner.settings, *which, now))
 
-    inner.overviews = FoundBeside(find, inner.now, 120.0)
+    found_by(inner.overviews, find)
 
 
 def whole(gateway: Inside, query: str = "") -> str:
@@ -69,7 +68,7 @@ def test_what_cannot_be_found_just_now_is_told(gateway: Inside) -> None:
     def find(which: tuple[str, int], now: datetime) -> Overview:
         raise UnavailableError("the database does not answer")
 
-    gateway.gateway.overviews = FoundBeside(find, gateway.gateway.now, 120.0)
+    found_by(gateway.gateway.overviews, find)
     assert "There are no newer figures: the database does not answer" in whole(gateway)
 
 
@@ -80,7 +79,7 @@ def test_strangers_and_other_scopes_see_nothing_and_find_nothing(gateway: Inside
         asked.append(which[0])
         raise UnavailableError("no")
 
-    gateway.gateway.overviews = FoundBeside(find, gateway.gateway.now, 120.0)
+    found_by(gateway.gateway.overviews, find)
     assert "Sign in first" in page(gateway, headers=visitor(gateway, "infer", "feedback"))
     make_key(gateway, "admin")
     assert "Sign in first" in page(gateway)

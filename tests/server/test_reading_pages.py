@@ -10,6 +10,7 @@ import pytest
 
 from feedback.datasets.case_hash import case_hash
 from feedback.reports.traffic import Stars
+from feedback.reports.version_stars import VersionStars
 from feedback.storage.tables import Case, EvaluationResult
 from server.timeline import timeline
 from tests.server.inside import Inside
@@ -128,8 +129,7 @@ def test_versions_and_moves_stand_in_one_line_of_time(gateway: Inside) -> None:
 
 def test_stars_of_a_version_stand_beside_it_once_they_are_found() -> None:
     stars = Stars(ratings=5, raters=3, mean=4.25, interval=(3.9, 4.6))
-    row = SimpleNamespace(version="1.0", stars=stars)
-    found: Any = SimpleNamespace(versions=[row], since="2026-01-01")
+    found = VersionStars("2026-01-01", {"1.0": stars})
     versions: Any = [
         SimpleNamespace(number=number, created=1.0, note="", cycle_id=None, dataset_id=None)
         for number in ("1.1", "1.0")

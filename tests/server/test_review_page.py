@@ -11,8 +11,7 @@ import pytest
 from feedback.datasets.believed import Belief
 from feedback.ids import new_id
 from feedback.storage.tables import Candidate, Failure
-from server.found_beside import FoundBeside
-from tests.server.inside import Answer, Inside
+from tests.server.inside import Answer, Inside, found_by
 from tests.server.test_access import bearing, make_key
 from tests.server.test_session import carried, guarded, sign_in
 
@@ -67,7 +66,7 @@ def claim(
 @pytest.fixture(autouse=True)
 def all_raters_alike(gateway: Inside) -> None:
     """Weighing raters in a process beside it has a test of its own."""
-    gateway.gateway.beliefs = FoundBeside(lambda model, now: Belief(), gateway.gateway.now, 600.0)
+    found_by(gateway.gateway.beliefs, lambda model, now: Belief())
 
 
 def test_a_case_comes_with_all_that_a_reviewer_needs(gateway: Inside) -> None:

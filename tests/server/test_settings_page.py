@@ -8,8 +8,7 @@ from typing import Any
 from feedback.datasets.believed import Belief
 from feedback.datasets.raters import Figures
 from feedback.storage.tables import Lease
-from server.found_beside import FoundBeside
-from tests.server.inside import HELLO, Inside
+from tests.server.inside import HELLO, Inside, found_by
 from tests.server.test_access import bearing, make_key
 from tests.server.test_cycle_pages import page
 from tests.server.test_reading_pages import visitor
@@ -79,9 +78,7 @@ def test_others_than_administrators_are_told_whom_the_page_is_for(gateway: Insid
 
 
 def test_raters_are_shown_with_the_evidence_against_them(gateway: Inside) -> None:
-    gateway.gateway.beliefs = FoundBeside(
-        lambda model, now: Belief(0.8, {EVIL: 0.21}, [LIAR]), gateway.gateway.now, 600.0
-    )
+    found_by(gateway.gateway.beliefs, lambda model, now: Belief(0.8, {EVIL: 0.21}, [LIAR]))
     assert "Being weighed" in page(gateway, "/settings")
     gateway.eventually(lambda: gateway.gateway.beliefs.get("assistant") is not None)
     text = page(gateway, "/settings")

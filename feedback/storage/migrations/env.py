@@ -13,6 +13,7 @@ from feedback.storage import (  # noqa: F401  (they fill the metadata)
     batch_table,
     completion_table,
     contender_table,
+    figures_table,
     file_table,
     removal_tables,
     tables,

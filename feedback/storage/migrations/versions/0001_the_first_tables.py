@@ -387,6 +387,16 @@ def upgrade() -> None:
     op.create_index("inference_user", "inference", ["user", "id"], unique=False)
     op.create_index("ix_inference_created", "inference", ["created"], unique=False)
     op.create_table(
+        "kept_figures",
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("begun", sa.Float(), nullable=False),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.Column("value", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("kind", "key"),
+    )
+    op.create_table(
         "lease",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("holder", sa.String(), nullable=False),
