@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,6 +22,7 @@ from feedback.errors import (
 from server.access import Caller
 from server.gateway import Gateway
 from server.request import GatewayRequest, caller_of
+from server.static_files import address_of
 
 GUARDED = {
     "content-security-policy": (
@@ -34,7 +34,6 @@ GUARDED = {
     "cache-control": "no-store",
 }
 _CODE = re.compile("`([^`]+)`")
-_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def moment(when: float | str | datetime) -> Markup:
@@ -63,11 +62,7 @@ def code(text: str) -> Markup:
 _templates = Environment(
     loader=PackageLoader("server", "pages/templates"), autoescape=True, undefined=StrictUndefined
 )
-_templates.filters |= {"moment": moment, "moment_text": moment_text, "code": code}
-STATIC = {
-    file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
-    for file in files("server").joinpath("pages/static").iterdir()
-}
+_templates.filters |= {"moment": moment, "moment_text": moment_text, "code": code, "kept": address_of}
 
 
 class Visitor(NamedTuple):

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from litestar import Response, get
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 
 from feedback.errors import NotFoundError, UnavailableError
 from feedback.registry.versions import order_of
 from feedback.storage.inferences import InferenceFilter, search
 from server.access import Caller
 from server.gateway import Gateway
-from server.rendering import GUARDED, STATIC, page, visitor_of
+from server.rendering import GUARDED, page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.inferences import with_ratings
 from server.routing import BASE
+from server.static_files import STATIC, answer_with
 from server.views import InferenceLine
 
 _RECENT = 20
+_YEAR = 365 * 86_400
 _OPEN = {SCOPES: OPEN}
 
 
@@ -48,12 +50,14 @@ def chat(request: GatewayRequest, gateway: Parts) -> Response[str]:
 
 
 @get("/static/{name:str}", opt=_OPEN, include_in_schema=False)
-async def static(name: FromPath[str]) -> Response[bytes]:
-    """The pages' own style and script."""
-    if name not in STATIC:
+async def static(name: FromPath[str], request: GatewayRequest, v: FromQuery[str] = "") -> Response[bytes]:
+    """The pages' own style and script; `v` is the tag of the content that a page wants."""
+    file = STATIC.get(name)
+    if file is None:
         raise NotFoundError("there is no such file")
-    content, kind = STATIC[name]
-    return Response(content, media_type=kind, headers={**GUARDED, "cache-control": "no-cache"})
+    # While a new release takes over, another worker may answer than the one that made the page.
+    life = f"private, max-age={_YEAR}, immutable" if v == file.tag else "no-cache"
+    return answer_with(request, file, {**GUARDED, "cache-control": life})
 
 
 class _Offered(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 from litestar.params import FromQuery
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from feedback.access.keys import SCOPES as ALL_SCOPES
 from feedback.access.keys import list_keys
@@ -76,7 +76,7 @@ def settings(
 
 
 def _leader(session: Session, gateway: Gateway) -> Lease | None:
-    lease = session.exec(select(Lease)).first()
+    lease = session.get(Lease, "loop")
     return lease if lease is not None and lease.expires >= gateway.now().timestamp() else None
 
 

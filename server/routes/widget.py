@@ -7,8 +7,9 @@ from typing import Any
 from litestar import Response, get
 
 from server.errors import ANYWHERE
-from server.rendering import STATIC, shown_page, visitor_of
+from server.rendering import shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
+from server.static_files import STATIC, answer_with, static_file
 
 _OPEN = {SCOPES: OPEN}
 _HOUR = 3600
@@ -26,13 +27,13 @@ def _squeezed(script: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
 
 
-_SCRIPT = _squeezed(STATIC["widget.js"][0].decode())
+_SCRIPT = static_file(_squeezed(STATIC["widget.js"].content.decode()).encode(), "text/javascript")
 
 
 @get("/widget.js", opt=_OPEN, include_in_schema=False)
-async def script() -> Response[str]:
+async def script(request: GatewayRequest) -> Response[bytes]:
     """The element `<star-rating>`, for pages of any site."""
-    return Response(_SCRIPT, media_type="text/javascript", headers=_HEADERS)
+    return answer_with(request, _SCRIPT, _HEADERS)
 
 
 @get("/widget", opt=_OPEN, include_in_schema=False, sync_to_thread=True)

@@ -33,6 +33,7 @@ from feedback.registry.versions import mark_version, reserve_version
 from feedback.settings import Settings
 from feedback.storage.aside import set_aside
 from feedback.storage.database import Database
+from feedback.storage.figures_table import KeptFigures
 from feedback.storage.records import encode
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
@@ -218,6 +219,15 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
                 reason=f"one and the same correction ({SEED})",
             )
         )
+        session.add(
+            KeptFigures(
+                kind="overviews",
+                key='["assistant",30]',
+                id=new_id(_now()),
+                begun=_now().timestamp(),
+                value=json.dumps({"examples": [f"{SEED} in an overview"]}),
+            )
+        )
         version = reserve_version(session, "assistant", None, dataset.id, "starter", "r", "h", "", {}, _now())
         mark_version(session, "assistant", version.number, "registered")
         move_champion(session, "assistant", version.number, "promotion", "won", "gate", None, _now())
@@ -231,7 +241,7 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
 def test_nothing_of_the_user_is_left_anywhere_and_everything_of_others_stands(scene: Scene) -> None:
     before = scene.places()
     tables = {"inference", "feedback", "failure", "evaluation_case", "evaluation_result", "prompt_group"}
-    tables |= {"candidate", "rater_hold"}
+    tables |= {"candidate", "rater_hold", "kept_figures"}
     assert tables < set(before)
     assert all(any(name in place for place in before) for name in ("train.jsonl", "pairs.jsonl"))
     assert any(".refused" in place for place in before) and any(".damaged" in place for place in before)

@@ -77,6 +77,31 @@ def test_nothing_on_the_page_comes_from_elsewhere(gateway: Inside) -> None:
         assert "http" not in found.body.decode().replace("http://www.w3.org/2000/svg", "")
 
 
+def test_the_pages_files_are_sent_once_and_what_paints_a_page_is_not_even_asked_for_again(
+    gateway: Inside,
+) -> None:
+    _, outline = page(gateway)
+    style = next(attrs["href"] for _, attrs in outline.elements if attrs.get("rel") == "stylesheet")
+    assert style and re.fullmatch(r"/static/page\.css\?v=[0-9a-f]{16}", style)
+    kept = gateway.call("GET", style)
+    assert kept.headers["cache-control"] == "private, max-age=31536000, immutable"
+    tag = kept.headers["etag"]
+    assert tag == f'"{style.rpartition("=")[2]}"'
+    for address in ("/static/page.css", "/static/page.css?v=0123456789abcdef"):  # another release's page
+        plain = gateway.call("GET", address)
+        assert (plain.body, plain.headers["cache-control"]) == (kept.body, "no-cache")
+    for asked in (tag, f"W/{tag}", f'"another", {tag}', "*"):
+        again = gateway.call("GET", "/static/page.css", None, {"if-none-match": asked})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+        assert again.headers["cache-control"] == "no-cache"
+    changed = gateway.call("GET", "/static/page.css", None, {"if-none-match": '"another"'})
+    assert (changed.status, changed.body) == (200, kept.body)
+    assert (
+        len({gateway.call("GET", f"/static/{name}.js").headers["etag"] for name in ("page", "every", "chat")})
+        == 3
+    )
+
+
 def test_once_there_are_keys_the_page_asks_for_one_and_shows_nothing(gateway: Inside) -> None:
     gateway.ask({"messages": [{"role": "user", "content": "A secret"}]})
     make_key(gateway, "infer")

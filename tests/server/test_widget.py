@@ -36,6 +36,15 @@ def test_the_script_is_small_and_any_page_may_load_and_keep_it(gateway: Inside) 
     assert got.headers["cache-control"] == "public, max-age=3600" and not got.cookies
 
 
+def test_who_keeps_the_script_is_told_that_it_is_still_so(gateway: Inside) -> None:
+    got = gateway.call("GET", "/widget.js", None, SHOP)
+    again = gateway.call("GET", "/widget.js", None, {**SHOP, "if-none-match": got.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    for name in ("etag", "cache-control", "access-control-allow-origin", "cross-origin-resource-policy"):
+        assert again.headers[name] == got.headers[name], name
+    assert gateway.call("GET", "/widget.js", None, {"if-none-match": '"older"'}).body == got.body
+
+
 def test_the_script_needs_nothing_else_and_breaks_no_policy_of_the_page_around(gateway: Inside) -> None:
     text = gateway.call("GET", "/widget.js").body.decode()
     for forbidden in (
