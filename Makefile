@@ -75,6 +75,7 @@ bench-poison: install ## Raters who lie against curation and gate, simulated; wr
 bench-loop: install ## The whole loop on SNIPS and Banking77, real server and training; adds to tests/bench/results
 	rm -rf .bench/loop
 	$(BIN)/python -m tests.bench.loop --folder .bench/loop $(or $(ARGS),--data snips --output tests/bench/results/loop.md)
+
 bench-train: install ## A training on these cores beside TRL's, and estimates beside what was measured; writes tests/bench/results
 	$(BIN)/python -m tests.bench.train $(or $(ARGS),--output tests/bench/results/train.md)
 

@@ -31,12 +31,13 @@ directory = "{directory}"
 port = {port}
 workers = {workers}
 [[engine]]
-base = "starter"
+base = "{base}"
 port = {engine_port}
 max_loras = {max_loras}
 max_cpu_loras = {max_cpu_loras}
 [[model]]
 name = "assistant"
+base = "{base}"
 """
 
 
@@ -77,7 +78,9 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, *, workers: int = 1, max_loras: int = 4, max_cpu_loras: int = 32) -> Iterator[Stage]:
+def stage(
+    folder: Path, *, workers: int = 1, max_loras: int = 4, max_cpu_loras: int = 32, base: str = "starter"
+) -> Iterator[Stage]:
     """`starloop engine` and `starloop serve` on one data directory, ready to answer; about 40 s."""
     directory = folder / "data"
     port, engine_port = _free_port(), _free_port()
@@ -85,6 +88,7 @@ def stage(folder: Path, *, workers: int = 1, max_loras: int = 4, max_cpu_loras: 
     configuration.write_text(
         _CONFIGURATION.format(
             directory=directory,
+            base=base,
             port=port,
             workers=workers,
             engine_port=engine_port,
