@@ -44,8 +44,8 @@ TRL = (
 )
 """TRL and what it needs beside what is in `.venv`."""
 CONTENDERS = {"equal": ("ours", "trl"), "mixed": ("ours", "trl, grouped", "trl, packing")}
-ROWS, HELD_OUT, LENGTH = 368, 128, 256
-"""Rows that are trained on (23 steps) and judged by; tokens of each of the equal ones."""
+ROWS, HELD_OUT, LENGTH = 208, 96, 256
+"""Rows that are trained on (13 steps) and judged by; tokens of each of the equal ones."""
 SCALES = {"sft": (1_000, 100_000, 1_000_000), "dpo": (1_000, 100_000), "kto": (1_000, 100_000)}
 FAMILIES = {
     "Llama": "llama",
@@ -192,13 +192,13 @@ def estimates(folder: Path, families: dict[str, str]) -> list[dict[str, Any]]:
 
     words = AutoTokenizer.from_pretrained(starter.model_directory(), local_files_only=True)
     dataset = write_version(folder / "talks", 96, several=10)
-    settings = Training(epochs=2, batch=8, threads=default_threads())
+    settings = Training(epochs=1, batch=8, threads=default_threads())
     results = []
     for name, architecture in families.items():
         base = write_architecture(folder / architecture, architecture, words, SIZES)
         speed: Speed | None = None
         for turn in ("first", "second"):
-            spec = _spec(folder, base, dataset, f"{architecture}-{turn}", epochs=2, batch=8)
+            spec = _spec(folder, base, dataset, f"{architecture}-{turn}", epochs=1, batch=8)
             wanted = plan(base, dataset, settings, find_machine(), "sft", speed)
             assert wanted is not None and wanted.memory is not None, (
                 "the base's configuration tells its shape"
@@ -282,7 +282,7 @@ def page(results: dict[str, Any]) -> list[str]:
             lines.append("".join(cells))
     lines += [
         "",
-        f"Medians of {len(results['speed']) // sum(map(len, CONTENDERS.values()))} turns, each with another seed; ratios are of runs of one turn. "
+        f"Turns: {len(results['speed']) // sum(map(len, CONTENDERS.values()))}, each with another seed; medians, and ratios of runs of one turn. "
         f"`equal`: {ROWS} rows of {LENGTH} tokens. `mixed`: {ROWS} conversations of one to twelve questions; ours groups like lengths, TRL "
         f"either groups them too or packs them into rows of 512 tokens. Tokens are those of the rows, without padding; the first 3 steps are not timed. "
         f"Loss: nats per answer token on {HELD_OUT} held-out rows, by one function for all.",
@@ -332,7 +332,7 @@ def page(results: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        "Random weights: 3 layers of 256, vocabulary 2,048, 96 conversations of up to ten questions, two epochs. Before a model was ever "
+        "Random weights: 3 layers of 256, vocabulary 2,048, 96 conversations of up to ten questions, one epoch. Before a model was ever "
         "trained its time rests on an assumed speed of the machine's cores; from then on, on the measured one.",
     ]
 
