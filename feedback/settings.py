@@ -170,14 +170,14 @@ class Training(Section, frozen=True):
     method: Literal["auto", "sft", "dpo", "kto"] = "auto"
     """`auto` imitates right answers where they are known, else learns from preferences."""
     rank: Positive = 16
-    alpha: Positive = 32
+    alpha: Annotated[int, Meta(ge=1, le=1 << 16)] = 32
     learning_rate: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     """0 chooses by the base's size."""
     epochs: Count = 0
     """0 chooses by the base's size."""
     batch: Positive = 16
     max_tokens: Positive = 2048
-    seed: Count = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     patience: Positive = 3
     threads: Count = 0
     """0 takes one less than the cores, at least one."""

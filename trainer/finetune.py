@@ -158,7 +158,9 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         if finite and state.first_loss is None:
             state.first_loss = loss
         if not finite and (state.lowered or state.first_loss is None):
-            raise _diverged(state.step, peak, objective.ids(batch), untrained=state.first_loss is None)
+            if state.first_loss is None:
+                raise _not_begun(objective.ids(batch)) if watched else _DAMAGED
+            raise _diverged(state.step, peak, objective.ids(batch))
         if not state.lowered and (not finite or diagnosis.burst(loss, state.first_loss or 0.0)):
             at, lower = state.step + 1, state.rate * diagnosis.LOWERED
             state.go_back(lower)
@@ -334,9 +336,16 @@ _DAMAGED = UnsoundAdapterError(  # a new adapter changes nothing yet
 )
 
 
-def _diverged(done: int, rate: float, ids: Sequence[str], untrained: bool = False) -> UnsoundAdapterError:
-    if untrained:
-        return _DAMAGED
+def _not_begun(ids: Sequence[str]) -> UnsoundAdapterError:
+    """The base's own loss on the validation examples was finite: it is not damaged throughout."""
+    return UnsoundAdapterError(
+        "the very first step has a loss or a gradient that is not finite, though the base's own losses on the validation "
+        f"examples are (batch of {_named(ids)}). Nothing was kept. Look at those examples, and whether the base's weights "
+        "for their tokens are sound"
+    )
+
+
+def _diverged(done: int, rate: float, ids: Sequence[str]) -> UnsoundAdapterError:
     return UnsoundAdapterError(
         f"training diverged: at step {done + 1} the loss was not a finite number (batch of {_named(ids)}), and lowering "
         f"the rate once did not help. Nothing was kept. Lower [training] learning_rate below {rate:g}, or look at those "

@@ -101,11 +101,16 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise DataRefusedError(
                     f"{path}:{number}: is not a JSON row ({error}); the file was changed or cut after it was frozen"
                 ) from error
+            if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+                raise DataRefusedError(
+                    f"{path}:{number}: is no row with messages; the file was changed after it was frozen"
+                )
+            yield row
 
 
 def _refuse_without_evidence(wanted: Wanted, evidence: Evidence) -> None:

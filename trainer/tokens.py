@@ -26,6 +26,8 @@ WEIGHTLESS = "of no weight"
 TEMPLATE = "not maskable through the chat template"
 NO_TOOLS = "with tools, which the chat template does not render"
 
+_HEAVIEST = 1e6
+"""Largest weight of an example: sums of weighted losses stay finite."""
 _PROBE_WORDS = ("starloop_probe", "probe_argument", "probe_value", "probe_returned")
 _PROBE_TOOL: dict[str, Any] = {
     "type": "function",
@@ -112,12 +114,12 @@ class Encoder:
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """One row. Raises `UnusableRowError` for what cannot be trained on, `DataRefusedError` for a weight that is no number."""
         weight = row.get("weight", 1.0)
-        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+        if not isinstance(weight, int | float) or not math.isfinite(weight) or not 0 <= weight <= _HEAVIEST:
             raise DataRefusedError(
-                f"example {row.get('id')}: its weight is {weight!r}, and must be a number from 0 on; the file was changed "
-                "after it was frozen"
+                f"example {row.get('id')}: its weight is {weight!r}, and must be a number from 0 to {_HEAVIEST:,.0f}; the "
+                "file was changed after it was frozen"
             )
-        if weight == 0:
+        if weight < 1 / _HEAVIEST:  # its share of a step's loss would be lost in rounding
             raise UnusableRowError(WEIGHTLESS, "its weight is 0: nobody who stands for it is believed")
         tools = row.get("tools") or None
         if tools and not self.renders_tools:
@@ -125,6 +127,10 @@ class Encoder:
                 NO_TOOLS,
                 "it has tools, and the base's chat template leaves out tools, calls or what they return; use a base whose "
                 "template renders them",
+            )
+        if "answer" not in row:
+            raise DataRefusedError(
+                f"example {row.get('id')}: it has no answer; the file was changed after it was frozen"
             )
         answer = row["answer"]
         (turn,) = with_objects([answer if isinstance(answer, dict) else turn_of(answer, tools)])

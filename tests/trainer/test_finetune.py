@@ -228,7 +228,7 @@ def test_examples_that_all_have_one_answer_are_refused(tiny_base: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "heavy", None])
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "heavy", None, 1e308])
 def test_a_weight_that_is_no_number_is_refused_with_its_example(
     tiny_base: Path, tmp_path: Path, weight: Any
 ) -> None:
@@ -241,7 +241,7 @@ def test_examples_of_no_weight_or_too_long_are_left_out_and_counted_never_cut(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     long = row(98, messages=[{"role": "user", "content": "apple " * 200}])
-    data = write_dataset(tmp_path / "data", [*ROWS, row(97, weight=0.0), row(96, weight=0), long])
+    data = write_dataset(tmp_path / "data", [*ROWS, row(97, weight=1e-320), row(96, weight=0), long])
     facts, _ = run(spec(tiny_base, data, tmp_path / "out", epochs=1))
     assert (facts["examples"], facts["left_out"]) == (24, {"of no weight": 2, "longer than the context": 1})
 
@@ -252,6 +252,37 @@ def test_a_row_that_was_cut_is_named_by_file_and_line(tiny_base: Path, tmp_path:
     (data / "train.jsonl").write_text(text[: len(text) - 40])
     with pytest.raises(DataRefusedError, match=r"train\.jsonl:24: is not a JSON row"):
         run(spec(tiny_base, data, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"id": "x"}', '{"messages": "hi", "answer": "a"}', "null"])
+def test_a_line_that_is_no_row_is_named_by_file_and_line(tiny_base: Path, tmp_path: Path, line: str) -> None:
+    data = write_dataset(tmp_path / "data", ROWS)
+    with (data / "train.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataRefusedError, match=r"train\.jsonl:25: is no row with messages"):
+        run(spec(tiny_base, data, tmp_path / "out"))
+
+
+def test_a_row_without_an_answer_is_named(tiny_base: Path, tmp_path: Path) -> None:
+    silent = {"id": "silent", "messages": [{"role": "user", "content": "hi"}]}
+    data = write_dataset(tmp_path / "data", [*ROWS, silent])
+    with pytest.raises(DataRefusedError, match="example silent: it has no answer"):
+        run(spec(tiny_base, data, tmp_path / "out"))
+
+
+def test_a_first_step_that_is_not_finite_names_its_examples_where_the_base_was_fine_elsewhere(
+    tmp_path: Path,
+) -> None:
+    """One token's embedding is damaged; only an example that is trained on has it."""
+    base = write_base(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    (token,) = load_base(str(base)).tokenizer("~", add_special_tokens=False)["input_ids"]
+    weights["model.embed_tokens.weight"][token] = math.nan
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    data = write_dataset(tmp_path / "data", [row(0, answer="~"), row(1)], ROWS)
+    with pytest.raises(UnsoundAdapterError, match=r"very first step .* though the base's own .*example-0"):
+        run(spec(base, data, tmp_path / "out"))
+    assert not (tmp_path / "out" / "adapter").exists()
 
 
 def test_a_base_without_a_chat_template_is_refused(dataset: Path, tmp_path: Path) -> None:
