@@ -56,6 +56,7 @@ from server.routes import (
     widget,
 )
 from server.telemetry.traces import ENDPOINT, with_endpoint
+from server.together import files as together_files
 
 _FAMILIES = (
     completions,
@@ -74,6 +75,7 @@ _FAMILIES = (
     files,
     batches,
     fine_tuning,
+    together_files,
     datasets,
     cycles,
     reports,

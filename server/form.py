@@ -1,4 +1,4 @@
-"""A multipart form with one file in it, which goes to the disk piece by piece: the form is never held whole."""
+"""What comes as a file, in a multipart form or as a body: it goes to the disk piece by piece and is never held whole."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from server.request import GatewayRequest
 _PIECE = 1 << 20
 _LONGEST = 4096
 _MOST_FIELDS = 32
+_CUT_SHORT = "the file ended before it was complete; send it again"
 
 
 class Form(NamedTuple):
@@ -32,6 +33,41 @@ async def receive_form(request: GatewayRequest, upload: Upload, file_field: str,
     and what `Upload.write` raises.
     """
     reading = _Reading(upload, file_field, known)
+    await _read(request, reading)
+    await asyncio.to_thread(upload.end)
+    if file_field not in reading.seen:
+        raise BadFieldError(file_field, "is required; send the file itself, in the form")
+    return Form(reading.texts(), reading.filename)
+
+
+async def receive_fields(request: GatewayRequest, known: Set[str]) -> dict[str, str]:
+    """Take a form in that has no file, only fields. Raises what `receive_form` does for those."""
+    reading = _Reading(None, None, known)
+    await _read(request, reading)
+    return reading.texts()
+
+
+async def receive_body(request: GatewayRequest, upload: Upload) -> None:
+    """Take a body in that is the file itself; `upload` is ended.
+
+    Raises `BadInputError` when it breaks off, and what `Upload.write` raises.
+    """
+    waiting: list[bytes] = []
+    size = 0
+    try:
+        async for piece in request.stream():
+            waiting.append(piece)
+            size += len(piece)
+            if size >= _PIECE:
+                await asyncio.to_thread(upload.write, b"".join(waiting))
+                waiting, size = [], 0
+    except InternalServerException:  # Litestar's word for a client that went away
+        raise BadInputError(_CUT_SHORT) from None
+    await asyncio.to_thread(upload.write, b"".join(waiting))
+    await asyncio.to_thread(upload.end)
+
+
+async def _read(request: GatewayRequest, reading: _Reading) -> None:
     try:
         with _parser(request) as parser:
             async for chunk in request.stream():
@@ -42,19 +78,14 @@ async def receive_form(request: GatewayRequest, upload: Upload, file_field: str,
     except MultipartError as error:
         raise BadInputError(f"the form is broken or cut short ({error}); send it again") from None
     except InternalServerException:  # Litestar's word for a client that went away
-        raise BadInputError("the file ended before it was complete; send it again") from None
+        raise BadInputError(_CUT_SHORT) from None
     await asyncio.to_thread(reading.flush)
-    await asyncio.to_thread(upload.end)
-    if file_field not in reading.seen:
-        raise BadFieldError(file_field, "is required; send the file itself, in the form")
-    fields = {name: _text(name, value) for name, value in reading.fields.items()}
-    return Form(fields, reading.filename)
 
 
 class _Reading:
-    """A form as its pieces come."""
+    """A form as its pieces come; without an upload it has no file."""
 
-    def __init__(self, upload: Upload, file_field: str, known: Set[str]) -> None:
+    def __init__(self, upload: Upload | None, file_field: str | None, known: Set[str]) -> None:
         self.fields: dict[str, bytes] = {}
         self.filename: str | None = None
         self.seen: set[str] = set()
@@ -79,7 +110,12 @@ class _Reading:
     def flush(self) -> None:
         """Write what waits."""
         pieces, self._waiting, self.size = self._waiting, [], 0
-        self._upload.write(b"".join(pieces))
+        if self._upload is not None:
+            self._upload.write(b"".join(pieces))
+
+    def texts(self) -> dict[str, str]:
+        """The fields beside the file. Raises `BadFieldError` for one that is no UTF-8."""
+        return {name: _text(name, value) for name, value in self.fields.items()}
 
     def _begin(self, segment: MultipartSegment) -> None:
         self._name = name = segment.name

@@ -17,6 +17,7 @@ from feedback.checks.check import Report as Checked
 from feedback.checks.frozen import Frozen, check_apart
 from feedback.datasets.believed import Asked, Belief, belief_apart
 from feedback.errors import StarloopError, UnavailableError
+from feedback.files.tickets import UploadTickets, open_tickets
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.models import ensure_models
 from feedback.registry.snapshot import Snapshot, load_snapshot
@@ -98,6 +99,7 @@ class Gateway:
         self._drains_apart = drains_apart
         self.database: Database
         self.tokens: FeedbackTokens
+        self.tickets: UploadTickets
         self.sessions: Sessions
         self.journal: Journal
         self.drainer: Drainer
@@ -195,6 +197,7 @@ class Gateway:
     def _open_storage(self) -> None:
         self.database = open_database(self.settings)
         self.tokens = open_tokens(self.settings.directory, self.settings.server.feedback_token_days)
+        self.tickets = open_tickets(self.settings.directory)
         self.sessions = open_sessions(self.settings.directory, self.settings.server.session_hours)
         self.counters = Counters.open(self.settings.directory)
         try:

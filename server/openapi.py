@@ -127,6 +127,37 @@ class PartOperation(Operation):
         _form(self, "data", {})
 
 
+@dataclass
+class AnnouncedFileOperation(Operation):
+    """A form that says what file is to come."""
+
+    def __post_init__(self) -> None:
+        text = Schema(type=OpenAPIType.STRING)
+        purposes = Schema(type=OpenAPIType.STRING, enum=["fine-tune", "eval", "batch-api"])
+        types = Schema(type=OpenAPIType.STRING, enum=["jsonl", "parquet", "csv"])
+        fields = {"purpose": purposes, "file_name": text, "file_type": types, "checksum": text}
+        body = Schema(
+            type=OpenAPIType.OBJECT,
+            properties=dict(fields),
+            required=["purpose", "file_name", "file_type"],
+            additional_properties=False,
+        )
+        self.request_body = RequestBody(
+            content={"multipart/form-data": OpenAPIMediaType(schema=body)}, required=True
+        )
+
+
+@dataclass
+class BytesOperation(Operation):
+    """A body that is a file, which the handler reads piece by piece itself."""
+
+    def __post_init__(self) -> None:
+        content = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        self.request_body = RequestBody(
+            content={"application/octet-stream": OpenAPIMediaType(schema=content)}, required=True
+        )
+
+
 class DocumentPlugin(JsonRenderPlugin):
     """The document with the errors that are really answered: Litestar writes down its own form of them."""
 

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from feedback.access.audit import Actor, note
-from feedback.errors import BadFieldError, NotFoundError
+from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id, parse_id
 from feedback.imports.storing import shown_name
 from feedback.imports.uploads import Upload
@@ -81,11 +81,23 @@ def path_of(directory: Path, file_id: str) -> Path:
 
 
 def keep_file(
-    session: Session, directory: Path, upload: Upload, name: str, purpose: str, actor: Actor, now: datetime
+    session: Session,
+    directory: Path,
+    upload: Upload,
+    name: str,
+    purpose: str,
+    actor: Actor,
+    now: datetime,
+    identifier: str | None = None,
 ) -> StoredFile:
-    """Give an upload that ended an id and its place; the caller commits, or calls `drop_bytes` where it cannot."""
+    """Give an upload that ended an id, unless it has one, and its place; the caller commits, or calls `drop_bytes` where it cannot.
+
+    Raises `ConflictError` where there is a file of that id.
+    """
+    if identifier is not None and session.get(StoredFile, identifier) is not None:
+        raise ConflictError(f"the file {PREFIX}{identifier} has come already; announce another")
     row = StoredFile(
-        id=new_id(now),
+        id=identifier or new_id(now),
         name=shown_name(Path(name)),
         purpose=purpose,
         bytes=upload.size,
@@ -102,13 +114,20 @@ def keep_file(
 
 
 def add_file(
-    database: Database, directory: Path, upload: Upload, name: str, purpose: str, actor: Actor, now: datetime
+    database: Database,
+    directory: Path,
+    upload: Upload,
+    name: str,
+    purpose: str,
+    actor: Actor,
+    now: datetime,
+    identifier: str | None = None,
 ) -> StoredFile:
-    """Keep an upload that ended. Raises `StorageError`; nothing is left behind then."""
+    """Keep an upload that ended. Raises `StorageError` and what `keep_file` does; nothing is left behind then."""
     kept: StoredFile | None = None
     try:
         with database.session() as session:
-            kept = keep_file(session, directory, upload, name, purpose, actor, now)
+            kept = keep_file(session, directory, upload, name, purpose, actor, now, identifier)
             session.commit()
     except BaseException:
         if kept is not None:

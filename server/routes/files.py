@@ -37,6 +37,7 @@ from feedback.files.stored import (
 from feedback.imports.uploads import Upload
 from server.access import viewer_of
 from server.form import receive_form
+from server.gateway import Gateway
 from server.openai_views import (
     Deleted,
     FileObject,
@@ -115,12 +116,7 @@ def one(file_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> File
 @get("/v1/files/{file_id:str}/content", opt=_TRAIN, sync_to_thread=True)
 def content(file_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> File:
     """Its bytes, as they were sent."""
-    with gateway.database.reading() as session:
-        row = get_file(session, file_id, viewer_of(request.user))
-    path = path_of(gateway.settings.directory, row.id)
-    if not path.is_file():
-        raise StorageError(f"the bytes of {file_id} are gone from the data directory; bring back a backup")
-    return File(path, filename=row.name, media_type="application/octet-stream")
+    return bytes_of(file_id, request, gateway)
 
 
 @delete("/v1/files/{file_id:str}", status_code=200, opt=_TRAIN, sync_to_thread=True)
@@ -207,6 +203,16 @@ def cancel(upload_id: FromPath[str], request: GatewayRequest, gateway: Parts) ->
         gateway.now(),
     )
     return upload_object(row)
+
+
+def bytes_of(file_id: str, request: GatewayRequest, gateway: Gateway) -> File:
+    """The answer that is a file of the caller's. Raises `NotFoundError`, and `StorageError` where the bytes are gone."""
+    with gateway.database.reading() as session:
+        row = get_file(session, file_id, viewer_of(request.user))
+    path = path_of(gateway.settings.directory, row.id)
+    if not path.is_file():
+        raise StorageError(f"the bytes of {file_id} are gone from the data directory; bring back a backup")
+    return File(path, filename=row.name, media_type="application/octet-stream")
 
 
 ROUTES = [send, files, one, content, remove, begin, part, complete, cancel]

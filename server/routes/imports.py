@@ -7,21 +7,20 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get, post
-from litestar.exceptions import InternalServerException
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from feedback.errors import BadFieldError, BadInputError, NotFoundError
+from feedback.errors import BadFieldError, NotFoundError
 from feedback.imports.reading import FORMATS, Reading
 from feedback.imports.shapes import columns_of
 from feedback.imports.storing import Use, page_of_imports
 from feedback.imports.uploads import Taken, Taking, Upload, take_apart
 from feedback.storage.tables import DataImport
+from server.form import receive_body
 from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
 from server.views import BadRowView, ImportView, Listed, TakenView, listed, moment, view
 
 _TRAIN = {SCOPES: ("train",)}
 _READ = {SCOPES: ("review", "train")}
-_PIECE = 1 << 20
 
 
 @get("/v1/imports", opt=_READ, sync_to_thread=True)
@@ -76,7 +75,7 @@ async def take(
     with await asyncio.to_thread(
         Upload, settings.directory, settings.server.upload_limit, gateway.now()
     ) as upload:
-        await _receive(request, upload)
+        await receive_body(request, upload)
         taking = Taking(
             settings=settings,
             file=str(upload.path),
@@ -95,23 +94,6 @@ async def take(
     bad = [BadRowView(**row) for row in taken.bad]
     told = TakenView(imported=msgspec.convert(values, ImportView), known=taken.known, bad=bad)
     return Response(told, status_code=200 if taken.known else 201)
-
-
-async def _receive(request: GatewayRequest, upload: Upload) -> None:
-    """The body, to the disk piece by piece. Raises `BadInputError` when it breaks off, and what `Upload.write` raises."""
-    waiting: list[bytes] = []
-    size = 0
-    try:
-        async for piece in request.stream():
-            waiting.append(piece)
-            size += len(piece)
-            if size >= _PIECE:
-                await asyncio.to_thread(upload.write, b"".join(waiting))
-                waiting, size = [], 0
-    except InternalServerException:  # Litestar's word for a client that went away
-        raise BadInputError("the file ended before it was complete; send it again") from None
-    await asyncio.to_thread(upload.write, b"".join(waiting))
-    await asyncio.to_thread(upload.end)
 
 
 def _refused(name: str, taken: Taken) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.server.test_access import make_key
 Client = Callable[[str], openai.OpenAI]
 
 
-class _Into(httpx.BaseTransport):
+class Into(httpx.BaseTransport):
     """Requests of a client, handed to the application as they are."""
 
     def __init__(self, gateway: Inside) -> None:
@@ -33,7 +33,7 @@ def clients(gateway: Inside) -> Iterator[Client]:
     made: list[openai.OpenAI] = []
 
     def as_key(secret: str = "none") -> openai.OpenAI:
-        http = httpx.Client(transport=_Into(gateway))
+        http = httpx.Client(transport=Into(gateway))
         address = "http://127.0.0.1:8000/v1"
         made.append(openai.OpenAI(api_key=secret, base_url=address, http_client=http, max_retries=0))
         return made[-1]

@@ -16,14 +16,20 @@ from tests.server.inside import Inside
 from tests.server.test_access import bearing, make_key
 from tests.server.versions import add_version
 
-# They keep a case for a few minutes and decide nothing.
-NOTHING_DECIDED = {("POST", "/v1/failures/claim"), ("POST", "/v1/failures/{failure_id}/release")}
+# They keep a case for a few minutes, or announce a file, and decide nothing.
+NOTHING_DECIDED = {
+    ("POST", "/v1/failures/claim"),
+    ("POST", "/v1/failures/{failure_id}/release"),
+    ("POST", "/together/v1/files"),
+    ("POST", "/together/v1/files/{file_id}/preprocess"),
+}
 # What the tests of files, of stored completions, of fine-tunings and of deleting a version call.
 APART = {
     ("DELETE", "/v1/models/{name}"),
     ("DELETE", "/v1/chat/completions/{completion_id}"),
     ("POST", "/v1/files"),
     ("DELETE", "/v1/files/{file_id}"),
+    ("DELETE", "/together/v1/files/{file_id}"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/complete"),

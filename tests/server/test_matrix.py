@@ -107,6 +107,13 @@ GET /v1/fine_tuning/jobs/{job_id}/checkpoints 401 403 403  403    404   in    40
 POST /v1/fine_tuning/jobs/{job_id}/cancel 401 403 403      403    404   in    404   401 401  in   403  in    401   401  401    401
 POST /v1/fine_tuning/jobs/{job_id}/pause 401 403  403      403    404   in    404   401 401  in   403  in    401   401  401    401
 POST /v1/fine_tuning/jobs/{job_id}/resume 401 403 403      403    404   in    404   401 401  in   403  in    401   401  401    401
+GET /together/v1/files                 401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
+POST /together/v1/files                401  403   403      403    in    in    in    401 401  in   403  in    401   401  401    401
+PUT /together/v1/files/{file_id}/bytes in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
+POST /together/v1/files/{file_id}/preprocess 401 403 403   403    404   in    404   401 401  in   403  in    401   401  401    401
+GET /together/v1/files/{file_id}       401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /together/v1/files/{file_id}/content 401 403 403       403    404   in    404   401 401  in   in   in    401   401  401    401
+DELETE /together/v1/files/{file_id}    401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
 GET /v1/reports                        401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -284,6 +291,7 @@ class House:
             "/v1/holds/{hold_id}/decide": {"action": "uphold"},
             "/v1/imports": {"prompt": "a", "completion": "b"},
             "/v1/files": b"no form",
+            "/together/v1/files": b"no form",
             "/v1/batches": {"input_file_id": "x", "endpoint": "/v1/completions", "completion_window": "24h"},
             "/v1/uploads": {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "x"},
             "/v1/uploads/{upload_id}/complete": {"part_ids": ["x"]},
