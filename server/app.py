@@ -57,6 +57,8 @@ from server.routes import (
 )
 from server.telemetry.traces import ENDPOINT, with_endpoint
 from server.together import files as together_files
+from server.together import models as together_models
+from server.together import tunings as together_tunings
 
 _FAMILIES = (
     completions,
@@ -76,6 +78,8 @@ _FAMILIES = (
     batches,
     fine_tuning,
     together_files,
+    together_tunings,
+    together_models,
     datasets,
     cycles,
     reports,
@@ -128,7 +132,8 @@ def create_app(
 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         answer = errors.handle(request, error)
-        gateway.reports.refused(request.scope.get("path_template", ""), answer.status_code or 500, error)
+        route = request.scope.get("path_template", "").removeprefix("/together")
+        gateway.reports.refused(route, answer.status_code or 500, error)
         return answer
 
     return Application(

@@ -75,6 +75,11 @@ def make_tuned(
         settings.training,
         epochs=given.get("n_epochs", settings.training.epochs),
         batch=given.get("batch_size", settings.training.batch),
+        learning_rate=given.get("learning_rate", settings.training.learning_rate),
+        rank=given.get("rank", settings.training.rank),
+        alpha=given.get("alpha", settings.training.alpha),
+        max_tokens=given.get("max_tokens", settings.training.max_tokens),
+        patience=given.get("patience", settings.training.patience),
         seed=row.seed,
     )
     return train_version(

@@ -68,7 +68,9 @@ class TuningRecord:
             raise NotFoundError(f"there is no fine-tuning {identifier!r}")
         self.row = row
 
-    def change(self, text: str = "", level: str = "info", unless: Sequence[str] = (), **fields: Any) -> bool:
+    def change(
+        self, text: str = "", kind: str = "", level: str = "info", unless: Sequence[str] = (), **fields: Any
+    ) -> bool:
         """Write fields and tell what happened; whether it was done, which it is not in a state of `unless`.
 
         Raises `LeaseLostError`, with nothing written, where another loop leads.
@@ -79,7 +81,7 @@ class TuningRecord:
             self.row = row
             if row.state in unless:
                 return False
-            write(row, text, level, self._workshop.clock(), fields)
+            write(row, text, self._workshop.clock(), fields, level, kind)
             session.add(row)
             session.commit()
         return True
@@ -101,7 +103,14 @@ class TuningRecord:
         """It failed, unless it was ended or left meanwhile."""
         ended = self._workshop.clock().timestamp()
         self.change(
-            text, "error", ("cancelled", "paused"), state="failed", wanted=None, error=error, finished=ended
+            text,
+            "failed",
+            "error",
+            ("cancelled", "paused"),
+            state="failed",
+            wanted=None,
+            error=error,
+            finished=ended,
         )
 
     def pause(self, seconds: float) -> None:
@@ -109,12 +118,14 @@ class TuningRecord:
         wait(seconds, self._stopping, self.check)
 
 
-def write(row: Tuning, text: str, level: str, now: datetime, fields: dict[str, Any]) -> None:
+def write(
+    row: Tuning, text: str, now: datetime, fields: dict[str, Any], level: str = "info", kind: str = ""
+) -> None:
     """Change a row that the session holds."""
     for name, value in fields.items():
         setattr(row, name, value)
     if text:
-        tell(row, text, now, level)
+        tell(row, text, now, level, kind)
 
 
 def next_tuning(session: Session) -> Tuning | None:
@@ -153,7 +164,9 @@ def _look(workshop: Workshop, record: TuningRecord) -> None:
             _fail(record, f"invalid_{field}", str(error), field)
             return
         found[field.replace("file", "import")] = entry.id
-    record.change("Files validated; waiting for its turn", unless=_LEFT_OR_ENDED, state="queued", **found)
+    record.change(
+        "Files validated; waiting for its turn", "validated", unless=_LEFT_OR_ENDED, state="queued", **found
+    )
 
 
 _LEFT_OR_ENDED = ("paused", "cancelled", "failed", "succeeded", "queued", "running")
@@ -195,7 +208,9 @@ def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]
     """
     resumed = record.row.state == "running"
     begun = "Training goes on after an interruption" if resumed else "Training begins"
-    if not record.change(begun, unless=("paused", "cancelled"), state="running"):
+    if not record.change(
+        begun, "restarted" if resumed else "begun", unless=("paused", "cancelled"), state="running"
+    ):
         return record.row
     try:
         about = f"fine-tuning {record.row.id}"
@@ -245,7 +260,7 @@ def _make(workshop: Workshop, record: TuningRecord) -> None:
         workshop.clock(),
     )
     if not any(dataset.note in message["text"] for message in row.messages):
-        record.change(f"Dataset {dataset.id}: {dataset.note}")
+        record.change(f"Dataset {dataset.id}: {dataset.note}", "frozen")
     with workshop.database.reading() as session:
         refuse_overlap(session, collect(session, row.model, workshop.settings), row.dataset_id)
     lines = TrainingLines(_log.info)
@@ -295,7 +310,7 @@ def _finish(workshop: Workshop, record: TuningRecord, version: ModelVersion) -> 
                     "finished": now.timestamp(),
                 }
                 text = f"Succeeded: {alias_of(row)} is {row.model}@{version.number}"
-                write(row, text, "info", now, fields)
+                write(row, text, now, fields, kind="succeeded")
                 session.add(row)
                 session.commit()
         except BaseException:
@@ -330,6 +345,9 @@ def _used(row: Tuning, facts: dict[str, Any]) -> dict[str, Any]:
         "n_epochs": facts.get("epochs"),
         "batch_size": facts.get("batch"),
         "learning_rate_multiplier": 1.0,
+        "learning_rate": facts.get("learning_rate"),
+        "rank": facts.get("rank"),
+        "alpha": facts.get("alpha"),
     }
     if row.method == "dpo":
         used["beta"] = BETA
@@ -338,11 +356,11 @@ def _used(row: Tuning, facts: dict[str, Any]) -> dict[str, Any]:
 
 def _leave(workshop: Workshop, record: TuningRecord, wanted: str) -> None:
     if wanted == "pause":
-        record.change("Paused; what was reached is kept", state="paused", wanted=None)
+        record.change("Paused; what was reached is kept", "left", state="paused", wanted=None)
         return
     discard_checkpoints(workshop.settings.directory / "runs" / record.row.id)
     ended = workshop.clock().timestamp()
-    record.change("Cancelled; nothing was kept", state="cancelled", wanted=None, finished=ended)
+    record.change("Cancelled; nothing was kept", "left", state="cancelled", wanted=None, finished=ended)
 
 
 def _fail(record: TuningRecord, code: str, message: str, param: str | None = None) -> None:

@@ -47,6 +47,7 @@ Act = Literal[
     "fine_tuning.cancel",
     "fine_tuning.pause",
     "fine_tuning.resume",
+    "fine_tuning.delete",
     "hold.release",
     "hold.uphold",
     "candidate.accept",

@@ -72,6 +72,11 @@ class Reader:
         if not found_any:
             raise BadInputError(f"{self._name}: is empty; there is no row in it")
 
+    @property
+    def in_lines(self) -> bool:
+        """Whether each row is a line of text, which is known after the first row."""
+        return self._container == "jsonl"
+
     def _row(self, line: int, record: Mapping[str, Any]) -> Row | BadRow:
         try:
             if self._columns:

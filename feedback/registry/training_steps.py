@@ -62,6 +62,12 @@ def all_steps(session: Session, run: str) -> list[TrainingStep]:
     return list(session.exec(query))
 
 
+def last_step(session: Session, run: str) -> TrainingStep | None:
+    """The step that a training came to."""
+    query = select(TrainingStep).where(TrainingStep.run == run).order_by(col(TrainingStep.step).desc())
+    return session.exec(query.limit(1)).first()
+
+
 def epochs_of(steps: Iterable[TrainingStep]) -> list[Epoch]:
     """The epochs table of steps that come in their order. Pure."""
     return [_epoch(number, list(group)) for number, group in groupby(steps, lambda step: step.epoch)]

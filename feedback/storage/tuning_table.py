@@ -38,7 +38,7 @@ class Tuning(SQLModel, table=True):
         default=None, sa_type=JSON(none_as_null=True), sa_column_kwargs={"name": "metadata"}
     )
     messages: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
-    """`[{time, level, text}]`: what happened, beside the steps of its training."""
+    """`[{time, level, text, kind}]`: what happened, beside the steps of its training."""
     dataset_id: str | None = Field(default=None, max_length=36)
     version: str | None = None
     alias: str | None = Field(default=None, unique=True)

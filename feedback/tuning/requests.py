@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
+from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from feedback.access.audit import Actor, note
@@ -22,7 +23,7 @@ from feedback.files.stored import PREFIX as FILE_PREFIX
 from feedback.files.stored import Viewer, bare_id, get_file
 from feedback.ids import new_id
 from feedback.storage.paging import id_after
-from feedback.storage.tables import RegisteredModel, Tuning
+from feedback.storage.tables import RegisteredModel, TrainingStep, Tuning
 
 PREFIX = "ftjob-"
 NAMED = "ft:"
@@ -59,7 +60,7 @@ class NewTuning(Struct, kw_only=True, frozen=True):
 
 def request_tuning(session: Session, asked: NewTuning, looker: Looker, actor: Actor, now: datetime) -> Tuning:
     """Write a fine-tuning down. Raises `BadFieldError` for a file or model that the caller does not have."""
-    model = _registered(session, asked.model, looker.models)
+    model = registered_model(session, asked.model, looker.models)
     files = {
         field: _file(session, name, field, looker.viewer)
         for field, name in (
@@ -84,7 +85,7 @@ def request_tuning(session: Session, asked: NewTuning, looker: Looker, actor: Ac
         owner=actor.name,
         key_id=actor.key_id,
     )
-    tell(row, f"Asked for by {actor.name}: a new version of {model.name}", now)
+    tell(row, f"Asked for by {actor.name}: a new version of {model.name}", now, kind="asked")
     session.add(row)
     facts = {"model": row.model, "training_file": FILE_PREFIX + row.training_file, "method": row.method}
     note(session, actor, "fine_tuning.create", row.id, now, **facts)
@@ -149,15 +150,29 @@ def resume_tuning(session: Session, identifier: str, looker: Looker, actor: Acto
         row.state = "validating_files" if row.training_import is None else "queued"
     else:
         raise ConflictError(f"the fine-tuning job {identifier[:60]} is {row.state}, and not paused")
-    tell(row, f"Resumed by {actor.name}", now)
+    tell(row, f"Resumed by {actor.name}", now, kind="restarted")
     note(session, actor, "fine_tuning.resume", row.id, now)
     session.add(row)
     return row
 
 
-def tell(row: Tuning, text: str, now: datetime, level: str = "info") -> None:
-    """Add to what happened."""
-    row.messages = [*row.messages, {"time": now.timestamp(), "level": level, "text": text}]
+def delete_tuning(session: Session, identifier: str, looker: Looker, actor: Actor, now: datetime) -> None:
+    """Forget one that has ended, and its name `ft:…`; its steps too, unless a version came of them.
+
+    Raises `ConflictError` while it has not ended.
+    """
+    row = get_tuning(session, identifier, looker, lock=True)
+    if row.state not in ENDED:
+        raise ConflictError(f"the fine-tuning job {identifier[:60]} is {row.state}; cancel it first")
+    if row.version is None:
+        session.execute(delete(TrainingStep).where(col(TrainingStep.run) == row.id))
+    note(session, actor, "fine_tuning.delete", row.id, now, model=row.model, version=row.version)
+    session.delete(row)
+
+
+def tell(row: Tuning, text: str, now: datetime, level: str = "info", kind: str = "") -> None:
+    """Add to what happened; `kind` is what it is about in a word, for APIs that name that."""
+    row.messages = [*row.messages, {"time": now.timestamp(), "level": level, "text": text, "kind": kind}]
 
 
 def alias_of(row: Tuning) -> str:
@@ -175,20 +190,18 @@ def _plain(text: str) -> str:
     return _ODD.sub("-", text).strip("-")[:64]
 
 
-def _registered(session: Session, name: str, models: Collection[str] | None) -> RegisteredModel:
-    """The model of that name, or the only one on the base of that name."""
+def registered_model(
+    session: Session, name: str, models: Collection[str] | None, field: str = "model"
+) -> RegisteredModel:
+    """The model of that name, or the only one on the base of that name. Raises `BadFieldError` for `field`."""
     known = [row for row in session.exec(select(RegisteredModel)) if models is None or row.name in models]
     fitting = [row for row in known if row.name == name] or [row for row in known if row.base == name]
     names = ", ".join(sorted(row.name for row in (fitting or known))) or "none"
     if len(fitting) > 1:
-        raise BadFieldError(
-            "model", f"{name[:60]!r} is the base of several models; name one of them: {names}"
-        )
+        raise BadFieldError(field, f"{name[:60]!r} is the base of several models; name one of them: {names}")
     if not fitting:
         hint = "; a version is not trained on further" if "@" in name or name.startswith(NAMED) else ""
-        raise BadFieldError(
-            "model", f"there is no model {name[:60]!r} to fine-tune{hint}; there are: {names}"
-        )
+        raise BadFieldError(field, f"there is no model {name[:60]!r} to fine-tune{hint}; there are: {names}")
     return fitting[0]
 
 
@@ -219,11 +232,11 @@ def _leave(
         )
     if row.state == "running":
         row.wanted = wanted
-        tell(row, f"Asked to {wanted} by {actor.name}", now)
+        tell(row, f"Asked to {wanted} by {actor.name}", now, kind="leaving" if wanted == "cancel" else "left")
     elif row.state != _LEFT[wanted]:
         row.state = _LEFT[wanted]
         row.finished = now.timestamp() if wanted == "cancel" else None
-        tell(row, f"{row.state.capitalize()} by {actor.name}", now)
+        tell(row, f"{row.state.capitalize()} by {actor.name}", now, kind="left")
     note(session, actor, "fine_tuning.cancel" if wanted == "cancel" else "fine_tuning.pause", row.id, now)
     session.add(row)
     return row

@@ -31,34 +31,35 @@ _INFER = {SCOPES: ("infer",), COUNTED: True, DIRECT: True}
 @post(CHAT.path, status_code=200, opt=_INFER, operation_class=ChatOperation)
 async def chat_completion(request: GatewayRequest, gateway: Parts) -> Completion:
     """Answer a conversation. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
-    return await _asked(request, gateway, CHAT)
+    return await asked(request, gateway, CHAT)
 
 
 @post(COMPLETIONS.path, status_code=200, opt=_INFER, operation_class=CompletionOperation)
 async def completion(request: GatewayRequest, gateway: Parts) -> Completion:
     """Continue a text. Takes and gives what OpenAI's API and vLLM do, streaming or not."""
-    return await _asked(request, gateway, COMPLETIONS)
+    return await asked(request, gateway, COMPLETIONS)
 
 
 @post(RESPONSES.path, status_code=200, opt=_INFER, operation_class=ResponseOperation)
 async def response(request: GatewayRequest, gateway: Parts) -> Completion:
     """Answer in the shape of OpenAI's Responses API, streaming or not, where the engine serves it."""
-    return await _asked(request, gateway, RESPONSES)
+    return await asked(request, gateway, RESPONSES)
 
 
 @post(MESSAGES_API.path, status_code=200, opt=_INFER | {TOLD: error_body}, operation_class=MessagesOperation)
 async def message(request: GatewayRequest, gateway: Parts) -> Completion:
     """Answer in the shape of Anthropic's Messages API, streaming or not, where the engine serves it."""
-    return await _asked(request, gateway, MESSAGES_API)
+    return await asked(request, gateway, MESSAGES_API)
 
 
 @post(EMBEDDINGS.path, status_code=200, opt=_INFER, operation_class=EmbeddingOperation)
 async def embeddings(request: GatewayRequest, gateway: Parts) -> Completion:
     """Vectors of texts, by the base unless a version is named, where the engine makes them."""
-    return await _asked(request, gateway, EMBEDDINGS)
+    return await asked(request, gateway, EMBEDDINGS)
 
 
-async def _asked(request: GatewayRequest, gateway: Gateway, dialect: Dialect) -> Completion:
+async def asked(request: GatewayRequest, gateway: Gateway, dialect: Dialect) -> Completion:
+    """The answer to a request of one API. Raises what reading it and choosing a version do."""
     body = dialect.read(await request.body())
     caller = request.user
     told = dict(request.scope["headers"])  # a tenth of the time that Litestar's own view of them takes

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec.structs import asdict
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from feedback.errors import BadFieldError
-from feedback.storage.tables import TrainingStep, Tuning
+from feedback.registry.training_steps import last_step
+from feedback.storage.tables import Tuning
 from feedback.tuning.events import list_events
 from feedback.tuning.progress import estimated_finish
 from feedback.tuning.requests import (
@@ -60,7 +61,7 @@ def create(data: JSONBody[NewTuningJob], request: GatewayRequest, gateway: Parts
     )
     caller = request.user
     with gateway.database.session() as session:
-        row = request_tuning(session, asked, _looker(caller), caller.actor, gateway.now())
+        row = request_tuning(session, asked, looker(caller), caller.actor, gateway.now())
         session.commit()
         return tuning_job(row)
 
@@ -72,7 +73,7 @@ def jobs(
     """The caller's fine-tunings, newest first, an admin everybody's; `metadata[KEY]=VALUE` leaves those that have it."""
     pairs, null = _wanted_metadata(request)
     with gateway.database.reading() as session:
-        rows, more = list_tunings(session, _looker(request.user), limit, after, pairs, null)
+        rows, more = list_tunings(session, looker(request.user), limit, after, pairs, null)
         return object_page([_shown(session, row) for row in rows], more)
 
 
@@ -80,7 +81,7 @@ def jobs(
 def job(job_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> TuningJob:
     """One of them."""
     with gateway.database.reading() as session:
-        return _shown(session, get_tuning(session, job_id, _looker(request.user)))
+        return _shown(session, get_tuning(session, job_id, looker(request.user)))
 
 
 @post("/v1/fine_tuning/jobs/{job_id:str}/cancel", status_code=200, opt=_TRAIN, sync_to_thread=True)
@@ -112,7 +113,7 @@ def events(
     """What happened, newest first: messages, and the steps of its training with their figures, also while it runs."""
     only_query(request, _PAGED)
     with gateway.database.reading() as session:
-        row = get_tuning(session, job_id, _looker(request.user))
+        row = get_tuning(session, job_id, looker(request.user))
         found, more = list_events(session, row, limit, after)
         return object_page([tuning_event(event) for event in found], more)
 
@@ -128,24 +129,25 @@ def checkpoints(
     """The version that it made, once it has succeeded: what a training saves on its way cannot be called."""
     only_query(request, _PAGED)
     with gateway.database.reading() as session:
-        row = get_tuning(session, job_id, _looker(request.user))
+        row = get_tuning(session, job_id, looker(request.user))
         if row.alias is None or after is not None:
             return object_page([], False)
-        return object_page([tuning_checkpoint(row, _last_step(session, row))], False)
+        return object_page([tuning_checkpoint(row, last_step(session, row.id))], False)
 
 
 def _shown(session: Session, row: Tuning) -> TuningJob:
     return tuning_job(row, estimated_finish(session, row))
 
 
-def _looker(caller: Caller) -> Looker:
+def looker(caller: Caller) -> Looker:
+    """Who asks for fine-tunings."""
     return Looker(viewer_of(caller), caller.models)
 
 
 def _steered(steer: Any, job_id: str, request: GatewayRequest, gateway: Parts) -> TuningJob:
     caller = request.user
     with gateway.database.session() as session:
-        row: Tuning = steer(session, job_id, _looker(caller), caller.actor, gateway.now())
+        row: Tuning = steer(session, job_id, looker(caller), caller.actor, gateway.now())
         session.commit()
         return tuning_job(row)
 
@@ -185,11 +187,6 @@ def _wanted_metadata(request: GatewayRequest) -> tuple[dict[str, str], bool]:
             "metadata", "is filtered by metadata[KEY]=VALUE, or for none at all by metadata=null"
         )
     return pairs, null is not None
-
-
-def _last_step(session: Session, row: Tuning) -> TrainingStep | None:
-    query = select(TrainingStep).where(TrainingStep.run == row.id).order_by(col(TrainingStep.step).desc())
-    return session.exec(query.limit(1)).first()
 
 
 ROUTES = [create, jobs, job, cancel, pause, resume, events, checkpoints]

@@ -16,9 +16,11 @@ from feedback.reports.card import model_card
 from feedback.storage.tables import ModelVersion, RegisteredModel
 from feedback.tuning.requests import NAMED
 from server.access import Caller
+from server.gateway import Gateway
 from server.openai_views import Deleted
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, GatewayRequest, Parts
+from server.retirement import Retired
 from server.routing import BASE, UnknownModelError, choose
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Retire, Rollback
@@ -30,25 +32,13 @@ _ADMIN = {SCOPES: ("admin",)}
 @get("/v1/models", opt=_READ)
 async def models(request: GatewayRequest, gateway: Parts) -> ModelList:
     """The registered models that the key is for, and versions with names of their own, in OpenAI's form."""
-    snapshot = gateway.live.current
-    names = sorted(name for name in snapshot.models if request.user.reaches(name))
-    tuned = sorted(name for name, alias in snapshot.aliases.items() if request.user.reaches(alias.model))
-    cards = [_card(name, snapshot) for name in names] + [_tuned(name, snapshot) for name in tuned]
-    return ModelList(object="list", data=cards)
+    return ModelList(object="list", data=cards_of(request.user, gateway.live.current))
 
 
 @get("/v1/models/{name:str}", opt=_READ)
 async def model(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> ModelCard:
     """One registered model, or one of its versions as `name@version`, in OpenAI's form."""
-    snapshot = await gateway.live.with_name(name)
-    alias = snapshot.aliases.get(name)
-    if alias is not None and request.user.reaches(alias.model):
-        return _tuned(name, snapshot)
-    bare, pinned, _ = name.partition("@")
-    if bare not in snapshot.models or not request.user.reaches(bare):
-        raise UnknownModelError(f"there is no model {name[:60]!r}; GET /v1/models lists those there are")
-    card = _card(bare, snapshot)
-    return replace(card, id=name, version=choose(name, snapshot).version) if pinned else card
+    return card_of(name, request.user, await gateway.live.with_name(name))
 
 
 @delete("/v1/models/{name:str}", status_code=200, opt=_ADMIN)
@@ -57,17 +47,7 @@ async def delete_version(name: FromPath[str], request: GatewayRequest, gateway: 
 
     A registered name itself stands in the configuration and is not deleted.
     """
-    alias = (await gateway.live.with_name(name)).aliases.get(name)
-    if alias is None and name.startswith(NAMED):
-        raise UnknownModelError(f"there is no model {name[:80]!r}; GET /v1/models lists those there are")
-    bare, _, number = (name if alias is None else alias.name).partition("@")
-    request.user.need_model(bare)
-    if not number:
-        raise BadFieldError(
-            "model", f"{name[:60]!r} is a registered name; name a version of it, as in name@1.0"
-        )
-    actor = Actor(request.user.owner, request.user.key_id)
-    done = await gateway.retirements.retire(bare, number, "deleted over the API", actor)
+    done = await retire_named(name, request.user, gateway)
     return Response(Deleted(id=name, object="model"), status_code=200 if done.removed else 202)
 
 
@@ -128,6 +108,39 @@ async def retire_version(
         model=name, version=number, state="retired", removed=done.removed, waits_for=done.waits_for
     )
     return Response(shown, status_code=200 if done.removed else 202)
+
+
+def cards_of(caller: Caller, snapshot: Snapshot) -> list[ModelCard]:
+    """The registered models that a key is for, then versions with names of their own."""
+    names = sorted(name for name in snapshot.models if caller.reaches(name))
+    tuned = sorted(name for name, alias in snapshot.aliases.items() if caller.reaches(alias.model))
+    return [_card(name, snapshot) for name in names] + [_tuned(name, snapshot) for name in tuned]
+
+
+def card_of(name: str, caller: Caller, snapshot: Snapshot) -> ModelCard:
+    """One of them, or a version as `name@version`. Raises `UnknownModelError`."""
+    alias = snapshot.aliases.get(name)
+    if alias is not None and caller.reaches(alias.model):
+        return _tuned(name, snapshot)
+    bare, pinned, _ = name.partition("@")
+    if bare not in snapshot.models or not caller.reaches(bare):
+        raise UnknownModelError(f"there is no model {name[:60]!r}; GET /v1/models lists those there are")
+    card = _card(bare, snapshot)
+    return replace(card, id=name, version=choose(name, snapshot).version) if pinned else card
+
+
+async def retire_named(name: str, caller: Caller, gateway: Gateway) -> Retired:
+    """Retire the version `name@version` or `ft:…`. Raises what the retirement does, and `BadFieldError` for a registered name."""
+    alias = (await gateway.live.with_name(name)).aliases.get(name)
+    if alias is None and name.startswith(NAMED):
+        raise UnknownModelError(f"there is no model {name[:80]!r}; GET /v1/models lists those there are")
+    bare, _, number = (name if alias is None else alias.name).partition("@")
+    caller.need_model(bare)
+    if not number:
+        raise BadFieldError(
+            "model", f"{name[:60]!r} is a registered name; name a version of it, as in name@1.0"
+        )
+    return await gateway.retirements.retire(bare, number, "deleted over the API", caller.actor)
 
 
 def _decided_by(caller: Caller, cycle_id: str | None) -> str:

@@ -16,12 +16,13 @@ from tests.server.inside import Inside
 from tests.server.test_access import bearing, make_key
 from tests.server.versions import add_version
 
-# They keep a case for a few minutes, or announce a file, and decide nothing.
+# They keep a case for a few minutes, announce a file or ask for a price, and decide nothing.
 NOTHING_DECIDED = {
     ("POST", "/v1/failures/claim"),
     ("POST", "/v1/failures/{failure_id}/release"),
     ("POST", "/together/v1/files"),
     ("POST", "/together/v1/files/{file_id}/preprocess"),
+    ("POST", "/together/v1/fine-tunes/estimate-price"),
 }
 # What the tests of files, of stored completions, of fine-tunings and of deleting a version call.
 APART = {
@@ -30,6 +31,10 @@ APART = {
     ("POST", "/v1/files"),
     ("DELETE", "/v1/files/{file_id}"),
     ("DELETE", "/together/v1/files/{file_id}"),
+    ("POST", "/together/v1/fine-tunes"),
+    ("POST", "/together/v1/fine-tunes/{job_id}/cancel"),
+    ("DELETE", "/together/v1/fine-tunes/{job_id}"),
+    ("DELETE", "/together/v2/projects/{project_id}/models/{name}"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/complete"),

@@ -114,6 +114,23 @@ POST /together/v1/files/{file_id}/preprocess 401 403 403   403    404   in    40
 GET /together/v1/files/{file_id}       401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
 GET /together/v1/files/{file_id}/content 401 403 403       403    404   in    404   401 401  in   in   in    401   401  401    401
 DELETE /together/v1/files/{file_id}    401  403   403      403    404   in    404   401 401  in   403  in    401   401  401    401
+GET /together/v1/fine-tunes            401  403   403      403    in    in    in    401 401  in   in   in    401   401  401    401
+POST /together/v1/fine-tunes           401  403   403      403    in    in    in    401 401  in   403  in    401   401  401    401
+POST /together/v1/fine-tunes/estimate-price 401 403 403    403    in    in    in    401 401  in   403  in    401   401  401    401
+GET /together/v1/fine-tunes/models/limits 401 403 403      403    in    in    in    401 401  in   in   in    401   401  401    401
+GET /together/v1/fine-tunes/{job_id}   401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /together/v1/fine-tunes/{job_id}/events 401 403 403    403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /together/v1/fine-tunes/{job_id}/metrics 401 403 403   403    404   in    404   401 401  in   in   in    401   401  401    401
+GET /together/v1/fine-tunes/{job_id}/checkpoints 401 403 403 403  404   in    404   401 401  in   in   in    401   401  401    401
+POST /together/v1/fine-tunes/{job_id}/cancel 401 403 403   403    404   in    404   401 401  in   403  in    401   401  401    401
+DELETE /together/v1/fine-tunes/{job_id} 401 403  403       403    404   in    404   401 401  in   403  in    401   401  401    401
+GET /together/v1/finetune/download     401  403   403      403    404   in    404   401 401  in   in   in    401   401  401    401
+POST /together/v1/chat/completions     401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /together/v1/completions          401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /together/v1/embeddings           401  in    403      403    403   in    403   401 401  in   403  in    401   401  401    401
+GET /together/v2/projects/{project_id}/models 401 in 403   in     in    in    in    401 401  in   in   in    401   401  401    401
+GET /together/v2/projects/{project_id}/models/{name} 401 in 403 in in   in    404   401 401  in   in   in    401   401  401    401
+DELETE /together/v2/projects/{project_id}/models/{name} 401 403 403 403 403 in 403  401 401  in   403  in    401   401  401    401
 GET /v1/reports                        401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 GET /v1/datasets                       401  403   403      in     in    in    in    401 401  in   in   in    401   401  401    401
 GET /v1/datasets/{dataset_id}          401  403   403      in     in    in    404   401 401  in   in   in    401   401  401    401
@@ -260,6 +277,8 @@ class House:
         address = address.replace("{path}", "openapi.json")
         if (method, path) in (("POST", "/v1/imports"), ("GET", "/v1/reports")):
             address += "?model=assistant"
+        if path == "/together/v1/finetune/download":
+            address += f"?ft_id={self.ids['job']}"
         for kind, identifier in self.ids.items():
             address = address.replace(f"{{{kind}_id}}", identifier)
         headers = self.callers[who] if who in self.callers else HEADERS.get(who, {})
@@ -292,6 +311,11 @@ class House:
             "/v1/imports": {"prompt": "a", "completion": "b"},
             "/v1/files": b"no form",
             "/together/v1/files": b"no form",
+            "/together/v1/fine-tunes": {"model": "assistant", "training_file": "file-none"},
+            "/together/v1/fine-tunes/estimate-price": {"model": "assistant", "training_file": "file-none"},
+            "/together/v1/chat/completions": HELLO,
+            "/together/v1/completions": {"model": "assistant", "prompt": "x"},
+            "/together/v1/embeddings": {"model": "assistant", "input": "x"},
             "/v1/batches": {"input_file_id": "x", "endpoint": "/v1/completions", "completion_window": "24h"},
             "/v1/uploads": {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "x"},
             "/v1/uploads/{upload_id}/complete": {"part_ids": ["x"]},

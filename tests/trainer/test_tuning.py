@@ -209,8 +209,11 @@ def test_what_was_given_decides_the_training_and_the_rest_is_as_configured(
         bench.sent(comparisons()), "dpo", n_epochs=2, batch_size=4, learning_rate_multiplier=0.5, beta=0.3
     )
     bench.ask(bench.sent(chats(50)))
-    assert bench.loop().poll() and bench.loop().poll()
-    paired, plain = fake.asked
+    given = {"learning_rate": 0.01, "rank": 4, "alpha": 6, "max_tokens": 100, "patience": 9}
+    bench.ask(bench.sent(chats(40)), **given)
+    assert all(bench.loop().poll() for _ in range(3))
+    paired, plain, exact = fake.asked
+    assert {name: getattr(exact, name) for name in given} == given
     assert (paired.method, paired.epochs, paired.batch) == ("dpo", 2, 4)
     assert (paired.rate_factor, paired.beta, paired.seed) == (0.5, 0.3, 5)
     configured = bench.world.settings.training
