@@ -26,11 +26,13 @@ class Line(NamedTuple):
 
 def read_lines(stream: IO[bytes], name: str) -> Iterator[Line]:
     """The lines of a stream, a byte-order mark before the first left out. Raises what `refuse_stranger` does."""
-    number = 0
+    number, begun = 0, False
     while line := stream.readline(LONGEST + 1):
         number += 1
-        if number == 1:
+        if not begun:
             refuse_stranger(line[:BEGINNING], name)
+            begun = bool(line.strip())
+        if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if len(line) > LONGEST and not line.endswith(b"\n"):
             while (rest := stream.readline(_SKIPPED)) and not rest.endswith(b"\n"):
