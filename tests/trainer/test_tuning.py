@@ -331,3 +331,42 @@ def test_rows_with_tools_are_refused_before_the_training_where_the_base_knows_no
     assert failed.state == "failed" and failed.error is not None and begun == []
     assert failed.error["code"] == "invalid_training_file"
     assert "rows have tools, and the base's chat template does not render tools" in failed.error["message"]
+
+
+def test_a_file_with_tools_becomes_a_real_adapter(sqlite_database: Database, tmp_path: Path) -> None:
+    from tests.trainer.test_tokens import TOOLED  # with torch
+    from tests.trainer.tiny import write_base
+
+    bench = Bench(World(sqlite_database, tmp_path))
+    base = write_base(tmp_path / "knows-tools", TOOLED)
+    bench.world.settings = msgspec.structs.replace(
+        bench.world.settings,
+        engine=[Engine(base=str(base))],
+        model=[Model(name=MODEL, base=str(base))],
+        training=Training(rank=4, batch=8, max_tokens=128, threads=1, epochs=1),
+        dataset=Dataset(evaluation_share=0.1),
+    )
+    with sqlite_database.session() as session:
+        ensure_models(session, bench.world.settings, bench.world.clock())
+        session.commit()
+    tools = [{"type": "function", "function": {"name": "plum"}}]
+
+    def row(number: int) -> dict[str, Any]:
+        call = {"id": "c", "type": "function", "function": {"name": "plum", "arguments": '{"is": "red"}'}}
+        return {
+            "messages": [
+                {"role": "user", "content": f"{number * 7919} {prompt('new', number)[4:20]}"},
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c", "content": "green"},
+                {"role": "assistant", "content": ("red", "green")[number % 2]},
+            ],
+            "tools": tools,
+        }
+
+    asked = bench.ask(bench.sent([row(number) for number in range(30)]))
+    assert bench.loop().poll()
+    done = bench.row(asked)
+    assert (done.state, done.error) == ("succeeded", None)
+    (version,) = bench.versions()
+    assert not version.facts["left_out"], "the call and the answer of each conversation are learned"
+    assert AdapterStore(bench.directory / "adapters").check(f"{MODEL}@1.0") == version.adapter_hash
