@@ -16,6 +16,7 @@ from sqlmodel import Session, col, func, select
 from feedback.ids import first_id_at
 from feedback.registry.models import get_model
 from feedback.settings import Schedule
+from feedback.storage.inferences import of_model
 from feedback.storage.tables import Cycle, Failure, Feedback, Inference, Move
 from trainer.canary import Arm, arm_of, means_by_user
 
@@ -58,7 +59,7 @@ def _corrections(session: Session, model: str, since: float) -> int:
             col(Feedback.id) >= first_id_at(since),
             col(Feedback.current).is_(True),
             col(Feedback.correction).is_not(None),
-            col(Inference.model) == model,
+            of_model(model),
             col(Inference.purpose) == "production",
         )
     )

@@ -19,6 +19,7 @@ from feedback.datasets.splits import row_side, user_key
 from feedback.datasets.tool_calls import Tools, plain_answer
 from feedback.settings import Dataset
 from feedback.storage.database import Database
+from feedback.storage.inferences import of_model
 from feedback.storage.tables import Feedback, Inference
 
 _CHUNK = 500
@@ -149,7 +150,7 @@ def _signals(session: Session, model: str) -> dict[str, list[Signal]]:
             Feedback.preferred_over,
         )
         .join(Inference, col(Inference.id) == col(Feedback.inference_id))
-        .where(Inference.model == model, Inference.purpose == "production", col(Feedback.current))
+        .where(of_model(model), Inference.purpose == "production", col(Feedback.current))
         .order_by(col(Feedback.id))
     )
     for inference_id, identifier, rater, source, rating, correction, choice, created, worse in session.exec(
@@ -181,7 +182,7 @@ def _inferences(
             )
             .where(
                 col(Inference.id).in_(ordered[start : start + _CHUNK]),
-                Inference.model == model,
+                of_model(model),
                 Inference.status == 200,
                 Inference.purpose == "production",
             )
