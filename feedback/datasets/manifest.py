@@ -11,7 +11,7 @@ from feedback.datasets.curation import Corrections
 from feedback.datasets.raters import Trust
 from feedback.datasets.said import Example
 
-RULES = 5
+RULES = 6
 """Raised whenever curation would choose otherwise from the same record."""
 _NAMED = 6
 

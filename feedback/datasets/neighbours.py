@@ -4,11 +4,17 @@ A label that one rater stands for is right about as often as that rater; the pro
 demonstrated, corrected or praised, say more. The nearest of them vote, as far as they are like it and believed. Three
 rounds, in which a voter counts as far as its own neighbours agree with it, so that lies which stand among true words lose
 their voice. What is clearly contradicted waits for a reviewer; a label that hardly any voter has is never contradicted, as
-something new looks like that. Only where the contract tells labels apart.
+something new looks like that.
+
+Most who complain write no correction, and what they say is heard too: praise counts for little where the same answer to the
+prompts most like it was mostly complained about. That tells where a model knows nothing yet, before corrections do.
+
+Only where the contract tells labels apart.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feedback.datasets.chat import last_user_text
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.raters import GOOD, Trust
+from feedback.datasets.raters import BAD, GOOD, Trust
 from feedback.datasets.said import BaseExample, Said
 from feedback.datasets.votes import REVIEWER, key_of
 
@@ -33,11 +39,15 @@ KNOWN = 10
 """Voters of a label below which it may be new, and nothing speaks against it."""
 PRAISE = 0.5
 """What praise weighs beside a written answer: lenient raters praise what looks right."""
+DENIED = 0.6
+"""Share of complaints, among what was said about the same label for the prompts most like it, from which praise is contradicted."""
 _MASS = 0.5
 """Likeness and belief of all voters together below which nothing near enough is known."""
 _ROUNDS = 3
 _VOTERS = 8000
 """At most so many vote, the newest; all are judged."""
+_HEARD = 2000
+"""The same of praise and complaints together, for each label."""
 _CHUNK = 256
 _LONGEST = 2
 
@@ -51,11 +61,14 @@ class Verdict(NamedTuple):
     """For the strongest other label."""
     other: str
     contradicted: bool
+    denied: float | None = None
+    """For praise: share of complaints in what was said about the same label for the prompts most like it."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """As a row of a dataset version keeps them."""
-        return {"voters": self.voters, "agree": round(self.agree, 3), "against": round(self.against, 3)}
+        facts = {"voters": self.voters, "agree": round(self.agree, 3), "against": round(self.against, 3)}
+        return facts if self.denied is None else facts | {"denied": round(self.denied, 3)}
 
     @property
     def why(self) -> str:
@@ -91,7 +104,7 @@ def heed_neighbours(
     words = [*_shown(base, contract), *_spoken(said, contract, trust)]
     if len({word.label for word in words}) < 2 or all(word.feedback_id is None for word in words):
         return trust
-    return replace(trust, neighbours=_judged(words))
+    return replace(trust, neighbours=_judged(words, list(_complaints(said, contract, trust))))
 
 
 def _shown(base: Sequence[BaseExample], contract: TaskContract) -> Iterator[_Word]:
@@ -118,7 +131,7 @@ def _spoken(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Itera
                 continue
             if written and key_of(written) == key_of(one.output):
                 continue
-            belief = min(1.0, trust.of(signal.rater) / trust.crowd) if trust.crowd else 1.0
+            belief = _belief(trust, signal.rater)
             if signal.source == REVIEWER:
                 yield from _word(text, written or one.output, None, None, 1.0, contract)
             else:
@@ -132,6 +145,24 @@ def _spoken(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Itera
                     contract,
                     bool(written),
                 )
+
+
+def _complaints(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Iterator[_Word]:
+    """Labels that were given and found wrong, with or without a correction; reviewers settle cases, they do not complain."""
+    for one in said:
+        label = contract.slice_of(one.output)
+        if one.side != "train" or one.resolution is not None or label is None:
+            continue
+        for signal in one.signals:
+            complains = (signal.rating or GOOD) <= BAD
+            if complains and signal.source != REVIEWER and signal.feedback_id not in trust.held:
+                yield _Word(
+                    last_user_text(one.messages), label, signal.rater, None, _belief(trust, signal.rater)
+                )
+
+
+def _belief(trust: Trust, rater: str) -> float:
+    return min(1.0, trust.of(rater) / trust.crowd) if trust.crowd else 1.0
 
 
 def _word(
@@ -148,17 +179,23 @@ def _word(
         yield _Word(text, label, rater, feedback_id, weight, written)
 
 
-def _judged(words: Sequence[_Word]) -> dict[str, Verdict]:
+def _judged(words: Sequence[_Word], complaints: Sequence[_Word]) -> dict[str, Verdict]:
     import numpy as np
 
+    from feedback.analysis.terms import terms_of, weighed  # with SciPy: only where it is needed
+
+    everything = [*words, *complaints]
+    vectors = weighed(terms_of([word.text for word in everything], longest=_LONGEST)).astype(np.float32)
+    who = _numbered(everything)
     names = sorted({word.label for word in words})
     number = {name: place for place, name in enumerate(names)}
     labels = np.array([number[word.label] for word in words])
-    first = max(0, len(words) - _VOTERS)
-    places, likeness = _nearest(words, first)
-    weights = np.array([word.weight for word in words])
-    judged = np.array([word.feedback_id is not None for word in words])
     rows = np.arange(len(words))
+    voters = rows[-_VOTERS:]
+    places, likeness = _nearest(vectors, who, rows, voters)
+    denied = _denied(everything, len(words), vectors, who)
+    weights = np.array([word.weight * (1 - denied.get(row, 0.0)) for row, word in enumerate(words)])
+    judged = np.array([word.feedback_id is not None for word in words])
     voice = weights.copy()
     for _ in range(_ROUNDS):
         votes = np.zeros((len(words), len(names)), dtype=np.float32)
@@ -171,18 +208,56 @@ def _judged(words: Sequence[_Word]) -> dict[str, Verdict]:
     against = np.divide(
         votes[rows, rival], mass, out=np.zeros(len(words), dtype=np.float32), where=mass >= _MASS
     )
-    known = _known(words, first)
+    known = _known([words[row] for row in voters.tolist()])
     return {
         word.feedback_id: Verdict(
             int((likeness[row] > 0).sum()),
             float(agree[row]),
             float(against[row]),
             names[rival[row]],
-            known[word.label] >= KNOWN and _clearly(word.written, float(agree[row]), float(against[row])),
+            denied.get(row, 0.0) >= DENIED
+            or (
+                known[word.label] >= KNOWN and _clearly(word.written, float(agree[row]), float(against[row]))
+            ),
+            denied.get(row),
         )
         for row, word in enumerate(words)
-        if word.feedback_id is not None and mass[row] >= _MASS
+        if word.feedback_id is not None and (mass[row] >= _MASS or row in denied)
     }
+
+
+def _denied(everything: Sequence[_Word], words: int, vectors: Any, who: NDArray[Any]) -> dict[int, float]:
+    """By row of praise, the share of complaints among the nearest statements of others about the same label.
+
+    The first `words` of everything praise or show an answer or correct one, the others complain.
+    """
+    import numpy as np
+
+    about: dict[str, list[int]] = defaultdict(list)
+    for row, word in enumerate(everything):
+        if not word.written:
+            about[word.label].append(row)
+    weights = np.array([word.weight for word in everything], dtype=np.float32)
+    found: dict[int, float] = {}
+    for rows in about.values():
+        praise = np.array([row for row in rows if row < words and everything[row].feedback_id is not None])
+        if not len(praise) or rows[-1] < words:
+            continue
+        # Praise and complaints are in the order of time each: of both the newest are heard, the same share of either.
+        split, kept = bisect_left(rows, words), min(1.0, _HEARD / len(rows))
+        voters = np.array(
+            [
+                *rows[split - round(kept * split) : split],
+                *rows[len(rows) - round(kept * (len(rows) - split)) :],
+            ]
+        )
+        places, likeness = _nearest(vectors, who, praise, voters)
+        heard = likeness * weights[places]
+        mass = heard.sum(axis=1)
+        shares = (heard * (places >= words)).sum(axis=1) / np.maximum(mass, _MASS)
+        near = mass >= _MASS
+        found |= dict(zip(praise[near].tolist(), shares[near].tolist(), strict=True))
+    return found
 
 
 def _clearly(written: bool, agree: float, against: float) -> bool:
@@ -190,37 +265,42 @@ def _clearly(written: bool, agree: float, against: float) -> bool:
     return against >= least and agree <= part * against
 
 
-def _known(words: Sequence[_Word], first: int) -> Mapping[str, int]:
+def _known(words: Sequence[_Word]) -> Mapping[str, int]:
     """How many stand for each label, a rater once."""
     raters: dict[str, set[str | int]] = defaultdict(set)
-    for place, word in enumerate(words[first:]):
+    for place, word in enumerate(words):
         raters[word.label].add(place if word.rater is None else word.rater)
     return Counter({label: len(found) for label, found in raters.items()})
 
 
-def _nearest(words: Sequence[_Word], first: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Places and likenesses (cosine of weighed terms) of the `NEAREST` voters of other raters, for each word."""
+def _numbered(words: Sequence[_Word]) -> NDArray[Any]:
+    """A number for each rater; each word of nobody's has one of its own."""
     import numpy as np
 
-    from feedback.analysis.terms import terms_of, weighed  # with SciPy: only where it is needed
-
-    vectors = weighed(terms_of([word.text for word in words], longest=_LONGEST)).astype(np.float32)
     raters: dict[str, int] = {}
-    who = np.array(
+    return np.array(
         [
             -2 - row if word.rater is None else raters.setdefault(word.rater, len(raters))
             for row, word in enumerate(words)
         ]
     )
-    columns = vectors[first:].T.tocsr()
-    count = min(NEAREST, len(words) - first)
-    places = np.zeros((len(words), count), dtype=np.int64)
-    likeness = np.zeros((len(words), count), dtype=np.float32)
-    for start in range(0, len(words), _CHUNK):
-        some = slice(start, min(start + _CHUNK, len(words)))
+
+
+def _nearest(
+    vectors: Any, who: NDArray[Any], rows: NDArray[Any], voters: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Places and likenesses (cosine of weighed terms) of the `NEAREST` voters of other raters, for each of the rows."""
+    import numpy as np
+
+    columns = vectors[voters].T.tocsr()
+    count = min(NEAREST, len(voters))
+    places = np.zeros((len(rows), count), dtype=np.int64)
+    likeness = np.zeros((len(rows), count), dtype=np.float32)
+    for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
         similar = (vectors[some] @ columns).toarray()
-        similar[who[some][:, None] == who[None, first:]] = 0.0
+        similar[who[some][:, None] == who[voters][None, :]] = 0.0
         best = np.argpartition(-similar, count - 1, axis=1)[:, :count]
-        places[some] = best + first
-        likeness[some] = np.take_along_axis(similar, best, axis=1)
+        places[start : start + _CHUNK] = voters[best]
+        likeness[start : start + _CHUNK] = np.take_along_axis(similar, best, axis=1)
     return places, likeness

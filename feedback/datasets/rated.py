@@ -37,6 +37,7 @@ def choose_rated(
             if signal.rating is not None
             and not trust.low(signal.rater)
             and signal.feedback_id not in trust.held
+            and not trust.contradicted(signal.feedback_id)
         ]
         stars = [signal.rating for signal in signals if signal.rating is not None]
         kind = (

@@ -6,7 +6,7 @@ is counted against all of them.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -38,7 +38,8 @@ def choose_replay(
     trust: Trust = EVERYBODY,
     left_out: Counter[str] | None = None,
 ) -> list[Example]:
-    """`[dataset] replay` examples per correction, in equal parts from `base` and from well-rated answers as they last.
+    """`[dataset] replay` examples per correction, in equal parts as they last from `base`, from well-rated answers of the kinds
+    that corrections teach, and from those of other kinds; each in equal parts from every kind of answer.
 
     `left_out` counts well-rated answers that like prompts speak against (`neighbours`). The choice follows from the examples' own hashes, so it hardly changes as data grows. Raises `DataRefusedError`
     where there is too little, unless `replay` is among `guards_off`.
@@ -52,11 +53,14 @@ def choose_replay(
     corrected = {example.group_key for example in corrections}
     apart = {*corrected, *judging}
     left_out = Counter() if left_out is None else left_out
+    taught = {contract.slice_of(example.answer) for example in corrections}
+    praised = _well_rated(said, apart, contract, trust, left_out)
     sources = (
-        sorted(_from_base(base, apart, contract), key=_order),
-        sorted(_well_rated(said, apart, contract, trust, left_out), key=_order),
+        _from_base(base, apart, contract),
+        [example for example in praised if contract.slice_of(example.answer) in taught],
+        [example for example in praised if contract.slice_of(example.answer) not in taught],
     )
-    in_turns = [one for pair in zip_longest(*sources) for one in pair if one is not None]
+    in_turns = _in_turns([_by_kind(source, contract) for source in sources])
     unique = list({example.content_hash: example for example in in_turns}.values())
     chosen = unique[: round(settings.replay * len(corrections))]
     needed = LEAST * len(corrections)
@@ -69,8 +73,16 @@ def choose_replay(
     return chosen
 
 
-def _order(example: Example) -> str:
-    return example.content_hash
+def _by_kind(examples: Sequence[Example], contract: TaskContract) -> list[Example]:
+    """All kinds of answers in turns, each in the order of its hashes: so that rare ones are replayed too."""
+    kinds: dict[str | None, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=lambda example: example.content_hash):
+        kinds[contract.slice_of(example.answer)].append(example)
+    return _in_turns(list(kinds.values()))
+
+
+def _in_turns(lists: Sequence[Sequence[Example]]) -> list[Example]:
+    return [one for turn in zip_longest(*lists) for one in turn if one is not None]
 
 
 def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: TaskContract) -> list[Example]:

@@ -15,6 +15,7 @@ from feedback.datasets.asked import asked_of
 from feedback.datasets.candidates import candidates_of
 from feedback.datasets.files import SPLITS, read_rows
 from feedback.datasets.groups import groups_by_hash, prompt_hash
+from feedback.datasets.neighbours import DENIED
 from feedback.datasets.splits import row_side, user_key
 from feedback.datasets.tool_calls import turn_of
 from feedback.errors import NotFoundError
@@ -114,6 +115,11 @@ def _told(why: Mapping[str, Any], line: Mapping[str, Any], manifest: Mapping[str
             f"like prompts: of {near['voters']} answers to the nearest, {near['agree']:.0%} of the votes are for its label and "
             f"{near['against']:.0%} for the strongest other one"
         )
+        if (denied := near.get("denied")) is not None:
+            found.append(
+                f"complaints: {denied:.0%} of what was said about the same answer to like prompts; left out is what more than "
+                f"{DENIED:.0%} complain about"
+            )
     if cap := why.get("cap"):
         found.append(f"cap: new example {cap['place']} of at most {cap['cap']} of its rater")
     for check in why.get("checks", []):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from feedback.datasets.chat import Conversation
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import choose_corrections
 from feedback.datasets.ladder import CONTRADICTED
 from feedback.datasets.neighbours import heed_neighbours
+from feedback.datasets.rated import choose_rated
 from feedback.datasets.raters import EVERYBODY, Trust, judge_raters
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import BaseExample, Said, Signal
@@ -111,6 +114,55 @@ def test_nothing_far_away_and_nothing_on_the_evaluation_side_votes() -> None:
     near = spoken(2, "will it rain in madrid today", "weather", 1, "music")
     assert "f0001" not in heeded([far, near], shown()).neighbours
     assert "f0002" not in heeded([near], shown("evaluation")).neighbours
+
+
+def test_praise_is_not_believed_where_the_same_answer_to_like_prompts_was_complained_about() -> None:
+    """Nobody has written what is right for such prompts yet; that the answer is wrong for them was said."""
+    unknown = [spoken(n, f"open the door of the {city} office", "music", 1) for n, city in enumerate(CITIES)]
+    false = spoken(100, "open the door of the madrid office", "music", 5)
+    true = spoken(101, "play a song by oasis", "music", 5)
+    trust = heeded([*unknown, false, true], shown())
+    assert trust.contradicted("f0100") and not trust.contradicted("f0101")
+    assert trust.neighbours["f0100"].denied == 1.0
+    told = trust.neighbours["f0101"].facts
+    assert "denied" not in told or told["denied"] < 0.2
+    (rated,) = [one for one in choose_rated([false, true], (), (), trust) if one.source == "rated+"]
+    assert rated.inference_id == "0101"
+
+
+def test_complaints_about_another_answer_or_by_the_same_rater_deny_nothing() -> None:
+    complaints = [
+        spoken(n, f"open the door of the {city} office", "weather", 1) for n, city in enumerate(CITIES)
+    ]
+    praised = spoken(100, "open the door of the madrid office", "music", 5)
+    assert not heeded([*complaints, praised], shown()).contradicted("f0100")
+    same = [
+        replace(one, output="music", signals=(one.signals[0]._replace(rater="user 100"),))
+        for one in complaints
+    ]
+    assert not heeded([*same, praised], shown()).contradicted("f0100")
+
+
+def test_some_complaints_among_praise_deny_nothing() -> None:
+    said = [
+        spoken(n, f"play the album of {city}", "music", 5 if n % 3 else 1) for n, city in enumerate(CITIES)
+    ]
+    trust = heeded(said, shown())
+    denied = [found.denied for found in trust.neighbours.values()]
+    assert denied and all(share is not None and 0 < share < 0.6 for share in denied)
+    assert not any(trust.contradicted(one.signals[0].feedback_id) for one in said)
+
+
+def test_of_many_words_the_newest_are_heard_and_complaints_count_no_more_than_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("feedback.datasets.neighbours._HEARD", 12)
+    said = [
+        spoken(n, f"play the album of {CITIES[n % 12]}", "music", 1 if n % 7 == 6 else 5) for n in range(120)
+    ]
+    trust = heeded(said, shown())
+    denied = [found.denied for found in trust.neighbours.values() if found.denied is not None]
+    assert len(denied) == 103 and max(denied) < 0.6 and 0.05 < sum(denied) / len(denied) < 0.35
 
 
 def test_without_labels_or_weighing_nothing_is_judged() -> None:

@@ -14,7 +14,7 @@ from feedback.errors import DataRefusedError
 from feedback.settings import Dataset
 from feedback.starter.grammar import SCHEMA
 from tests.feedback.test_curation import choose, said, signal
-from tests.feedback.world import OTHER, RIGHT
+from tests.feedback.world import OTHER, RIGHT, WRONG
 
 
 def base(number: int, side: Any = "train", answer: str = RIGHT) -> BaseExample:
@@ -52,6 +52,26 @@ def test_base_examples_and_well_rated_answers_come_in_equal_parts_as_long_as_the
     plenty = [praised(f"live {n}") for n in range(50)]
     sources = [example.source for example in replay(plenty, many, corrected=10, replay=2.0)]
     assert sources.count("replay") == sources.count("base") == 10
+
+
+def test_every_kind_of_answer_is_replayed_as_often_as_the_others_as_long_as_it_lasts() -> None:
+    common = [praised(f"common {n}") for n in range(50)]
+    rare = [praised(f"rare {n}", output=WRONG) for n in range(6)]
+    answers = [example.answer for example in replay([*common, *rare], [], corrected=5, replay=2.0)]
+    assert (answers.count(RIGHT), answers.count(WRONG)) == (5, 5)
+    answers = [example.answer for example in replay([*common, *rare], [], corrected=10, replay=2.0)]
+    assert (answers.count(RIGHT), answers.count(WRONG)) == (14, 6)
+
+
+def test_praise_of_what_corrections_teach_has_a_part_of_its_own() -> None:
+    """What the model has just learned is praised rarely yet, and would be lost among what it always knew."""
+    known = [praised(f"known {n}") for n in range(50)] + [
+        praised(f"more {n}", output=WRONG) for n in range(50)
+    ]
+    taught = [praised(f"taught {n}", output=OTHER) for n in range(50)]
+    chosen = replay([*known, *taught], [base(n) for n in range(50)], corrected=6, replay=2.0)
+    sources = [(example.source, example.answer == OTHER) for example in chosen]
+    assert [sources.count(one) for one in (("base", False), ("replay", True), ("replay", False))] == [4, 4, 4]
 
 
 def test_a_well_rated_answer_is_replayed_as_it_was_given() -> None:
