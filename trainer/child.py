@@ -51,16 +51,22 @@ def run(module: str, spec: Path, memory: int = 0) -> int:
         emit({"event": "failed", "kind": type(error).__name__, "message": str(error)})
         return 1
     except OSError as error:
-        traceback.print_exc()
         emit({"event": "failed", "kind": "StorageError", "message": _storage_problem(error)})
+        _trace()
         return 1
     except Exception as error:  # the process's own boundary: whatever happened is recorded and explained
-        traceback.print_exc()
         message = _memory_problem(error, memory) or f"{type(error).__name__}: {error}"
         emit({"event": "failed", "kind": "StarloopError", "message": message})
+        _trace()
         return 1
     emit({"event": "done", "result": result})
     return 0
+
+
+def _trace() -> None:
+    """Where the error came from, for the log; it may be the log's own disk that is full."""
+    with suppress(OSError):
+        traceback.print_exc()
 
 
 def _load(module: str) -> Callable[[dict[str, Any], Emit], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -144,6 +145,23 @@ def test_a_defect_in_a_child_names_itself_and_its_log_has_the_traceback(tmp_path
         send(tmp_path, "crash")
     assert type(raised.value) is errors.StarloopError
     assert "in crash" in (tmp_path / "errands.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here that is always full")
+@pytest.mark.parametrize(("errand", "words"), [("miss_a_file", "/nowhere/at/all"), ("crash", "")])
+def test_what_went_wrong_is_told_though_the_logs_disk_is_full(
+    tmp_path: Path, errand: str, words: str
+) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"errand": errand}))
+    command = [sys.executable, "-P", "-m", "trainer.child", "tests.trainer.errands", str(spec)]
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=full) as child,
+    ):
+        assert child.stdout is not None
+        told = json.loads(child.stdout.read().splitlines()[-1])
+    assert told["event"] == "failed" and words in told["message"]
 
 
 def test_a_file_that_a_child_cannot_read_is_named(tmp_path: Path) -> None:
