@@ -19,7 +19,7 @@ from sqlmodel import Session, col, func, select
 from feedback import starter
 from feedback.checks.cost import parameters_of
 from feedback.datasets.model_files import check_model_files
-from feedback.errors import ConflictError, NotFoundError, SettingsError, StarloopError
+from feedback.errors import BadInputError, ConflictError, NotFoundError, SettingsError, StarloopError
 from feedback.registry.bases import STARTER
 from feedback.registry.versions import list_versions
 from feedback.settings import Engine, Model, Settings
@@ -30,6 +30,7 @@ from trainer.machine import Machine, find_machine
 from trainer.notices import SECRET_VARIABLE
 from trainer.preflight import Rows, Shape, gigabytes, plan, preflight, speed_of
 from trainer.teacher import KEY_VARIABLE
+from trainer.tracking import require_libraries
 
 ENGINE = "0.32."
 """The engine's versions that this release is made for."""
@@ -62,6 +63,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _environment(settings)
     yield from _notices(settings)
     yield from _files(settings)
+    yield from _tracking(settings)
     try:
         yield from _record(settings, machine.limited_to(settings.training.devices))
     except ConflictError as error:
@@ -226,6 +228,13 @@ def _files(settings: Settings) -> Iterator[Finding]:
         check_model_files(settings)
     except SettingsError as error:
         yield Finding("models' files", "problem", str(error))
+
+
+def _tracking(settings: Settings) -> Iterator[Finding]:
+    try:
+        require_libraries(settings.training)
+    except BadInputError as error:
+        yield Finding("tracking", "problem", str(error))
 
 
 def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:

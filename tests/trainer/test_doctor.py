@@ -103,6 +103,11 @@ def test_a_gpu_that_the_engine_fills_is_warned_of(tmp_path: Path, monkeypatch: p
     assert found["GPU"].text.startswith("NVIDIA L4")
 
 
+def test_a_place_for_steps_without_its_server_is_a_problem(tmp_path: Path) -> None:
+    found = _told(_settings(tmp_path / "data", training=Training(log_to=["mlflow"])))["tracking"]
+    assert found.state == "problem" and "mlflow_url" in found.text
+
+
 def test_a_gpu_that_is_not_there_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu("NVIDIA L4", 24 << 30, 24 << 30)
     monkeypatch.setattr(doctor, "find_machine", lambda: msgspec.structs.replace(SMALL, gpus=[gpu]))
