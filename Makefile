@@ -54,7 +54,7 @@ bench-gateway: install ## The gateway beside others, in turns; writes tests/benc
 bench-memory: install ## Memory of the gateway over a million requests, and two workers beside one
 	$(BIN)/python -m tests.bench.memory $(or $(ARGS),--output tests/bench/results/memory.md)
 
-bench-uploads: install ## What a 500 MB upload and lists of 1,000 files cost the gateway
+bench-uploads: install ## What a 500 MB upload and lists of 1,000 files and fine-tunings cost the gateway
 	$(BIN)/python -m tests.bench.uploads $(ARGS)
 
 bench-pages: install ## First paint of each page and filter over a million inferences

@@ -48,7 +48,6 @@ class Contended(Struct, frozen=True):
 
     name: str
     model: str
-    url: str
     answers: dict[str, Answer]
     """By case id; those that it was not asked are missing."""
     tokens_in: int
@@ -109,7 +108,7 @@ def contend(
     except _ENDS:
         raise
     except StarloopError as error:
-        return Contended(settings.name, settings.model, settings.url, {}, 0, 0, 0.0, 0, str(error))
+        return Contended(settings.name, settings.model, {}, 0, 0, 0.0, 0, str(error))
 
 
 def contend_where_configured(
@@ -195,7 +194,6 @@ class _Bout:
         return Contended(
             self._settings.name,
             self._settings.model,
-            self._settings.url,
             self._answers,
             self._tokens_in,
             self._tokens_out,

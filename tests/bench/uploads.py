@@ -1,4 +1,4 @@
-"""`make bench-uploads`: what a large file does to a worker's memory, and what pages of many files cost."""
+"""`make bench-uploads`: what a large file does to a worker's memory, and what pages of many files and fine-tunings cost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx
 import psutil
 
+from feedback.ids import new_id
+from feedback.storage.database import Database
+from feedback.storage.tables import Tuning
 from tests.bench.report import machine
 from tests.server.served import Served, served
 from tests.server.upstream import fake_engine
@@ -62,6 +67,7 @@ def main() -> None:
         print(_large(gateway, options.megabytes))
         print(_broken_off(gateway))
         print(_pages(gateway, options.files))
+        print(_jobs(gateway, options.files))
 
 
 def _large(gateway: Served, megabytes: int) -> str:
@@ -98,15 +104,45 @@ def _pages(gateway: Served, count: int) -> str:
     with httpx.Client(base_url=gateway.address, timeout=60) as client:
         for _ in range(count):
             client.post("/v1/files", content=_HEAD + b"x" + _TAIL, headers=_TYPE).raise_for_status()
-        took = []
-        for query in ["", "?limit=100", "?order=asc&limit=20"] * 10:
+    return f"Pages of {count} files, {_took(gateway, '/v1/files', '')}."
+
+
+def _jobs(gateway: Served, count: int) -> str:
+    """Fine-tunings that have ended, as they stand in the record."""
+    plain: dict[str, Any] = {"model": "assistant", "base": "starter", "asked": "assistant", "owner": "local"}
+    plain |= {"training_file": new_id(datetime.now(UTC)), "method": "supervised", "seed": 0}
+    told = [{"time": 0.0, "level": "info", "text": f"Message {number} of a job"} for number in range(6)]
+    database = Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
+    with database.session() as session:
+        session.add_all(
+            Tuning(
+                id=new_id(datetime.now(UTC)),
+                state="succeeded",
+                created=0.0,
+                finished=1.0,
+                messages=told,
+                metadata_={"team": str(number % 10)},
+                **plain,
+            )
+            for number in range(count)
+        )
+        session.commit()
+    database.close()
+    return f"Pages of {count} fine-tunings, {_took(gateway, '/v1/fine_tuning/jobs', '?limit=1000')}."
+
+
+def _took(gateway: Served, address: str, whole: str) -> str:
+    """Times of pages with all, a hundred and twenty items."""
+    took = []
+    with httpx.Client(base_url=gateway.address, timeout=60) as client:
+        for query in [whole, "?limit=100", "?limit=20"] * 10:
             begun = time.monotonic()
-            client.get(f"/v1/files{query}").raise_for_status()
+            client.get(f"{address}{query}").raise_for_status()
             took.append((time.monotonic() - begun) * 1e3)
     told = ", ".join(
         f"{name} {median(took[first::3]):.1f}" for first, name in enumerate(("all", "100", "20"))
     )
-    return f"Pages of {count} files, median ms: {told}; slowest {max(took):.1f}."
+    return f"median ms: {told}; slowest {max(took):.1f}"
 
 
 def _send(gateway: Served, megabytes: int) -> None:

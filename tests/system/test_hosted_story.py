@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,30 @@ def test_a_file_becomes_a_model_that_is_watched_called_promoted_and_deleted(
         ours.chat.completions.create(model=name, messages=[{"role": "user", "content": "Hello?"}])
 
 
+def test_a_batch_of_responses_is_answered_and_tokens_are_counted_as_they_are_read(
+    running: Up, ours: openai.OpenAI
+) -> None:
+    body = {"model": "assistant", "input": question(1), "max_output_tokens": 8}
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    sent = ours.files.create(file=("b.jsonl", json.dumps(asked).encode()), purpose="batch")
+    batch = ours.batches.create(input_file_id=sent.id, endpoint="/v1/responses", completion_window="24h")
+    deadline = time.monotonic() + 60
+    while (done := ours.batches.retrieve(batch.id)).status not in ("completed", "failed"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert done.status == "completed" and done.output_file_id is not None, done.errors
+    row = json.loads(ours.files.content(done.output_file_id).read())
+    assert row["response"]["status_code"] == 200
+    usage = row["response"]["body"]["usage"]
+    assert done.usage is not None and done.usage.output_tokens == usage["output_tokens"] > 0
+    counted = httpx.post(
+        f"{running.address}/v1/messages/count_tokens",
+        json={"model": "assistant", "messages": [{"role": "user", "content": question(1)}]},
+    )
+    assert counted.status_code == 200, counted.text
+    assert counted.json()["input_tokens"] == usage["input_tokens"]
+
+
 def test_a_bad_file_fails_its_job_with_the_line_named(ours: openai.OpenAI) -> None:
     bad = chats(20) + b'{"messages": [{"role": "user", "content": "a"}]}\n' + chats(5, first=20)
     sent = ours.files.create(file=("bad.jsonl", bad), purpose="fine-tune")
@@ -154,6 +179,7 @@ def test_two_jobs_queue_and_a_paused_one_goes_on_where_it_stood(
     ).id
     until(ours, second, lambda one: one.status == "queued", seconds=60)
     until(ours, first, lambda _: len(steps(ours, first)) > 20)
+    until(ours, first, lambda one: one.estimated_finish is not None)
     assert jobs.retrieve(second).status == "queued" and len(running.trainings()) == 1
     jobs.pause(first)
     until(ours, first, lambda one: str(one.status) == "paused", seconds=60)
