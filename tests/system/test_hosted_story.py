@@ -31,8 +31,8 @@ checkpoint_seconds = 0.5
 [schedule]
 cron = ""
 """
-_LONG: Any = {"n_epochs": 40, "batch_size": 2}
-"""Some 700 steps: long enough to be met under way on a quick machine."""
+_LONG: Any = {"n_epochs": 24, "batch_size": 2}
+"""Some 400 steps: long enough to be met under way on a quick machine."""
 
 
 @pytest.fixture(scope="module")
