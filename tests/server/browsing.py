@@ -7,11 +7,13 @@ asks for one is skipped.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,29 @@ def keyed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
+@contextmanager
+def shop(page: str, policy: str) -> Iterator[str]:
+    """A site on a port of its own with one page; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html; charset=utf-8")
+            self.send_header("content-security-policy", policy)
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")  # no longer: its event loop would run on under tests with one of their own
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A window of a Chromium with a profile of its own."""
@@ -217,6 +242,14 @@ def watched(browser: Any) -> Iterator[Watched]:
     tab.remove_listener("requestfinished", ended)
     tab.close()
     browser.clear_cookies()  # they are those of all ports of this host
+
+
+def sign_in(tab: Any, site: Site, key: str) -> None:
+    """Begin a session of that key in the tab's browser, as a person does."""
+    tab.goto(site.address)
+    tab.get_by_label("Key", exact=True).fill(key)
+    tab.keyboard.press("Enter")
+    tab.get_by_role("button", name="Sign out").wait_for()
 
 
 def violations(tab: Any) -> list[str]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 
 import httpx
 import pytest
 
-from tests.server.browsing import MARKS, Site, Watched, narrow_and_dark, violations
+from tests.server.browsing import MARKS, Site, Watched, narrow_and_dark, shop, violations
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="drives a browser: pip install playwright axe-playwright-python"
@@ -115,29 +111,6 @@ def test_failures_are_reviewed_with_two_keystrokes_each_at_most(site: Site, watc
     playwright.expect(decided).to_have_text("3")
     assert waiting() == before - 3
     assert not watched.complaints
-
-
-@contextmanager
-def shop(page: str, policy: str) -> Iterator[str]:
-    """A site on a port of its own with one page; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "text/html; charset=utf-8")
-            self.send_header("content-security-policy", policy)
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
 
 
 def test_an_answer_is_rated_by_keyboard_on_a_page_of_another_site_under_a_strict_policy(
