@@ -1,4 +1,4 @@
-"""The session cookie as requests bring it, and what a request must show beside it before it may change something.
+"""The pages' cookies: the session's, what a request must show beside it before it may change something, the reader's zone.
 
 A cookie is sent by the browser whoever made it send: so a change also needs a value that only our own pages can read, and
 an `Origin` that is ours. A request with a bearer key needs neither, as no browser adds that by itself.
@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 from litestar.datastructures import Cookie
 
 from feedback.access.sessions import Ticket
 from feedback.errors import NotAllowedError
+from feedback.reports.zones import zone_named
 from server.loopback import is_own_origin
 
-SESSION, GUARD = "starloop-session", "starloop-csrf"
+SESSION, GUARD, ZONE = "starloop-session", "starloop-csrf", "starloop-zone"
 GUARD_HEADER = "x-starloop-csrf"
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 def session_cookie(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The session's cookie out of a request's head, or None."""
-    for name, value in headers:
-        if name == b"cookie":
+    return _cookie(headers, SESSION)
+
+
+def zone_of(headers: Iterable[tuple[bytes, bytes]]) -> tzinfo:
+    """The zone in which a page's reader counts days, as the page's script says; UTC before that, and for one not known."""
+    return zone_named(_cookie(headers, ZONE) or "")
+
+
+def _cookie(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:
+    for field, value in headers:
+        if field == b"cookie":
             for part in value.decode("latin-1").split(";"):
                 given, _, content = part.strip().partition("=")
-                if given == SESSION:
+                if given == name:
                     return content
     return None
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlmodel import Session
 
@@ -56,6 +57,14 @@ _BELIEF_SECONDS, _OVERVIEW_SECONDS, _CHECK_SECONDS = 600.0, 120.0, 86_400.0
 """After so long each is found anew, when somebody asks."""
 INFERENCE_ROUTES = tuple(dialect.path for dialect in DIALECTS)
 Clock = Callable[[], datetime]
+
+
+class Looked(NamedTuple):
+    """Which overview is kept: of a model's last days, cut by a zone."""
+
+    model: str
+    days: int
+    zone: str
 
 
 class Gateway:
@@ -178,8 +187,8 @@ class Gateway:
     def _weigh(self, model: str, now: datetime) -> Belief:
         return belief_apart(Asked(self.settings, model, now))
 
-    def _look_over(self, which: tuple[str, int], now: datetime) -> Overview:
-        return overview_apart(Span(self.settings, *which, now))
+    def _look_over(self, which: Looked, now: datetime) -> Overview:
+        return overview_apart(Span(self.settings, which.model, which.days, now, which.zone))
 
     def _count_stars(self, model: str, now: datetime) -> VersionStars:
         return version_stars_apart(Span(self.settings, model, PERIODS[-1], now))

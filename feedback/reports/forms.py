@@ -77,10 +77,12 @@ def _html_section(report: Report, section: Section) -> str:
 def _plot(report: Report, which: str) -> str:
     labels = [day.day for day in report.days]
     if which == "answers" and any(day.answers for day in report.days):
-        return bars("Answers a day", labels, [day.answers for day in report.days])
+        drawn = bars("Answers a day", labels, [day.answers for day in report.days])
+        return f"{drawn}<p>Answers a day, in UTC as the month is.</p>"
     if which == "stars" and any(day.mean is not None for day in report.days):
         means, bands = [day.mean for day in report.days], [day.interval for day in report.days]
-        return line("Mean stars a day, with their 95 % intervals", labels, means, 1, 5, bands)
+        drawn = line("Mean stars a day, with their 95 % intervals", labels, means, 1, 5, bands)
+        return f"{drawn}<p>Mean stars a day, with their 95 % intervals; days are those of UTC, as the month is.</p>"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 
 from msgspec import Struct
 from sqlmodel import Session, col, func, select
@@ -15,6 +15,7 @@ from feedback.registry.models import get_model
 from feedback.reports.document import VersionRow
 from feedback.reports.facts import in_form, version_rows
 from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
+from feedback.reports.zones import day_of, midnight, name_of, offsets, zone_named
 from feedback.settings import Settings
 from feedback.storage.database import open_database
 from feedback.storage.tables import Candidate, Case, Cycle, Failure, ModelVersion, Move, RaterHold
@@ -30,15 +31,17 @@ class Span(Struct):
     model: str
     days: int
     now: datetime
+    zone: str = "UTC"
+    """In which days are counted, by its IANA name; one that is not known is UTC."""
 
     def period(self) -> Period:
-        """From the first of the days, in UTC, to now."""
-        today = self.now.date()
-        begun = datetime(today.year, today.month, today.day, tzinfo=self.now.tzinfo).timestamp()
-        return Period(self.model, begun - (self.days - 1) * 86_400, self.now.timestamp() + 1)
+        """From the first of the days to now."""
+        since = midnight(self.first_day(self.days), zone_named(self.zone))
+        return Period(self.model, since, self.now.timestamp() + 1)
 
-    def first_day(self) -> str:
-        return f"{self.now.date() - timedelta(days=self.days - 1)}"
+    def first_day(self, days: int) -> date:
+        """The first of as many days, today included."""
+        return day_of(self.now.timestamp(), zone_named(self.zone)) - timedelta(days=days - 1)
 
 
 class Mark(Struct):
@@ -50,9 +53,11 @@ class Mark(Struct):
 
 
 class Overview(Struct, kw_only=True):
-    """Shares are 0..1; days are in UTC."""
+    """Shares are 0..1."""
 
     model: str
+    zone: str
+    """In which days are counted."""
     since: str
     volume: Volume
     stars: Stars
@@ -126,24 +131,25 @@ def look_over(session: Session, span: Span) -> Overview:
         raise NotFoundError(
             f"the model {span.model[:60]!r} stands in no [[model]] of the configuration any more"
         )
-    period = span.period()
-    today, since, until = span.now.date(), period.since, period.until
-    earlier = Period(span.model, since - span.days * 86_400, since)
+    zone, period = zone_named(span.zone), span.period()
+    today, since, until = day_of(span.now.timestamp(), zone), period.since, period.until
+    earlier = Period(span.model, midnight(span.first_day(2 * span.days), zone), since)
     volume = volumes(session, period)
     said = stars(session, period, volume)
     failed = reasons(session, period)
     looked_until, valid = in_form(session, span.settings, configured, period, failed)
-    shown = _filled(days(session, period), today)
+    shown = _filled(days(session, period, offsets(zone, since, until)), today)
     kinds = find_failing_kinds(session, span.model, since, until) if failed else None
     return Overview(
         model=span.model,
-        since=span.first_day(),
+        zone=name_of(zone),
+        since=f"{span.first_day(span.days)}",
         volume=volume[ALL],
         stars=said[ALL],
         before=stars(session, earlier, {})[ALL],
         versions=version_rows(session, span.model, volume, said),
         days=shown,
-        marks=_marks(session, period, shown),
+        marks=_marks(session, period, shown, zone),
         reasons=failed,
         looked_until=looked_until,
         valid_format=valid,
@@ -162,7 +168,7 @@ def _filled(found: Sequence[Day], today: date) -> list[Day]:
     return [known.get(name) or Day(day=name) for name in names]
 
 
-def _marks(session: Session, period: Period, shown: Sequence[Day]) -> list[Mark]:
+def _marks(session: Session, period: Period, shown: Sequence[Day], zone: tzinfo) -> list[Mark]:
     moves = session.exec(
         select(Move)
         .where(Move.model == period.model, Move.created >= period.since, Move.created < period.until)
@@ -171,7 +177,7 @@ def _marks(session: Session, period: Period, shown: Sequence[Day]) -> list[Mark]
     places = {day.day: place for place, day in enumerate(shown)}
     found = []
     for move in moves:
-        day = f"{date(1970, 1, 1) + timedelta(days=int(move.created // 86_400))}"
+        day = f"{day_of(move.created, zone)}"
         if day in places:
             found.append(Mark(places[day], move.to_version or "base", move.kind))
     return found

@@ -6,7 +6,7 @@ Durations are counted in classes of one millisecond, of ten from a second on: pe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import select as columns_of
 from sqlmodel import Session, col, select
 
 from feedback.ids import first_id_at
+from feedback.reports.zones import Offset
 from feedback.storage.tables import Failure, Feedback, Inference
 
 _FINE = 1000.0
@@ -69,7 +70,7 @@ class Stars(Struct, kw_only=True):
 
 
 class Day(Struct, kw_only=True):
-    """One day (UTC) of the period."""
+    """One day of the period, in the zone in which they were asked for."""
 
     day: str
     answers: int = 0
@@ -156,16 +157,15 @@ def stars_by_version(session: Session, period: Period) -> dict[str, Stars]:
     return _stars(session, period, col(Inference.version))
 
 
-def days(session: Session, period: Period) -> list[Day]:
-    """Every day on which something was asked or said, in order."""
+def days(session: Session, period: Period, ahead: Sequence[Offset] = ()) -> list[Day]:
+    """Every day on which something was asked or said, in order; in UTC, unless the offsets of another zone are given."""
     found: dict[int, Day] = {}
 
     def day_of(number: int) -> Day:
         return found.setdefault(number, Day(day=_date(number)))
 
-    asked = cast(
-        func.round(col(Inference.created) / 86400 - 0.5 + 1e-9), BigInteger
-    )  # both databases have it, unlike floor
+    here = col(Inference.created) + _ahead(ahead)
+    asked = cast(func.round(here / 86400 - 0.5 + 1e-9), BigInteger)  # both databases have it, unlike floor
     counted = columns_of(asked, func.count()).where(period.covers()).group_by(asked)
     for number, answers in session.connection().execute(counted):
         day_of(number).answers = answers
@@ -173,6 +173,15 @@ def days(session: Session, period: Period) -> list[Day]:
         day = day_of(number)
         day.ratings, day.raters, day.mean, day.interval = said.ratings, said.raters, said.mean, said.interval
     return [found[number] for number in sorted(found)]
+
+
+def _ahead(offsets: Sequence[Offset]) -> Any:
+    """Seconds that the days' zone is ahead of UTC when a request was made."""
+    *earlier, last = [one.seconds for one in offsets] or [0]
+    if not earlier:
+        return last
+    steps = zip(offsets, earlier, strict=False)
+    return case(*((col(Inference.created) < one.until, seconds) for one, seconds in steps), else_=last)
 
 
 def reasons(session: Session, period: Period) -> dict[str, int]:

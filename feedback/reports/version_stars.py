@@ -29,7 +29,7 @@ def _answer(span: Span) -> VersionStars:
     database = open_database(span.settings)
     try:
         with database.reading() as session:
-            return VersionStars(span.first_day(), stars_by_version(session, span.period()))
+            return VersionStars(f"{span.first_day(span.days)}", stars_by_version(session, span.period()))
     finally:
         database.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Annotated
 
 from litestar import get
@@ -102,15 +102,15 @@ def _metadata(request: GatewayRequest) -> dict[str, str]:
     return wanted
 
 
-def moment(text: str | None, field: str) -> float | None:
-    """A time as Unix seconds: ISO 8601, UTC unless it says otherwise. Raises `BadFieldError`."""
+def moment(text: str | None, field: str, zone: tzinfo = UTC) -> float | None:
+    """A time as Unix seconds: ISO 8601, in the given zone unless it says otherwise. Raises `BadFieldError`."""
     if text is None:
         return None
     try:
         parsed = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
         raise BadFieldError(field, f"{text[:40]!r} is not a time such as 2026-01-31T12:00:00Z") from None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=zone)).timestamp()
 
 
 ROUTES = [inferences, inference]

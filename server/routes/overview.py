@@ -13,7 +13,10 @@ from feedback.registry.models import get_model
 from feedback.reports.overview import PERIODS, Overview, awaiting
 from feedback.reports.plots import bars, line
 from feedback.reports.pulse import mark_of
+from feedback.reports.zones import name_of
 from server.access import Caller
+from server.cookies import zone_of
+from server.gateway import Looked
 from server.rendering import model_page
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.updates import live
@@ -31,7 +34,8 @@ def overview(
         with gateway.database.reading() as session:
             get_model(session, chosen)
             waits = awaiting(session, chosen)
-        found = gateway.overviews.get((chosen, int(days)))
+        zone = name_of(zone_of(request.scope["headers"]))
+        found = gateway.overviews.get(Looked(chosen, int(days), zone))
         value = found.value if found else None
         return {
             "waits": waits,

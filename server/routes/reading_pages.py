@@ -17,9 +17,11 @@ from feedback.registry.versions import list_versions
 from feedback.reports.beside import compare_versions
 from feedback.reports.facts import period_of
 from feedback.reports.forms import fragment
+from feedback.reports.zones import name_of
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Example, Failure, ModelVersion
 from server.access import Caller
+from server.cookies import zone_of
 from server.rendering import model_page, shown_page, visitor_of
 from server.request import OPEN, SCOPES, GatewayRequest, Parts
 from server.routes.inferences import is_open_to, moment, with_ratings
@@ -57,6 +59,7 @@ def inferences(
         "q": q,
     }
     visitor = visitor_of(request, "infer", "review")
+    zone = zone_of(request.scope["headers"])
 
     def shown() -> dict[str, Any]:
         caller = visitor.caller
@@ -69,8 +72,8 @@ def inferences(
             reason=reason or None,
             user=user or None,
             key_id=None if caller.may("review") else caller.key_id,
-            since=moment(since or None, "since"),
-            until=moment(until or None, "until"),
+            since=moment(since or None, "since", zone),
+            until=moment(until or None, "until", zone),
             q=q or None,
         )
         with gateway.database.reading() as session:
@@ -83,7 +86,8 @@ def inferences(
         return {"items": listed.items, "following": following}
 
     nothing = {"items": [], "following": ""}
-    return shown_page("inferences.html", visitor, nothing, shown, asked=asked, models=visitor.models(gateway))
+    facts: dict[str, Any] = {"asked": asked, "models": visitor.models(gateway), "zone": name_of(zone)}
+    return shown_page("inferences.html", visitor, nothing, shown, **facts)
 
 
 @get("/inferences/{inference_id:str}", opt=_OPEN, include_in_schema=False, sync_to_thread=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +16,7 @@ from feedback.registry.models import move_champion
 from feedback.registry.versions import mark_version, reserve_version
 from feedback.reports.overview import Overview, Span, awaiting, look_over
 from feedback.reports.plots import line
+from feedback.reports.zones import name_of, offsets, zone_named
 from feedback.storage.database import Database
 from feedback.storage.tables import Candidate, Case, Cycle, RaterHold
 from tests.feedback.world import NOW, RIGHT, World, settings_for
@@ -64,6 +65,66 @@ def test_moves_of_the_champion_stand_on_their_days(world: World) -> None:
         session.commit()
     (mark,) = look(world).marks
     assert (mark.day, mark.version, mark.kind) == (2, row.number, "promotion")
+
+
+def test_days_are_the_readers_also_where_their_clocks_are_changed(world: World) -> None:
+    """In Berlin it is the 28th to midnight at 23:00 UTC, and from the 29th at 01:00 UTC on, clocks are two hours ahead."""
+    moments = ("2026-03-28T22:59:59", "2026-03-28T23:00:00", "2026-03-29T21:59:59", "2026-03-29T22:00:00")
+    for number, text in enumerate(moments):
+        moment = datetime.fromisoformat(f"{text}+00:00")
+        asked = world.ask(f"{number}", id=new_id(moment), created=moment.timestamp())
+        world.say(asked, 1 + number)
+    world.write()
+    with world.database.session() as session:
+        row = reserve_version(session, "assistant", None, None, "starter", "r", "h", "", {}, NOW)
+        mark_version(session, "assistant", row.number, "registered")
+        moved = datetime(2026, 3, 29, 22, tzinfo=UTC)
+        move_champion(session, "assistant", row.number, "promotion", "better", "gate", None, moved)
+        session.commit()
+    now = datetime(2026, 3, 30, 21, 59, tzinfo=UTC)
+    with world.database.reading() as session:
+        found = look_over(session, Span(world.settings, "assistant", 7, now, "Europe/Berlin"))
+        plain = look_over(session, Span(world.settings, "assistant", 7, now))
+    told = [(day.day, day.answers, day.mean) for day in found.days]
+    assert told == [("2026-03-28", 1, 1.0), ("2026-03-29", 2, 2.5), ("2026-03-30", 1, 4.0)]
+    assert (found.zone, found.since, found.marks[0].day) == ("Europe/Berlin", "2026-03-24", 2)
+    assert [(day.day, day.answers) for day in plain.days] == [
+        ("2026-03-28", 2),
+        ("2026-03-29", 2),
+        ("2026-03-30", 0),
+    ]
+    assert (plain.zone, plain.marks[0].day) == ("UTC", 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Nowhere/Land",
+        "Europe",
+        "/etc/passwd",
+        "../../etc/passwd",
+        "Europe/../UTC",
+        "a" * 500,
+        "<b>",
+        "Etc/Unknown",
+    ],
+)
+def test_a_zone_that_is_none_is_utc(name: str) -> None:
+    assert name_of(zone_named(name)) == "UTC"
+
+
+def test_the_offsets_of_a_zone_change_to_the_second() -> None:
+    zone = zone_named("America/New_York")
+    since, until = (datetime(year, 7, 1, tzinfo=UTC).timestamp() for year in (2025, 2026))
+    found = offsets(zone, since, until)
+    assert [one.seconds for one in found] == [-4 * 3600, -5 * 3600, -4 * 3600]
+    assert [datetime.fromtimestamp(one.until, UTC).isoformat() for one in found] == [
+        "2025-11-02T06:00:00+00:00",
+        "2026-03-08T07:00:00+00:00",
+        "2026-07-01T00:00:00+00:00",
+    ]
+    assert offsets(zone_named("UTC"), since, until) == [(until, 0)]
 
 
 def test_failing_answers_and_their_form_are_told_once_triage_has_looked(world: World) -> None:

@@ -54,6 +54,19 @@ def test_times_are_told_in_the_readers_zone_and_hold_those_of_utc(site: Site, wa
     assert f"{hour:02}:{made:%M}" in time_.inner_text()
 
 
+def test_days_of_the_overview_are_the_readers_from_the_first_visit_on(site: Site, watched: Watched) -> None:
+    tab = watched.tab
+    tab.goto(f"{site.address}/overview?days=90")
+    figures = tab.locator("[data-zone]")
+    playwright.expect(figures).to_have_attribute("data-zone", "Asia/Tokyo", timeout=30_000)
+    playwright.expect(tab.get_by_text("days are those of Asia/Tokyo")).to_be_visible()
+    today = tab.evaluate("new Date().toLocaleDateString('sv')")
+    titles = tab.locator("svg[aria-label^='Answers'] title").all_text_contents()
+    assert titles[-1].startswith(f"{today}: ")
+    tab.goto(f"{site.address}/report")
+    playwright.expect(tab.get_by_text("in UTC as the month is")).to_be_visible(timeout=30_000)
+
+
 def test_a_bad_file_is_told_in_the_pages_own_words_and_in_red(site: Site, watched: Watched) -> None:
     tab = watched.tab
     tab.emulate_media(color_scheme="light")

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from feedback.errors import UnavailableError
 from feedback.reports.overview import Overview, Span, look_over
+from server.gateway import Looked
 from tests.server.inside import Inside, found_by
 from tests.server.test_access import make_key
 from tests.server.test_reading_pages import visitor
@@ -27,9 +28,9 @@ def found_here(gateway: Inside) -> None:
     """Find the figures in the test's own process."""
     inner = gateway.gateway
 
-    def find(which: tuple[str, int], now: datetime) -> Overview:
+    def find(which: Looked, now: datetime) -> Overview:
         with inner.database.reading() as session:
-            return look_over(session, Span(inner.settings, *which, now))
+            return look_over(session, Span(inner.settings, which.model, which.days, now, which.zone))
 
     found_by(inner.overviews, find)
 
@@ -59,13 +60,24 @@ def test_what_users_wrote_is_text(gateway: Inside) -> None:
     assert "<img src=x" not in text and "&lt;img src=x" in text
 
 
+def test_days_are_cut_by_the_zone_that_the_readers_browser_is_in(gateway: Inside) -> None:
+    found_here(gateway)
+    waiting(gateway, "Where is it?")
+    assert "days are those of UTC" in whole(gateway)
+    for zone, told in (("Asia/Tokyo", "Asia/Tokyo"), ("<b>", "UTC"), ("../etc", "UTC")):
+        headers = {"cookie": f"theme=dark; starloop-zone={zone}"}
+        gateway.eventually(lambda: 'aria-busy="true"' not in page(gateway, "", headers), 60.0)  # noqa: B023
+        text = page(gateway, "", headers)
+        assert f'data-zone="{told}"' in text and f"Mean stars a day ({told})" in text
+
+
 def test_days_that_are_no_choice_and_unknown_models_are_told(gateway: Inside) -> None:
     assert "is none of 7, 30, 90" in page(gateway, "?days=8", status=400)
     assert "there is no model" in page(gateway, "?model=nobody", status=404)
 
 
 def test_what_cannot_be_found_just_now_is_told(gateway: Inside) -> None:
-    def find(which: tuple[str, int], now: datetime) -> Overview:
+    def find(which: Looked, now: datetime) -> Overview:
         raise UnavailableError("the database does not answer")
 
     found_by(gateway.gateway.overviews, find)
@@ -75,7 +87,7 @@ def test_what_cannot_be_found_just_now_is_told(gateway: Inside) -> None:
 def test_strangers_and_other_scopes_see_nothing_and_find_nothing(gateway: Inside) -> None:
     asked: list[str] = []
 
-    def find(which: tuple[str, int], now: datetime) -> Overview:
+    def find(which: Looked, now: datetime) -> Overview:
         asked.append(which[0])
         raise UnavailableError("no")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -58,6 +60,17 @@ def test_inferences_are_found_by_what_stands_in_the_address(gateway: Inside) -> 
     assert "Nothing matches." in shown(gateway, "/inferences?version=9.9")
     wrong = shown(gateway, "/inferences?since=yesterday", status=400)
     assert 'role="alert"' in wrong and 'value="yesterday"' in wrong
+
+
+def test_times_to_search_between_are_the_readers(gateway: Inside) -> None:
+    gateway.ask({"messages": [{"role": "user", "content": "just now"}]})
+    now = gateway.gateway.now()
+    there = now.astimezone(ZoneInfo("Asia/Tokyo"))
+    tokyo = {"cookie": "starloop-zone=Asia/Tokyo"}
+    between = f"?since={there - timedelta(hours=1):%Y-%m-%dT%H:%M}&until={there + timedelta(hours=1):%Y-%m-%dT%H:%M}"
+    found = shown(gateway, f"/inferences{between}", tokyo)
+    assert "just now" in found and "those of Asia/Tokyo" in found
+    assert "Nothing matches." in shown(gateway, f"/inferences{between}")
 
 
 def test_older_ones_are_a_link_away_with_the_same_filter(gateway: Inside) -> None:

@@ -1,6 +1,6 @@
 // One answer of a conversation: asked for, shown as it comes, and stopped where its reader has seen enough.
 
-import { call, find } from "/static/page.js";
+import { call, find, tell } from "/static/page.js";
 
 export class Answer {
   constructor(side = "") {
@@ -58,7 +58,7 @@ export class Answer {
 
   fail(problem) {
     this.problem = problem;
-    this.part(".problem").textContent = problem.message;
+    tell(this.part(".problem"), problem.message);
     this.part(".problem").hidden = false;
   }
 

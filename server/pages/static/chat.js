@@ -3,7 +3,7 @@
 
 import { Answer } from "/static/answer.js";
 import { Opinion } from "/static/opinion.js";
-import { call, find, moment, part, stars } from "/static/page.js";
+import { call, find, moment, part, stars, tell } from "/static/page.js";
 
 const RECENT = "/v1/inferences?limit=20";
 const turns = [];
@@ -96,7 +96,7 @@ function busy(is) {
 
 function settle(turn, answer) {
   answer.reveal();
-  if (answer.problem?.status === 401) lock(answer.problem.message);
+  if (answer.problem?.status === 401) lock("Your session has ended: sign in again, and go on where you were.");
   if (answer.state === "whole") answer.opinion = new Opinion(answer, soon);
   for (const again of answer.section.querySelectorAll(".again")) {
     again.addEventListener("click", () => regenerate(turn));
@@ -217,7 +217,7 @@ function line(one) {
 
 function lock(message) {
   find("lock-reason").hidden = true;
-  find("lock-problem").textContent = message;
+  tell(find("lock-problem"), message);
   find("lock").hidden = false;
   find("desk").hidden = true;
 }
@@ -227,12 +227,21 @@ find("lock").addEventListener("submit", async (event) => {
   const key = find("key").value.trim();
   find("key").value = "";
   try {
-    await call("/session", { key });
-    location.reload();
+    const { owner } = await (await call("/session", { key })).json();
+    if (turns.length && owner === find("desk").dataset.user) goOn();
+    else location.reload();
   } catch (problem) {
     lock(problem.message);
   }
 });
+
+// The same person again, after a session that ended while they wrote.
+function goOn() {
+  find("lock").hidden = true;
+  find("desk").hidden = false;
+  if (!find("message").value) find("message").value = turns.at(-1).messages.at(-1).content;
+  find("message").focus();
+}
 
 find("leave")?.addEventListener("click", async () => {
   try {

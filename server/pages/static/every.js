@@ -1,4 +1,5 @@
-// On every page: times in the reader's zone, and tables that scroll reachable by key.
+// On every page: times in the reader's zone, and tables that scroll reachable by key. The zone goes along as a cookie, as days
+// are cut where the page is made.
 
 import { tellTime } from "/static/page.js";
 
@@ -16,3 +17,12 @@ export function dress(part) {
 }
 
 dress(document);
+
+const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+const known = () => document.cookie.split("; ").includes(`starloop-zone=${timeZone}`);
+
+if (timeZone && !known()) {
+  document.cookie = `starloop-zone=${timeZone}; path=/; max-age=31536000; samesite=strict`;
+  const cut = document.querySelector("[data-zone]")?.dataset.zone;
+  if (cut && cut !== timeZone && known()) location.reload();  // once: now it is known
+}

@@ -1,7 +1,7 @@
 // What the reader thinks of an answer: stars, a comment, a correction in its place, and whether it beat another one.
 // Each word of a rater replaces the one before, so all that was said goes along every time.
 
-import { call } from "/static/page.js";
+import { call, tell } from "/static/page.js";
 import { showDifference } from "/static/difference.js";
 
 export class Opinion {
@@ -82,7 +82,7 @@ export class Opinion {
 
   tell(text, bad = false) {
     const outcome = this.form.querySelector(".outcome");
-    outcome.textContent = text;
+    tell(outcome, text);
     outcome.classList.toggle("bad", bad);
   }
 

@@ -16,11 +16,21 @@ export async function call(path, body, method = body === undefined ? "GET" : "PO
   }
   const response = await fetch(path, options);
   if (response.ok) return response;
-  let message = `the server answered with status ${response.status}`;
-  try { message = (await response.json()).error.message; } catch { /* not an error object: the status must do */ }
-  const problem = new Error(message);
+  const problem = new Error(await problemOf(response));
   problem.status = response.status;
   throw problem;
+}
+
+// Why a request was refused. That a session has ended is told in words for who looks at a page: the API's speak of keys.
+export async function problemOf(response) {
+  if (response.status === 401 && !response.url.endsWith("/session")) {
+    return "Your session has ended. Sign in again on the page Chat, in another tab, and try once more: what you wrote stays here.";
+  }
+  try {
+    return (await response.json()).error.message;
+  } catch {  // not an error object: the status must do
+    return `the server answered with status ${response.status}`;
+  }
 }
 
 export function part(kind, text, name = "") {

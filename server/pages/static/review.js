@@ -1,6 +1,6 @@
 // The review page: one failure case at a time, decided by a key. The case is kept for this page alone while it is open.
 
-import { call, find, moment, part, stars } from "/static/page.js";
+import { call, find, moment, part, stars, tell } from "/static/page.js";
 
 const desk = find("case");
 const holder = crypto.getRandomValues(new Uint8Array(16)).reduce((text, byte) => text + byte.toString(16).padStart(2, "0"), "");
@@ -140,7 +140,7 @@ async function once(work) {
   try {
     await work();
   } catch (problem) {
-    find("problem").textContent = problem.message;
+    tell(find("problem"), problem.message);
     find("problem").hidden = false;
     if (problem.status === 409 || problem.status === 404) await advance();  // decided elsewhere
   } finally {

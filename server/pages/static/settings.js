@@ -1,6 +1,6 @@
 // Keys: made, shown once, revoked.
 
-import { call, find } from "/static/page.js";
+import { call, find, tell } from "/static/page.js";
 
 const form = find("new-key");
 
@@ -28,7 +28,7 @@ form?.addEventListener("submit", async (event) => {
     form.hidden = true;
     find("secret").focus();
   } catch (problem) {
-    outcome.textContent = problem.message;
+    tell(outcome, problem.message);
   } finally {
     button.disabled = false;
   }
@@ -54,7 +54,7 @@ for (const button of document.querySelectorAll("[data-revoke]")) {
       await call(`/v1/keys/${button.dataset.revoke}/revoke`, undefined, "POST");
       location.reload();
     } catch (problem) {
-      find("key-problem").textContent = problem.message;
+      tell(find("key-problem"), problem.message);
       button.disabled = false;
     }
   });

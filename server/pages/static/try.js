@@ -1,6 +1,6 @@
 // The page that shows the stars in use: asks for an answer, puts them under it, and tells what they tell.
 
-import { call, find } from "/static/page.js";
+import { call, find, tell } from "/static/page.js";
 
 const form = find("try");
 
@@ -31,7 +31,7 @@ form?.addEventListener("submit", async (event) => {
     outcome.textContent = "";
   } catch (problem) {
     outcome.classList.add("bad");
-    outcome.textContent = problem.message;
+    tell(outcome, problem.message);
   } finally {
     button.disabled = false;
   }

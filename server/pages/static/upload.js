@@ -1,6 +1,6 @@
 // A file of training rows, sent as it is: the browser reads it from the disk piece by piece.
 
-import { find, guard, part } from "/static/page.js";
+import { find, guard, part, problemOf, tell } from "/static/page.js";
 
 const form = find("upload");
 
@@ -19,16 +19,15 @@ form.addEventListener("submit", async (event) => {
   outcome.textContent = "Being sent and checked …";
   try {
     const response = await fetch(`/v1/imports?${query}`, { method: "POST", headers: { "x-starloop-csrf": guard() }, body: file });
-    const told = await response.json();
+    const told = response.ok || response.status === 400 ? await response.json() : {};
     if (response.ok) {
       const { rows, bad } = told.imported;
       outcome.textContent = told.known ? "The same rows are there already; nothing was added." : `${rows} rows are in${bad ? `, ${bad} bad ones were left out` : ""}. The next dataset version learns from them.`;
       form.reset();
     } else {
       outcome.classList.add("bad");
-      outcome.textContent = told.bad_rows
-        ? `${file.name}: ${told.bad_rows} bad and ${told.rows} good rows; nothing was imported. Mend them, or choose “Leave bad rows out”.`
-        : told.error.message;
+      if (told.bad_rows) outcome.textContent = `${file.name}: ${told.bad_rows} bad and ${told.rows} good rows; nothing was imported. Mend them, or choose “Leave bad rows out”.`;
+      else tell(outcome, told.error?.message ?? await problemOf(response));
     }
     show(file.name, told.bad ?? []);
   } catch (problem) {
@@ -44,7 +43,9 @@ function show(name, bad) {
   find("bad-name").textContent = name;
   find("bad-rows").querySelector("tbody").replaceChildren(...bad.slice(0, 50).map((one) => {
     const row = document.createElement("tr");
-    row.append(part("td", one.line, "number"), part("td", one.field), part("td", one.problem));
+    const problem = part("td", "");
+    tell(problem, one.problem);
+    row.append(part("td", one.line, "number"), part("td", one.field), problem);
     return row;
   }));
 }
