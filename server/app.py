@@ -19,6 +19,7 @@ from server import errors, openapi
 from server.application import Application
 from server.batch_runner import BatchRunner
 from server.gateway import Clock, Gateway
+from server.rendering import refused
 from server.request import GatewayRequest, admit
 from server.routes import (
     audit,
@@ -130,11 +131,11 @@ def create_app(
     def provide_gateway() -> Gateway:
         return gateway
 
-    def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         answer = errors.handle(request, error)
         route = request.scope.get("path_template", "").removeprefix("/together")
         gateway.reports.refused(route, answer.status_code or 500, error)
-        return answer
+        return refused(request, answer) or answer
 
     return Application(
         [handler for family in _FAMILIES for handler in family.ROUTES],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from litestar import Response
+from litestar import Request, Response
 from markupsafe import Markup, escape
 
 from feedback.errors import (
@@ -59,10 +60,21 @@ def code(text: str) -> Markup:
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
+def pretty(value: Any) -> str:
+    """A JSON value to read, as it is: unlike Jinja's `tojson`, which is for scripts, it escapes nothing itself."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
 _templates = Environment(
     loader=PackageLoader("server", "pages/templates"), autoescape=True, undefined=StrictUndefined
 )
-_templates.filters |= {"moment": moment, "moment_text": moment_text, "code": code, "kept": address_of}
+_templates.filters |= {
+    "moment": moment,
+    "moment_text": moment_text,
+    "code": code,
+    "pretty": pretty,
+    "kept": address_of,
+}
 
 
 class Visitor(NamedTuple):
@@ -98,6 +110,22 @@ def page(template: str, status: int = 200, **facts: Any) -> Response[str]:
     """A page under the strict policy. All values are shown as text."""
     text = _templates.get_template(template).render(**facts)
     return Response(text, media_type="text/html", headers=GUARDED, status_code=status)
+
+
+def refused(request: Request[Any, Any, Any], answer: Response[bytes]) -> Response[str] | None:
+    """An error as a page, for who looks with a browser at something that is no part of the API; None for all others."""
+    asks, path = request.headers.get("accept", ""), request.scope["path"]
+    if request.method != "GET" or "text/html" not in asks or path.startswith(("/v1/", "/together/")):
+        return None
+    status = answer.status_code or 500
+    if status == 404:
+        title, told = (
+            "There is no such page",
+            "Those there are stand above; what the API has stands at `/schema`.",
+        )
+    else:
+        title, told = "This page cannot be shown", json.loads(answer.content)["error"]["message"]
+    return page("refused.html", status, title=title, told=told)
 
 
 def model_page(

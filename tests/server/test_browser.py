@@ -44,6 +44,20 @@ def test_a_page_is_accessible_narrow_small_and_from_here_alone(
     assert watched.sizes <= MOST_BYTES
 
 
+def test_an_address_that_leads_nowhere_is_a_page_for_browsers_and_an_error_object_for_programs(
+    site: Site, watched: Watched
+) -> None:
+    tab = watched.tab
+    for address in ("/cyclez", "/versions/1.0", "/<img src=x onerror=attacked=1>"):
+        came = tab.goto(site.address + address)
+        assert came.status == 404 and "script-src 'self'" in came.headers["content-security-policy"]
+        playwright.expect(tab.get_by_role("heading", name="There is no such page")).to_be_visible()
+    assert not narrow_and_dark(tab) and tab.evaluate("typeof attacked") == "undefined"
+    for address, headers in (("/cyclez", {}), ("/v1/nothing", {"accept": "text/html"})):
+        told = httpx.get(site.address + address, headers=headers)
+        assert (told.status_code, told.json()["error"]["code"]) == (404, "not_found")
+
+
 def test_times_are_told_in_the_readers_zone_and_hold_those_of_utc(site: Site, watched: Watched) -> None:
     tab = watched.tab
     tab.goto(f"{site.address}/inferences/{site.ids['inference']}")
@@ -171,13 +185,14 @@ def test_with_a_key_one_signs_in_by_keyboard_and_the_session_decides(
     tab.goto(f"{site.address}/review")
     playwright.expect(tab.get_by_role("heading", name="Sign in first")).to_be_visible()
     assert not violations(tab)
-    tab.goto(site.address)
-    assert not violations(tab)
+    tab.get_by_label("Key", exact=True).fill("sl-wrong")
+    tab.keyboard.press("Enter")
+    playwright.expect(tab.get_by_role("status")).to_contain_text("not known, or was revoked")
+    assert [one for one in watched.complaints if "401" not in one] == []
+    watched.complaints.clear()
     tab.get_by_label("Key", exact=True).focus()
     tab.keyboard.type(secret)
     tab.keyboard.press("Enter")
-    playwright.expect(tab.get_by_role("heading", name="Chat")).to_be_visible()
-    tab.goto(f"{site.address}/review")
     tab.wait_for_selector("#case:not([hidden])[aria-busy=false]")
     tab.keyboard.press("d")
     playwright.expect(tab.locator("#outcome")).to_have_text("Dismissed.")

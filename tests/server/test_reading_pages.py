@@ -32,7 +32,7 @@ def shown(gateway: Inside, address: str, headers: dict[str, str] | None = None, 
     text: str = answer.body.decode()
     assert (
         set(re.findall("<script[^>]*>", text))
-        <= {f'<script type="module" src="/static/{name}.js">' for name in ("act", "again", "every")}
+        <= {f'<script type="module" src="/static/{name}.js">' for name in ("act", "again", "every", "signin")}
         and " style=" not in text
         and "//" not in re.sub(r'value="[^"]*"', "", text)
     )
