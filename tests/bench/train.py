@@ -44,7 +44,7 @@ TRL = (
 )
 """TRL and what it needs beside what is in `.venv`."""
 CONTENDERS = {"equal": ("ours", "trl"), "mixed": ("ours", "trl, grouped", "trl, packing")}
-ROWS, HELD_OUT, LENGTH = 208, 96, 256
+ROWS, HELD_OUT, LENGTH = 208, 96, 192
 """Rows that are trained on (13 steps) and judged by; tokens of each of the equal ones."""
 SCALES = {"sft": (1_000, 100_000, 1_000_000), "dpo": (1_000, 100_000), "kto": (1_000, 100_000)}
 FAMILIES = {
@@ -74,7 +74,7 @@ def talks(kind: str) -> list[tuple[list[int], list[int]]]:
     rng, made = random.Random(0), list[tuple[list[int], list[int]]]()
     source = turns()
     while len(made) < ROWS + HELD_OUT:
-        count = 12 if kind == "equal" else 1 + int(12 * rng.random() ** 2)
+        count = 9 if kind == "equal" else 1 + int(12 * rng.random() ** 2)
         talk = [message for _ in range(count) for message in next(source)]
         out = words.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
         most = LENGTH if kind == "equal" else 1024
