@@ -194,7 +194,7 @@ def _judged(words: Sequence[_Word], complaints: Sequence[_Word]) -> dict[str, Ve
     voters = rows[-_VOTERS:]
     places, likeness = _nearest(vectors, who, rows, voters)
     denied = _denied(everything, len(words), vectors, who)
-    weights = np.array([word.weight * (1 - denied.get(row, 0.0)) for row, word in enumerate(words)])
+    weights = np.array([word.weight for word in words])
     judged = np.array([word.feedback_id is not None for word in words])
     voice = weights.copy()
     for _ in range(_ROUNDS):
