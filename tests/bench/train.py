@@ -247,7 +247,7 @@ def page(results: dict[str, Any]) -> list[str]:
     lines = [
         "# A training on CPU cores, beside TRL's",
         "",
-        f"`make bench-train`, {results['minutes']:.1f} minutes. Machine: {machine()}{_company(results)}. {versions}, {TRL[0].replace('==', ' ')} "
+        f"`make bench-train{results.get('arguments', '')}`, {results['minutes']:.1f} minutes. Machine: {machine()}{_company(results)}. {versions}, {TRL[0].replace('==', ' ')} "
         f"with the same ones; {default_threads()} thread. The starter model, LoRA of rank {16} on every linear layer but the head, 16 rows "
         "a step, AdamW at one rate, one pass over the same token ids, loss on the answers' tokens.",
         "",
@@ -386,7 +386,7 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = p
     chosen = parser.parse_args(arguments)
     began, others = time.monotonic(), _Others()
     quick = chosen.quick
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"arguments": " ARGS=--quick" if quick else ""}
     with tempfile.TemporaryDirectory(dir=peers.FOLDER) as name:
         folder = Path(name)
         results["start"] = starts(folder, 1 if quick else 3)
