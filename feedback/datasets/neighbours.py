@@ -182,18 +182,13 @@ def _word(
 def _judged(words: Sequence[_Word], complaints: Sequence[_Word]) -> dict[str, Verdict]:
     import numpy as np
 
-    from feedback.analysis.terms import terms_of, weighed  # with SciPy: only where it is needed
-
-    everything = [*words, *complaints]
-    vectors = weighed(terms_of([word.text for word in everything], longest=_LONGEST)).astype(np.float32)
-    who = _numbered(everything)
     names = sorted({word.label for word in words})
     number = {name: place for place, name in enumerate(names)}
     labels = np.array([number[word.label] for word in words])
     rows = np.arange(len(words))
     voters = rows[-_VOTERS:]
-    places, likeness = _nearest(vectors, who, rows, voters)
-    denied = _denied(everything, len(words), vectors, who)
+    places, likeness = _nearest(_vectors(words), _numbered(words), rows, voters)
+    denied = _denied([*words, *complaints], len(words))
     weights = np.array([word.weight for word in words])
     judged = np.array([word.feedback_id is not None for word in words])
     voice = weights.copy()
@@ -226,7 +221,7 @@ def _judged(words: Sequence[_Word], complaints: Sequence[_Word]) -> dict[str, Ve
     }
 
 
-def _denied(everything: Sequence[_Word], words: int, vectors: Any, who: NDArray[Any]) -> dict[int, float]:
+def _denied(everything: Sequence[_Word], words: int) -> dict[int, float]:
     """By row of praise, the share of complaints among the nearest statements of others about the same label.
 
     The first `words` of everything praise or show an answer or correct one, the others complain.
@@ -237,6 +232,7 @@ def _denied(everything: Sequence[_Word], words: int, vectors: Any, who: NDArray[
     for row, word in enumerate(everything):
         if not word.written:
             about[word.label].append(row)
+    vectors, who = _vectors(everything), _numbered(everything)
     weights = np.array([word.weight for word in everything], dtype=np.float32)
     found: dict[int, float] = {}
     for rows in about.values():
@@ -271,6 +267,15 @@ def _known(words: Sequence[_Word]) -> Mapping[str, int]:
     for place, word in enumerate(words):
         raters[word.label].add(place if word.rater is None else word.rater)
     return Counter({label: len(found) for label, found in raters.items()})
+
+
+def _vectors(words: Sequence[_Word]) -> Any:
+    """Weighed terms of the prompts, in rows of length 1."""
+    import numpy as np
+
+    from feedback.analysis.terms import terms_of, weighed  # with SciPy: only where it is needed
+
+    return weighed(terms_of([word.text for word in words], longest=_LONGEST)).astype(np.float32)
 
 
 def _numbered(words: Sequence[_Word]) -> NDArray[Any]:
