@@ -65,7 +65,9 @@ def plant_files(site: Site) -> None:
         f'{{"prompt": "row {number} {KEY}", "completion": "told {number} {KEY}"}}\n' for number in range(5)
     )
     query = {"model": "assistant", "name": f"file {KEY}.jsonl"}
-    httpx.post(f"{site.address}/v1/imports", params=query, content=rows.encode()).raise_for_status()
+    httpx.post(
+        f"{site.address}/v1/imports", params=query, content=rows.encode(), timeout=60
+    ).raise_for_status()
 
 
 def plant_versions(site: Site) -> None:
@@ -84,7 +86,7 @@ def plant_versions(site: Site) -> None:
         session.add(version)
         session.commit()
     moved = {"version": site.ids["version"], "cycle_id": site.ids["cycle"], "reason": f"moved {EVIL}"}
-    httpx.post(f"{site.address}/v1/models/assistant/promote", json=moved).raise_for_status()
+    httpx.post(f"{site.address}/v1/models/assistant/promote", json=moved, timeout=60).raise_for_status()
     proposed = add_version(site.database, site.gateway.directory)
     add_cycle(site.database, now, proposed, reason=f"reason {EVIL}")
 
