@@ -11,7 +11,6 @@ from feedback.storage.file_table import StoredFile
 from server.routing import BASE
 from server.views import ModelCard
 
-FileType = Literal["jsonl", "parquet", "csv"]
 PURPOSES = {"fine-tune": "fine-tune", "eval": "evals", "batch-api": "batch"}
 """What Together's clients call purposes, and what they are here."""
 _CALLED = {ours: theirs for theirs, ours in PURPOSES.items()}
