@@ -52,6 +52,7 @@ def test_the_completion_routes_and_no_others_are_reached_directly(gateway: Insid
     assert isinstance(app, Application)
 
     paths = {_CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"}
+    paths |= {f"/together{path}" for path in (_CHAT, "/v1/completions", "/v1/embeddings")}
     assert set(app.direct) == {("POST", path) for path in paths}
 
 

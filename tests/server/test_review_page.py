@@ -149,7 +149,8 @@ def page(gateway: Inside, headers: dict[str, str] | None = None, query: str = ""
     assert answer.status == status
     text: str = answer.body.decode()
     assert " style=" not in text and not re.search(r" on[a-z]+=", text)
-    scripts = {f'<script type="module" src="/static/{name}.js">' for name in ("every", "live", "review")}
+    names = ("every", "live", "review", "signin")
+    scripts = {f'<script type="module" src="/static/{name}.js">' for name in names}
     assert set(re.findall(r"<script[^>]*>", text)) <= scripts
     return text
 
