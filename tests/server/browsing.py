@@ -61,15 +61,19 @@ class Site:
     def address(self) -> str:
         return self.gateway.address
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.ids['admin']}"} if "admin" in self.ids else {}
+
     def ask(self, prompt: str, user: str = "ann") -> httpx.Headers:
         body = {"model": "assistant", "messages": [{"role": "user", "content": prompt}], "user": user}
-        return httpx.post(f"{self.address}/v1/chat/completions", json=body).raise_for_status().headers
+        answered = httpx.post(f"{self.address}/v1/chat/completions", json=body, headers=self.headers)
+        return answered.raise_for_status().headers
 
     def key(self, *scopes: str, owner: str) -> str:
         """A key's secret. From the first one on, nobody is let in without."""
         wanted = {"scopes": scopes, "owner": owner}
-        headers = {"authorization": f"Bearer {self.ids['admin']}"} if "admin" in self.ids else {}
-        made = httpx.post(f"{self.address}/v1/keys", json=wanted, headers=headers).raise_for_status()
+        made = httpx.post(f"{self.address}/v1/keys", json=wanted, headers=self.headers).raise_for_status()
         return str(made.json()["secret"])
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -81,21 +85,22 @@ class Site:
     def inference(self, identifier: str) -> Any:
         """As the API shows it, once it is there."""
         address = f"{self.address}/v1/inferences/{identifier}"
-        self.until(lambda: httpx.get(address).status_code == 200)
-        return httpx.get(address).json()
+        self.until(lambda: httpx.get(address, headers=self.headers).status_code == 200)
+        return httpx.get(address, headers=self.headers).json()
 
     def said(self, identifier: str) -> list[dict[str, Any]]:
         return list(self.inference(identifier)["feedback"])
 
     def failures(self, state: str) -> list[str]:
-        got = httpx.get(f"{self.address}/v1/failures", params={"model": "assistant", "state": state})
+        wanted = {"model": "assistant", "state": state}
+        got = httpx.get(f"{self.address}/v1/failures", params=wanted, headers=self.headers)
         return [one["inference_id"] for one in got.raise_for_status().json()["items"]]
 
     def add_failure(self, prompt: str, proposed: str = "") -> str:
         """A failure case that waits, with a model's proposal if there is one; its inference."""
         inference = self.ask(prompt)["x-starloop-inference-id"]
         said = {"inference_id": inference, "rating": 1, "comment": "no", "rater": "ann"}
-        httpx.post(f"{self.address}/v1/feedback", json=said).raise_for_status()
+        httpx.post(f"{self.address}/v1/feedback", json=said, headers=self.headers).raise_for_status()
         self.inference(inference)
         now = datetime.now(UTC)
         plain: dict[str, Any] = {"inference_id": inference, "model": "assistant", "created": now.timestamp()}
