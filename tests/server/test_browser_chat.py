@@ -184,7 +184,7 @@ def test_two_versions_answer_side_by_side_blind_until_one_is_chosen(
         playwright.expect(tab.locator(".side").nth(number)).to_have_text(f"{'AB'[number]}: {name}")
     playwright.expect(tab.get_by_text("your preference is kept")).to_be_visible()
     worse, better = (inference_of(answered(tab, number)) for number in (0, 1))
-    assert [one["preferred_over"] for one in current(site, better)] == [worse]
+    site.until(lambda: [one["preferred_over"] for one in current(site, better)] == [worse])
     assert site.inference(better)["version"] == versions[1].partition("@")[2] and not site.said(worse)
     tab.locator(".answer").nth(1).focus()
     tab.keyboard.press("4")
