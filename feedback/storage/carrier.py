@@ -26,6 +26,8 @@ from feedback.storage.journal_reader import JournalReader
 from feedback.threads import name_this_thread
 
 _STEP = 8 * BATCH
+_APART = _STEP
+"""Records in one transaction where no event loop waits for this interpreter: a third less time for each than with `BATCH`."""
 _END_SECONDS = 20.0
 
 
@@ -66,8 +68,14 @@ class Here:
     """Carries in the calling thread."""
 
     def __init__(
-        self, reader: Journal | JournalReader, path: Path, database: Database, directory: Path
+        self,
+        reader: Journal | JournalReader,
+        path: Path,
+        database: Database,
+        directory: Path,
+        batch: int = BATCH,
     ) -> None:
+        self._batch = batch
         self._reader = reader
         self._path = path
         self._database = database
@@ -77,7 +85,7 @@ class Here:
         carried = Carried(after)
         try:
             while carried.position < min(goal, after + _STEP):
-                entries = self._reader.read(carried.position, BATCH, goal)
+                entries = self._reader.read(carried.position, self._batch, goal)
                 carried.stored += bring(self._database, self._directory, self._path.name, entries)
                 carried.position = entries[-1].seq
         except StarloopError as error:
@@ -153,7 +161,7 @@ def main() -> None:
     path = Path(task.journal)
     database = Database(task.url, task.sync)
     reader = JournalReader(path)
-    here = Here(reader, path, database, Path(task.directory))
+    here = Here(reader, path, database, Path(task.directory), _APART)
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line, type=Order)
         sys.stdout.buffer.write(msgspec.json.encode(here.carry(order.after, order.goal)) + b"\n")
