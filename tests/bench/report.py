@@ -111,10 +111,14 @@ def _headline(run: Run) -> list[str]:
         drained = median(
             result["cpu_us_by_thread"].get("drainer", 0.0) for result in run.results[plain][OURS]
         )
-        total = run.middle(plain, OURS, "cpu_us")
+        spent = [result["cpu_us"] for result in run.results[plain][OURS]]
         lines.append(
-            f"- CPU per request at 32 connections: {total:.0f} µs, {drained:.0f} µs of it the drainer's"
+            f"- CPU per request at 32 connections: {median(spent):.0f} µs ({min(spent):.0f} to {max(spent):.0f} in the "
+            f"rounds), {drained:.0f} µs of it the drainer's"
         )
+        if "TensorZero embedded" in run.results[plain]:
+            ratio = run.ratio(plain, OURS, "TensorZero embedded", "cpu_us")
+            lines.append(f"- CPU per request at 32 connections: {ratio:.2f}× TensorZero embedded's")
     if single in run.results and OURS in run.results[single]:
         half, most = (run.added(single, OURS, value) for value in ("p50_ms", "p99_ms"))
         lines.append(f"- added latency at 1 connection: p50 {half:.2f} ms, p99 {most:.2f} ms")
