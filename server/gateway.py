@@ -221,7 +221,8 @@ class Gateway:
         if not self._drains_apart:
             return None
         settings, path = self.settings, self.journal.path
-        return Apart(Task(settings.database_url, settings.capture.sync, str(settings.directory), str(path)))
+        directory, form = str(settings.directory), settings.server.log
+        return Apart(Task(settings.database_url, settings.capture.sync, directory, str(path), form))
 
     def _load(self) -> Snapshot:
         if not self._prepared:

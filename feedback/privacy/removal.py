@@ -37,6 +37,7 @@ from feedback.storage.tables import (
     MonthlyFinding,
     PromptGroup,
 )
+from feedback.storage.upsert import take_turns
 
 BATCH = 200
 
@@ -55,6 +56,7 @@ class Removal(NamedTuple):
 
 def remove_inferences(session: Session, identifiers: Sequence[str], removal: Removal) -> Counter[str]:
     """Remove inferences with their feedback, failure cases, conversations, evaluation cases and prompts; counts."""
+    take_turns(session, alone=True)
     rows = session.exec(
         select(  # type: ignore[call-overload]
             Inference.id,
@@ -100,6 +102,7 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
 
 def remove_feedback(session: Session, identifiers: Sequence[str], removal: Removal) -> Counter[str]:
     """Remove feedback about inferences that stay, and take its words back out of failure and evaluation cases."""
+    take_turns(session, alone=True)
     rows = session.exec(
         select(  # type: ignore[call-overload]
             Feedback.id,

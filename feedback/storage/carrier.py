@@ -7,7 +7,6 @@ It ends when the worker does, however that dies, as its input ends then.
 
 from __future__ import annotations
 
-import logging
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from feedback.errors import StarloopError, UnavailableError
+from feedback.logs import Form, configure
 from feedback.storage.batches import BATCH, bring
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
@@ -38,6 +38,7 @@ class Task(Struct):
     sync: Literal["os", "disk"]
     directory: str
     journal: str
+    log: Form = "text"
 
 
 class Order(Struct):
@@ -156,8 +157,8 @@ def main() -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # sent to the whole group; there are last records to bring yet
     name_this_thread("drainer")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    configure(task.log)
     path = Path(task.journal)
     database = Database(task.url, task.sync)
     reader = JournalReader(path)

@@ -24,6 +24,8 @@ from feedback.storage.records import Record, decode
 _PIECE = 128 * 1024
 _KEPT = 1 << 20
 """Most bytes that are kept of what can no longer be told apart."""
+_READ_BYTES = 4 << 20
+"""A reading ends with the record that reaches so much: one may have megabytes, and hundreds of those fill the memory."""
 
 
 class Entry(NamedTuple):
@@ -51,18 +53,19 @@ class JournalReader:
         self._piece_at = 0
 
     def read(self, after: int, limit: int, goal: int | None = None) -> list[Entry]:
-        """Up to `limit` entries above a number, without a gap, none above `goal`.
+        """Up to `limit` entries above a number, without a gap, none above `goal`; fewer, at least one, where they are large.
 
         With a live owner `goal` is the last record that it has acknowledged; what stands behind that may be half written.
         Raises `StorageError` when the files cannot be read, and where the owner is dead and another process has deleted them.
         """
         entries: list[Entry] = []
+        room = _READ_BYTES
         self._piece = b""  # what stood behind an earlier goal may have been cut and written anew elsewhere
         try:
             standing = goal if goal is not None else read_marks(self._journal).standing or 0
             if after + 1 != self._next or self._descriptor < 0:
                 self._seek(after + 1)
-            while len(entries) < limit and (goal is None or self._next <= goal):
+            while len(entries) < limit and room > 0 and (goal is None or self._next <= goal):
                 entry = self._entry(standing)
                 if entry is None:
                     break
@@ -72,6 +75,7 @@ class JournalReader:
                         f"{self._journal}: its owner has ended, and another process took what it held"
                     )
                 entries.append(entry)
+                room -= len(entry.body)
         except OSError as error:
             self.close()
             raise self._unreadable(error) from error

@@ -41,10 +41,10 @@ def store(session: Session, records: Sequence[Record], shard: int) -> int:
     rater on one inference the newest id is `current`, in whatever order they come. What was erased does not come back,
     and what is said about an erased inference goes with it.
     """
+    take_turns(session, any(isinstance(record, FeedbackRecord) for record in records))
     records = _living(session, records)
     inferences = [record for record in records if isinstance(record, InferenceRecord)]
     feedback = [record for record in records if isinstance(record, FeedbackRecord)]
-    _take_turns(session, bool(feedback))
     new_inferences = _insert(session, _inference, [inference_row(record) for record in inferences])
     if new_inferences:
         note_conversations(session, inferences, time.time())
@@ -82,13 +82,15 @@ def feedback_row(record: FeedbackRecord) -> dict[str, Any]:
     return {**msgspec.structs.asdict(record), "current": False, "content_hash": content_hash(record)}
 
 
-def _take_turns(session: Session, with_feedback: bool) -> None:
+def take_turns(session: Session, alone: bool) -> None:
     """Gateways on one PostgreSQL that bring feedback at once must see each other's rows, and the inferences of it.
 
-    Inferences alone may come side by side. SQLite has one writer anyway.
+    What is removed meanwhile must be seen too, or what is said about it would come behind it and stay: so this is the
+    first statement of its transaction, and removing takes the same turns. Inferences may come side by side (not `alone`).
+    SQLite has one writer anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
-        kind = "pg_advisory_xact_lock" if with_feedback else "pg_advisory_xact_lock_shared"
+        kind = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
         session.connection().execute(text(f"SELECT {kind}({_FEEDBACK_LOCK})"))
 
 

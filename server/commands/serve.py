@@ -18,12 +18,12 @@ from typing import Any, cast
 import click
 
 from feedback.errors import UnavailableError
+from feedback.logs import configure
 from feedback.settings import Settings
 from server.commands.apart import check_files, do_apart
 from server.commands.place import Place, place_options, port_option
 from server.processes.ports import Listener, check_free, raise_file_limit, url_of
 from server.processes.workers import BACKLOG, Workers, listen
-from server.telemetry.logs import configure
 from server.telemetry.traces import check_traces, with_endpoint
 
 _KILL_SLACK_SECONDS = 5

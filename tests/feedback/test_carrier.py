@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlmodel import Session, select
 
 from feedback.errors import UnavailableError
+from feedback.privacy.removal import Removal, remove_inferences
+from feedback.privacy.tombstones import open_mason
 from feedback.storage.adoption import adopt
 from feedback.storage.carrier import Apart, Here, Task
 from feedback.storage.database import Database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
+from feedback.storage.journal_file import segments
 from feedback.storage.journal_reader import JournalReader
+from feedback.storage.tables import Feedback
+from feedback.storage.upsert import store
 from feedback.storage.verify import verify
-from tests.feedback.records import NOW, inference
+from tests.feedback.records import NOW, feedback, inference
 
 
 @pytest.fixture
@@ -105,3 +114,87 @@ def test_one_that_outlives_its_worker_takes_what_another_has_brought_for_no_dama
     assert "another process took what it held" in carried.problem
     assert list(died.path.parent.iterdir()) == []
     assert verify(sqlite_database, tmp_path).sound
+
+
+def _remove(session: Session, directory: Path, identifier: str) -> None:
+    removal = Removal(open_mason(directory), "erasure", NOW, lambda _: False, True)
+    assert remove_inferences(session, [identifier], removal)["inferences"] == 1
+
+
+def test_of_a_large_batch_what_is_refused_or_damaged_is_kept_and_the_others_arrive(
+    tmp_path: Path, journal: Journal, postgresql_database: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    endless = "".join(random.choices("abcdefgh", k=9000))  # no index entry holds it
+    records = [inference(n) for n in range(400)]
+    refused, damaged = feedback(records[0].id, rater=endless), inference(401)
+    journal.append([*records[:200], refused, *records[200:], damaged, feedback(records[1].id)])
+    (segment,) = segments(journal.path)
+    data = segment.path.read_bytes()
+    place = data.index(b"parcel", data.index(damaged.id.encode()))
+    segment.path.write_bytes(data[:place] + b"parcal" + data[place + 6 :])
+    task = Task(_url(postgresql_database), "os", str(tmp_path), str(journal.path), "json")
+    drainer = Drainer(journal, postgresql_database, tmp_path, Apart(task))
+
+    assert drainer.drain_once() == 401
+    drainer.stop()
+    assert {path.name for path in journal.path.parent.glob("*-*.*ed")} == {
+        f"{journal.path.stem}-201.refused",
+        f"{journal.path.stem}-402.damaged",
+    }
+    found = verify(postgresql_database, tmp_path)
+    assert (found.inferences, found.feedback, found.missing, found.corrupt) == (400, 1, 1, 1)
+    said = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    assert len(said) == 2 and "damaged" in said[0] and refused.id in said[1]
+    assert endless[:100] not in str(said)
+
+
+def test_in_one_batch_what_was_erased_stays_away_with_what_is_said_about_it(
+    tmp_path: Path, journal: Journal, database: Database
+) -> None:
+    erased, kept = inference(), inference(1)
+    with database.session() as session:
+        store(session, [erased], 0)
+        _remove(session, tmp_path, erased.id)
+        session.commit()
+    about = feedback(erased.id)
+    journal.append([about, kept, erased, feedback(kept.id), *(inference(n) for n in range(2, 100))])
+    drainer = Drainer(journal, database, tmp_path, _apart(journal, _url(database), tmp_path))
+
+    assert drainer.drain_once() == 100
+    drainer.stop()
+    found = verify(database, tmp_path)
+    assert found.sound and (found.inferences, found.feedback) == (99, 1)
+
+
+def test_what_is_said_about_an_inference_while_it_is_removed_does_not_stay_behind(
+    tmp_path: Path, database: Database
+) -> None:
+    removed = inference()
+    with database.session() as session:
+        store(session, [removed], 0)
+        session.commit()
+
+    def say() -> int:
+        with database.session() as session:
+            new = store(session, [feedback(removed.id)], 0)
+            session.commit()
+            return new
+
+    with ThreadPoolExecutor(1) as beside:
+        with database.session() as session:
+            _remove(session, tmp_path, removed.id)
+            said = beside.submit(say)
+            with pytest.raises(TimeoutError):  # it waits for its turn
+                said.result(0.5)
+            session.commit()
+        assert said.result(20) == 0
+    with database.reading() as session:
+        assert session.exec(select(Feedback)).all() == []
+
+
+def test_records_of_megabytes_are_read_a_few_at_a_time(tmp_path: Path, journal: Journal) -> None:
+    large = "x" * 3_000_000
+    journal.append([inference(n, request=large) for n in range(5)] + [inference(9)])
+
+    assert [entry.seq for entry in journal.read(0, 512)] == [1, 2]
+    assert [entry.seq for entry in journal.read(4, 512)] == [5, 6]

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from feedback.access.tokens import FeedbackTokens
+from feedback.logs import FIELDS, JsonLines, TextLines
 from feedback.settings import Server
-from server.telemetry.logs import FIELDS, JsonLines, TextLines
 from tests.server.inside import HELLO, Inside, inside, settings_for
 from tests.server.served import served
 from tests.server.test_access import bearing, make_key

@@ -1,4 +1,4 @@
-"""The gateway's log: text for people, or for programs one JSON object a line.
+"""The log of the gateway and of the processes beside it: text for people, or for programs one JSON object a line.
 
 What a line says of an inference stands in fields of its own (`FIELDS`), given to the logger as `extra`.
 """
