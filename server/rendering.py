@@ -20,7 +20,7 @@ from feedback.errors import (
     StarloopError,
     UnavailableError,
 )
-from server.access import Caller
+from server.access import Caller, bearer
 from server.gateway import Gateway
 from server.request import GatewayRequest, caller_of
 from server.static_files import address_of
@@ -86,6 +86,8 @@ class Visitor(NamedTuple):
     """Why, in words."""
     trouble: str | None
     """What keeps the page from being shown just now."""
+    owner: str = ""
+    """Whose session it is, also where its key does not open this page; empty where there is none to sign out of."""
 
     def models(self, gateway: Gateway) -> list[str]:
         """The models that this visitor may look at."""
@@ -101,14 +103,29 @@ def visitor_of(request: GatewayRequest, *scopes: str) -> Visitor:
         return Visitor(None, str(error), None)
     except UnavailableError as error:
         return Visitor(None, None, str(error))
+    owner = _session_owner(request, caller)
     if scopes and not caller.may(*scopes):
-        return Visitor(None, f"this page is for keys with the scope {' or '.join(scopes)}", None)
-    return Visitor(caller, None, None)
+        return Visitor(None, f"this page is for keys with the scope {' or '.join(scopes)}", None, owner)
+    return Visitor(caller, None, None, owner)
 
 
-def page(template: str, status: int = 200, **facts: Any) -> Response[str]:
-    """A page under the strict policy. All values are shown as text."""
-    text = _templates.get_template(template).render(**facts)
+def _owner_of(request: Request[Any, Any, Any]) -> str:
+    """Whose session an address that is no page was asked for in; empty where there is none."""
+    try:
+        caller = caller_of(request)
+    except StarloopError:
+        return ""
+    return _session_owner(request, caller)
+
+
+def _session_owner(request: Request[Any, Any, Any], caller: Caller) -> str:
+    by_key = bearer(dict(request.scope["headers"])) is not None
+    return "" if by_key or caller.key_id is None else caller.owner
+
+
+def page(template: str, owner: str, status: int = 200, **facts: Any) -> Response[str]:
+    """A page under the strict policy, in the session of `owner` if there is one. All values are shown as text."""
+    text = _templates.get_template(template).render(owner=owner, **facts)
     return Response(text, media_type="text/html", headers=GUARDED, status_code=status)
 
 
@@ -125,7 +142,7 @@ def refused(request: Request[Any, Any, Any], answer: Response[bytes]) -> Respons
         )
     else:
         title, told = "This page cannot be shown", json.loads(answer.content)["error"]["message"]
-    return page("refused.html", status, title=title, told=told)
+    return page("refused.html", _owner_of(request), status, title=title, told=told)
 
 
 def model_page(
@@ -171,4 +188,4 @@ def shown_page(
             status, problem = 503, str(error)
         except StarloopError as error:
             status, problem = 500, str(error)
-    return page(template, status, lock=visitor.lock, trouble=problem, **facts, **found)
+    return page(template, visitor.owner, status, lock=visitor.lock, trouble=problem, **facts, **found)

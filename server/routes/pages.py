@@ -35,17 +35,14 @@ def chat(request: GatewayRequest, gateway: Parts) -> Response[str]:
             recent = _recent(gateway, visitor.caller)
         except UnavailableError as error:
             trouble = str(error)
-    caller = visitor.caller
-    signed_in = caller is not None and caller.key_id is not None
     return page(
         "chat.html",
+        visitor.owner,
         lock=visitor.lock,
         trouble=trouble,
         models=[_offered(gateway, name) for name in visitor.models(gateway)],
         recent=recent,
         hours=gateway.settings.server.session_hours,
-        signed_in=signed_in,
-        user=caller.owner if caller is not None and signed_in else "",
     )
 
 

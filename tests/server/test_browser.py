@@ -58,6 +58,28 @@ def test_an_address_that_leads_nowhere_is_a_page_for_browsers_and_an_error_objec
         assert (told.status_code, told.json()["error"]["code"]) == (404, "not_found")
 
 
+def test_on_a_narrow_screen_the_pages_are_a_menu_of_one_row_that_keys_open_without_scripts(
+    site: Site, watched: Watched
+) -> None:
+    tab = watched.tab
+    tab.route("**/static/*.js*", lambda route: route.abort())
+    tab.set_viewport_size({"width": 360, "height": 740})
+    tab.goto(f"{site.address}/versions")
+    assert tab.locator("header").bounding_box()["height"] < 60
+    link = tab.get_by_role("link", name="Cycles", exact=True)
+    playwright.expect(link).to_be_hidden()
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Tab")
+    playwright.expect(tab.locator("summary", has_text="Pages")).to_be_focused()
+    tab.keyboard.press("Enter")
+    playwright.expect(link).to_be_visible()
+    for _ in range(5):
+        tab.keyboard.press("Tab")
+    playwright.expect(link).to_be_focused()
+    tab.keyboard.press("Enter")
+    tab.wait_for_url("**/cycles")
+
+
 def test_times_are_told_in_the_readers_zone_and_hold_those_of_utc(site: Site, watched: Watched) -> None:
     tab = watched.tab
     tab.goto(f"{site.address}/inferences/{site.ids['inference']}")

@@ -105,3 +105,22 @@ def test_a_file_that_is_refused_names_what_to_do_as_code(site: Site, watched: Wa
         told = tab.locator("#sent ~ *, section[aria-labelledby=sent]").first
         playwright.expect(told.locator("code", has_text=code).last).to_be_visible(timeout=20_000)
         assert "`" not in told.inner_text()
+
+
+@pytest.mark.parametrize("address", ["/", "/review", "/inferences/none", "/cycles", "/settings", "/nowhere"])
+def test_a_session_is_signed_out_of_where_one_stands(
+    keyed_site: Site, watched: Watched, address: str
+) -> None:
+    tab = watched.tab
+    # A key that opens none of them but the first: there, too, one must be able to come with another.
+    sign_in(tab, keyed_site, keyed_site.key("feedback", owner="fay"))
+    tab.goto(keyed_site.address + address)
+    playwright.expect(tab.locator(".session")).to_contain_text("fay")
+    tab.get_by_role("button", name="Sign out").click()
+    playwright.expect(tab.get_by_role("button", name="Sign out")).to_have_count(0)
+    assert not [one for one in tab.context.cookies() if one["name"] == "starloop-session"]
+
+
+def test_without_a_session_there_is_nothing_to_sign_out_of(site: Site, watched: Watched) -> None:
+    watched.tab.goto(f"{site.address}/versions")
+    playwright.expect(watched.tab.locator(".session, #leave")).to_have_count(0)

@@ -210,7 +210,9 @@ def test_the_page_shows_a_session_what_its_key_may_see(gateway: Inside) -> None:
 
 
 def test_the_pages_script_keeps_no_key(gateway: Inside) -> None:
-    script = "".join(gateway.call("GET", f"/static/{name}.js").body.decode() for name in ("chat", "page"))
+    script = "".join(
+        gateway.call("GET", f"/static/{name}.js").body.decode() for name in ("chat", "every", "page")
+    )
     assert "sessionStorage" not in script and "localStorage" not in script and "authorization" not in script
     assert "x-starloop-csrf" in script
     assert b"Sign out" not in gateway.call("GET", "/").body

@@ -243,15 +243,6 @@ function goOn() {
   find("message").focus();
 }
 
-find("leave")?.addEventListener("click", async () => {
-  try {
-    await call("/session", undefined, "DELETE");
-  } finally {
-    new BroadcastChannel("starloop-session").postMessage("over");  // other tabs let go of what they show
-    location.reload();
-  }
-});
-
 // -- keys
 
 // The answer that a key is meant for: the one in focus, else the newest.

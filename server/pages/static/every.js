@@ -1,7 +1,7 @@
-// On every page: times in the reader's zone, and tables that scroll reachable by key. The zone goes along as a cookie, as days
-// are cut where the page is made.
+// On every page: times in the reader's zone, tables that scroll reachable by key, and the session's end. The zone goes along as
+// a cookie, as days are cut where the page is made.
 
-import { tellTime } from "/static/page.js";
+import { call, find, tellTime } from "/static/page.js";
 
 const seen = new ResizeObserver((changes) => {
   for (const { target } of changes) {
@@ -26,3 +26,16 @@ if (timeZone && !known()) {
   const cut = document.querySelector("[data-zone]")?.dataset.zone;
   if (cut && cut !== timeZone && known()) location.reload();  // once: now it is known
 }
+
+// A session that ends in one tab takes what it showed from all others, too.
+const session = new BroadcastChannel("starloop-session");
+session.addEventListener("message", () => location.reload());
+
+find("leave")?.addEventListener("click", async () => {
+  try {
+    await call("/session", undefined, "DELETE");
+  } finally {
+    session.postMessage("over");
+    location.reload();
+  }
+});

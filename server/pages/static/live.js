@@ -130,5 +130,4 @@ document.addEventListener("visibilitychange", () => {
 });
 addEventListener("pagehide", close);
 addEventListener("pageshow", listen);
-new BroadcastChannel("starloop-session").addEventListener("message", () => location.reload());
 listen();
