@@ -23,6 +23,7 @@ Act = Literal[
     "champion.promote",
     "champion.rollback",
     "version.retire",
+    "version.import",
     "canary.begin",
     "canary.end",
     "cycle.start",
