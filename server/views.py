@@ -249,6 +249,8 @@ class CaseView(Struct, kw_only=True):
     state: str
     inference_id: str | None
     messages: list[dict[str, Any]]
+    tools: list[Any] | None
+    """What the answer may call: confirmed by calls as JSON, or by OpenAI's message with them."""
     answer: str | None
     slice: str | None
     critical: bool

@@ -98,13 +98,15 @@ def contend(
     cases: Sequence[EvalCase],
     check: Callable[[], None] = lambda: None,
 ) -> Contended:
-    """Let a contender answer the cases. One that is away, too dear or refused says so in `stopped`, with all before it kept.
+    """Let a contender answer the cases that offer no tools. One that is away, too dear or refused says so in `stopped`, with all before it kept.
 
     `check` is called before each and may raise.
     """
     try:
         with _opened(settings, workshop.secrets) as client:
-            return _Bout(workshop, settings, client, TaskContract.from_settings(model), check).run(cases)
+            return _Bout(workshop, settings, client, TaskContract.from_settings(model), check).run(
+                [case for case in cases if not case.tools]
+            )
     except _ENDS:
         raise
     except StarloopError as error:

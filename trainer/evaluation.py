@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
 from msgspec import Struct
 from sqlalchemy.dialects import postgresql, sqlite
@@ -76,7 +75,7 @@ class Evaluation:
         What has come in is written twice a second, so that an interruption costs little. `check` is called as often and
         may raise to stop; `advance` is told how many of how many are there.
         """
-        hashes = {case.id: self.case_hash(version, case.messages) for case in cases}
+        hashes = {case.id: self.case_hash(version, case) for case in cases}
         known = self._known(version, set(hashes.values()))
         open_: dict[str, EvalCase] = {hashes[case.id]: case for case in cases if hashes[case.id] not in known}
         advance(len(cases) - len(open_), len(cases))
@@ -88,7 +87,7 @@ class Evaluation:
 
     def ask(self, version: PinnedVersion, case: EvalCase) -> Answer:
         """One answer, asked now whatever is known."""
-        return self._gateway.complete(version.name, case.messages, self._max_tokens)
+        return self._gateway.complete(version.name, case.messages, self._max_tokens, case.tools)
 
     def samples(
         self, version: PinnedVersion, cases: Sequence[EvalCase], count: int, check: Callable[[], None]
@@ -97,15 +96,17 @@ class Evaluation:
 
         def drawn(case: EvalCase) -> list[str]:
             check()
-            given = self._gateway.sample(version.name, case.messages, count, _TEMPERATURE, self._max_tokens)
+            given = self._gateway.sample(
+                version.name, case.messages, count, _TEMPERATURE, self._max_tokens, case.tools
+            )
             return [text for text, _ in given]
 
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="evaluation") as pool:
             return dict(zip((case.id for case in cases), pool.map(drawn, cases), strict=True))
 
-    def case_hash(self, version: PinnedVersion, messages: Sequence[Mapping[str, Any]]) -> str:
+    def case_hash(self, version: PinnedVersion, case: EvalCase) -> str:
         """SHA-256 of what determines the greedy answer of a version."""
-        return case_hash(messages, self._max_tokens, version.revision)
+        return case_hash(case.messages, self._max_tokens, version.revision, case.tools)
 
     def _asked(
         self, version: PinnedVersion, cases: Mapping[str, EvalCase], check: Callable[[], None]

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
+from feedback.datasets.tool_calls import answer_text
 from feedback.errors import ConflictError, NotAllowedError, NotFoundError, StarloopError, UnavailableError
 from feedback.settings import Settings
 
@@ -67,8 +68,14 @@ class Gateway:
         self._halted.set()
         self._client.close()
 
-    def complete(self, version: str, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Answer:
-        """The greedy answer of `version` (`assistant@1.2`, `assistant@base`) to a prompt.
+    def complete(
+        self,
+        version: str,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int,
+        tools: Sequence[Any] | None = None,
+    ) -> Answer:
+        """The greedy answer of `version` (`assistant@1.2`, `assistant@base`) to a prompt; one that calls as `answer_text` has it.
 
         A prompt that the server refuses (too long, say) comes back as an empty answer whose finish reason says so: no
         version can pass such a case. Raises `UnavailableError` where the server or its engine stays away.
@@ -78,6 +85,7 @@ class Gateway:
             "messages": list(messages),
             "temperature": 0,
             "max_tokens": max_tokens,
+            **_offering(tools),
         }
         response, seconds = self._call("/v1/chat/completions", body, {"x-starloop-purpose": "evaluation"})
         if response.status_code in _REFUSED:
@@ -86,14 +94,20 @@ class Gateway:
         document = _document(response)
         choice = (document.get("choices") or [{}])[0]
         return Answer(
-            text=(choice.get("message") or {}).get("content") or "",
+            text=answer_text(choice.get("message") or {}),
             finish_reason=choice.get("finish_reason"),
             completion_tokens=(document.get("usage") or {}).get("completion_tokens"),
             latency_ms=1000 * seconds,
         )
 
     def sample(
-        self, version: str, messages: Sequence[Mapping[str, Any]], n: int, temperature: float, max_tokens: int
+        self,
+        version: str,
+        messages: Sequence[Mapping[str, Any]],
+        n: int,
+        temperature: float,
+        max_tokens: int,
+        tools: Sequence[Any] | None = None,
     ) -> list[tuple[str, str | None]]:
         """`n` answers of `version` drawn at `temperature`, each with its finish reason; none where the prompt is refused."""
         body = {
@@ -102,13 +116,14 @@ class Gateway:
             "n": n,
             "temperature": temperature,
             "max_tokens": max_tokens,
+            **_offering(tools),
         }
         response, _ = self._call("/v1/chat/completions", body, {"x-starloop-purpose": "evaluation"})
         if response.status_code in _REFUSED:
             return []
         _raise_for(response, f"asking {version}")
         return [
-            ((choice.get("message") or {}).get("content") or "", choice.get("finish_reason"))
+            (answer_text(choice.get("message") or {}), choice.get("finish_reason"))
             for choice in _document(response).get("choices") or []
         ]
 
@@ -165,6 +180,10 @@ def open_gateway(settings: Settings, key: str | None) -> Gateway:
         request_seconds=settings.evaluation.request_seconds,
         connections=settings.evaluation.concurrency,
     )
+
+
+def _offering(tools: Sequence[Any] | None) -> dict[str, Any]:
+    return {"tools": list(tools)} if tools else {}
 
 
 def _raise_for(response: httpx.Response, doing: str) -> None:

@@ -167,6 +167,8 @@ class _Bench:
         asked = wins = losses = inconsistent = known = agreed = seen = 0
         stopped = ""
         for case in cases:
+            if case.tools:
+                continue  # what was called can be told right or wrong without a judge, and it is not shown the tools
             ours, theirs = champion[case.id].text, challenger[case.id].text
             if same_answer(ours, theirs):
                 seen += 1

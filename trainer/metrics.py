@@ -80,7 +80,11 @@ class Metrics(Struct, frozen=True):
         return cls(
             n=len(cases),
             accuracy=sum(passed(case, answers) for case in cases) / len(cases),
-            valid_format=sum(contract.valid(answer.text) for answer in given) / len(cases),
+            valid_format=sum(
+                contract.valid(answer.text, tools=case.tools)
+                for case, answer in zip(cases, given, strict=True)
+            )
+            / len(cases),
             ms_per_request=median(answer.latency_ms for answer in given),
             ms_per_token=_per_token(given),
             macro_f1=fmean(f1) if f1 else None,

@@ -36,8 +36,8 @@ def validity(
     return [
         Outcome(
             case.id,
-            float(contract.valid(champion[case.id].text)),
-            float(contract.valid(challenger[case.id].text)),
+            float(contract.valid(champion[case.id].text, tools=case.tools)),
+            float(contract.valid(challenger[case.id].text, tools=case.tools)),
         )
         for case in cases
     ]

@@ -58,7 +58,10 @@ def _bounded(cases: Sequence[EvalCase], limit: int) -> list[EvalCase]:
 
 def suite_hash(cases: Iterable[EvalCase]) -> str:
     """SHA-256 over cases with their answers: the same yardstick has the same hash."""
-    listed = sorted(json.dumps([case.messages, case.answer], sort_keys=True) for case in cases)
+    listed = sorted(
+        json.dumps([case.messages, case.answer, *([case.tools] if case.tools else [])], sort_keys=True)
+        for case in cases
+    )
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 

@@ -255,5 +255,6 @@ def _cases(rows: list[Case]) -> str:
     lines = []
     for row in rows:
         lines += [f"{row.id}  {row.state}  {row.model}", *conversation(row.messages)]
+        lines += part("tools it may call", json.dumps(row.tools, ensure_ascii=False)) if row.tools else []
         lines += part("right answer", row.answer) if row.answer is not None else []
     return "\n".join(lines) or "there are no such cases"

@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def case_hash(messages: Sequence[Mapping[str, Any]], max_tokens: int, revision: str = "") -> str:
-    """SHA-256 (hex) of messages and decoding parameters, and of the base's revision where the base answers."""
+def case_hash(
+    messages: Sequence[Mapping[str, Any]],
+    max_tokens: int,
+    revision: str = "",
+    tools: Sequence[Any] | None = None,
+) -> str:
+    """SHA-256 (hex) of messages, tools and decoding parameters, and of the base's revision where the base answers."""
     asked: dict[str, Any] = {"messages": list(messages), "temperature": 0, "max_tokens": max_tokens}
+    if tools:
+        asked["tools"] = list(tools)
     if revision:
         asked["revision"] = revision
     text = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -15,13 +15,15 @@ from typing import Any
 from sqlalchemy import select as columns_of
 from sqlmodel import Session, col, select
 
-from feedback.datasets.chat import Messages, base_examples, last_user_text, messages_of
+from feedback.datasets.asked import Asked, asked_of
+from feedback.datasets.chat import Messages, base_examples, last_user_text
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.evidence import placed_base
 from feedback.datasets.freeze import split_share
 from feedback.datasets.groups import KnownPrompts, assign_groups, groups_by_hash, prompt_hash
 from feedback.datasets.imported import placed_imported, read_imported
 from feedback.datasets.splits import group_side, row_side, user_key, user_side
+from feedback.datasets.tool_calls import Tools, plain_answer
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.imports.storing import list_imports
@@ -44,6 +46,8 @@ class EvalCase:
     critical: bool = False
     facets: tuple[str, ...] = ()
     """What else it is reported by: `key=value` of the request's metadata, `failure=reason` of a failure case."""
+    tools: Tools = None
+    """What the answer may call; it is asked with them."""
 
 
 def draw_cases(
@@ -72,7 +76,7 @@ def draw_cases(
     known = KnownPrompts(settings.dataset)
     found: list[Case] = []
     for start in range(0, len(possible), _CHUNK):
-        for inference_id, messages, key, unused in _grouped(
+        for inference_id, asked, key, unused in _grouped(
             session, possible[start : start + _CHUNK], settings, known
         ):
             if len(found) == count:
@@ -85,9 +89,10 @@ def draw_cases(
                 model=model,
                 suite="golden",
                 inference_id=inference_id,
-                prompt_hash=prompt_hash(last_user_text(messages)),
+                prompt_hash=prompt_hash(last_user_text(asked.messages)),
                 group_key=key,
-                messages=messages,
+                messages=asked.messages,
+                tools=asked.tools,
                 created=now.timestamp(),
             )
             session.add(case)
@@ -99,16 +104,18 @@ def draw_cases(
 def confirm_case(
     session: Session, identifier: str, answer: str, by: str, now: datetime, contract: TaskContract
 ) -> Case:
-    """Give a case its right answer, or a better one.
+    """Give a case its right answer, or a better one; a call of its tools as JSON, or as OpenAI's message with it.
 
-    Raises `NotFoundError`, `ConflictError` for a dropped case, `BadFieldError` when the answer breaks the contract.
+    Raises `NotFoundError`, `ConflictError` for a dropped case, `BadFieldError` when the answer breaks the contract, or a
+    call its tool's schema.
     """
     case = _get(session, identifier)
     if case.state == "dropped":
         raise ConflictError(f"case {case.id} was dropped; draw another")
-    if (problem := contract.problem(answer)) is not None:
+    if (problem := contract.problem(answer, tools=case.tools)) is not None:
         raise BadFieldError("answer", problem)
-    case.state, case.answer, case.slice = "confirmed", answer.strip(), contract.slice_of(answer)
+    answer = plain_answer(answer.strip(), case.tools)
+    case.state, case.answer, case.slice = "confirmed", answer, contract.slice_of(answer)
     case.confirmed, case.confirmed_by = now.timestamp(), by
     session.add(case)
     session.flush()
@@ -211,13 +218,19 @@ def holdout_cases(session: Session, model: str) -> list[EvalCase]:
     )
     rows = [
         (
-            EvalCase(identifier, messages, answer, facets=facets_of(metadata, reasons)),
+            EvalCase(
+                identifier,
+                asked.messages,
+                plain_answer(answer, asked.tools),
+                facets=facets_of(metadata, reasons),
+                tools=asked.tools,
+            ),
             user_key(user, conversation, identifier),
         )
         for identifier, user, conversation, request, answer, reasons, metadata in session.connection().execute(
             query
         )
-        if answer is not None and (messages := messages_of(request)) is not None
+        if answer is not None and (asked := asked_of(request)) is not None
     ]
     hashes = [prompt_hash(last_user_text(case.messages)) for case, _ in rows]
     groups = groups_by_hash(session, hashes)
@@ -250,25 +263,35 @@ def _confirmed(session: Session, model: str, suite: str) -> list[EvalCase]:
         .order_by(col(Case.id))
     )
     return [
-        EvalCase(case.id, case.messages, case.answer or "", case.slice, case.critical, facets_of(metadata))
+        EvalCase(
+            case.id,
+            case.messages,
+            case.answer or "",
+            case.slice,
+            case.critical,
+            facets_of(metadata),
+            case.tools,
+        )
         for case, metadata in session.exec(query)
     ]
 
 
 def _grouped(
     session: Session, identifiers: list[str], settings: Settings, known: KnownPrompts
-) -> list[tuple[str, Messages, str, bool]]:
-    """Id, messages, group and whether the prompt is unused, in the order of the ids; others than chats are left out."""
+) -> list[tuple[str, Asked, str, bool]]:
+    """Id, conversation, group and whether the prompt is unused, in the order of the ids; others than chats are left out."""
     query = select(Inference.id, Inference.request).where(col(Inference.id).in_(identifiers))
-    asked = {identifier: messages_of(request) for identifier, request in session.exec(query)}
-    chats = [(i, m) for i in identifiers if (m := asked.get(i)) and last_user_text(m).strip()]
-    groups = assign_groups(
-        session, [last_user_text(messages) for _, messages in chats], settings.dataset, known
-    )
+    asked = {identifier: asked_of(request) for identifier, request in session.exec(query)}
+    chats = [
+        (identifier, one, prompt)
+        for identifier in identifiers
+        if (one := asked.get(identifier)) and (prompt := last_user_text(one.messages)).strip()
+    ]
+    groups = assign_groups(session, [prompt for *_, prompt in chats], settings.dataset, known)
     found = []
-    for identifier, messages in chats:
-        group = groups[prompt_hash(last_user_text(messages))]
-        found.append((identifier, messages, group.key, group.unused))
+    for identifier, one, prompt in chats:
+        group = groups[prompt_hash(prompt)]
+        found.append((identifier, one, group.key, group.unused))
     return found
 
 

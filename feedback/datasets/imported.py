@@ -64,7 +64,7 @@ def placed_imported(
         group = groups[prompt_hash(one.conversation.prompt)]
         side = None if group.unused else row_side(group.key, one.user, share)
         if side == "evaluation" and one.conversation.tools:
-            side = None  # a case is asked without tools, so it would judge another question
+            side = None  # whether the engine takes tools is known only of what it was asked
         found.append(BaseExample(one.conversation, group.key, side, one.import_id, one.rejected))
     return found
 

@@ -84,11 +84,16 @@ def with_objects(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def call_key(answer: str) -> str | None:
     """A text that is equal for turns with the same calls, whatever their ids; None for one without calls."""
-    calls, content = calls_of(answer)
+    asked = asked_calls(answer)
+    return None if asked is None else json.dumps([calls_of(answer)[1].strip(), asked], sort_keys=True)
+
+
+def asked_calls(answer: str) -> list[list[Any]] | None:
+    """Name and arguments of each call that a text stands for; None for one without calls."""
+    calls, _ = calls_of(answer)
     if calls is None:
         return None
-    asked = [[call["function"]["name"], _with_object(call)["function"]["arguments"]] for call in calls]
-    return json.dumps([content.strip(), asked], sort_keys=True)
+    return [[call["function"]["name"], _with_object(call)["function"]["arguments"]] for call in calls]
 
 
 def _is_call(value: Any) -> bool:

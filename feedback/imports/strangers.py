@@ -51,7 +51,7 @@ def refuse_stranger(start: bytes, name: str) -> None:
         problem = "is one JSON array; write one row a line (`jq -c '.[]' FILE > rows.jsonl`)"
     elif text.startswith(b"{") and text[1:].lstrip(b" \t\r").startswith(b"\n"):
         problem = "has JSON over several lines; write one row a line (`jq -c . FILE > rows.jsonl`)"
-    elif b"\n" not in start and b"\r" in start.rstrip(b"\r"):
+    elif problem is None and b"\n" not in start and b"\r" in start.rstrip(b"\r"):
         problem = "has the line ends of old Macs (CR alone); write others (`tr '\\r' '\\n' < FILE > rows`)"
     if problem is not None:
         raise BadInputError(f"{name}: {problem}")

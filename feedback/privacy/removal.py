@@ -136,7 +136,7 @@ def _blank_cases(session: Session, inference_ids: Sequence[str]) -> tuple[int, s
     """Drop the evaluation cases of these prompts: hash and group stay, so that no prompt changes its side."""
     cases = session.exec(select(Case).where(col(Case.inference_id).in_(inference_ids))).all()
     for case in cases:
-        case.state, case.messages, case.answer, case.slice = "dropped", [], None, None
+        case.state, case.messages, case.tools, case.answer, case.slice = "dropped", [], None, None, None
         session.add(case)
     session.flush()
     return len(cases), {case.prompt_hash for case in cases}

@@ -105,7 +105,7 @@ def _of(
     answers: dict[str, EvaluationResult], case: Case, number: str, revisions: Sequence[str], max_tokens: int
 ) -> EvaluationResult | None:
     for revision in revisions if number == BASE else [""]:
-        found = answers.get(case_hash(case.messages, max_tokens, revision))
+        found = answers.get(case_hash(case.messages, max_tokens, revision, case.tools))
         if found is not None:
             return found
     return None

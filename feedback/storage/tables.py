@@ -159,7 +159,7 @@ class Failure(SQLModel, table=True):
 
 
 class Case(SQLModel, table=True):
-    """One evaluation case whose right answer a person made or confirmed. Feedback cannot reach it."""
+    """A prompt (OpenAI chat form, and its tools) whose right answer a person made or confirmed. Feedback cannot reach it."""
 
     __tablename__ = "evaluation_case"
 
@@ -173,7 +173,7 @@ class Case(SQLModel, table=True):
     prompt_hash: str = Field(index=True, max_length=64)
     group_key: str = Field(max_length=64)
     messages: list[dict[str, Any]] = Field(sa_type=JSON)
-    """The prompt, OpenAI chat form, without the answer."""
+    tools: list[Any] | None = Field(default=None, sa_type=JSON)
     answer: str | None = Field(default=None, sa_type=Text)
     slice: str | None = None
     critical: bool = False

@@ -178,6 +178,7 @@ def test_a_broken_line_is_told_and_its_neighbours_are_read(
         ("rows.jsonl", bz2.compress(GOOD), "is packed by bzip2"),
         ("rows.jsonl", lzma.compress(GOOD), "is packed by xz"),
         ("rows.jsonl.gz", gzip.compress(zstd.compress(GOOD), mtime=0), "is packed twice"),
+        ("rows.jsonl.gz", gzip.compress(b"\x1f\x8b\x08\0\r\r packed", mtime=0), "is packed twice"),
         ("rows.parquet.gz", gzip.compress(b"PAR1", mtime=0), "is packed around Parquet"),
         ("rows.jsonl", b"%PDF-1.7\n", "is a PDF"),
         ("rows.jsonl", b"\n<!DOCTYPE html>\n<p>Log in", "is a web page"),

@@ -240,6 +240,7 @@ def upgrade() -> None:
         sa.Column("prompt_hash", sa.String(64), nullable=False),
         sa.Column("group_key", sa.String(64), nullable=False),
         sa.Column("messages", sa.JSON(), nullable=False),
+        sa.Column("tools", sa.JSON(), nullable=True),
         sa.Column("answer", sa.Text(), nullable=True),
         sa.Column("slice", sa.String(), nullable=True),
         sa.Column("critical", sa.Boolean(), nullable=False),
