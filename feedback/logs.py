@@ -21,6 +21,7 @@ def configure(form: Form) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines(_TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line for each of its own parts
 
 
 class JsonLines(logging.Formatter):

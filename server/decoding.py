@@ -22,7 +22,9 @@ def text_of(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInputError(f"the body is not UTF-8 (byte {error.start}); send JSON in UTF-8") from None
+        raise BadInputError(
+            f"the body is not UTF-8 (byte {error.start}); send JSON in UTF-8, not compressed"
+        ) from None
 
 
 def decode_body(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -163,7 +163,10 @@ def _http_message(error: HTTPException) -> tuple[str, str | None]:
     if error.status_code == 404:
         return "there is no such address; GET /schema lists those there are", None
     if error.status_code == 413:
-        return "the body is larger than server.body_limit allows", None
+        return (
+            "the body is larger than server.body_limit allows; send less, or have the operator raise it",
+            None,
+        )
     return error.detail, None
 
 

@@ -1,6 +1,7 @@
 """HTTP/1.1 on one connection: uvicorn's, with what it leaves open closed.
 
-uvicorn bounds neither the size of a request's head nor the time that a client may take for it, and tells a malformed
+uvicorn bounds neither the size of a request's head nor the time that a client may take for it, takes what stands behind a body
+for more of the head, and tells a malformed
 request in plain text. It answers HTTP/1.0 in chunks, which such a client cannot read, and a request for an absolute address
 under the name in its `Host` header. It loses the body of a request that offers HTTP/2, as Java's client does with each, and forgets the
 answer under way when another request was sent behind it. The exact size of a head that came whole is looked at in
@@ -36,6 +37,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._in_head = True
         self._head_bytes = 0
+        self._frame_bytes = 0
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -59,11 +61,15 @@ class Protocol(HttpToolsProtocol):
             return
         begun = self._in_head
         self._unset_keepalive_if_required()
+        self._frame_bytes += len(data)
         self._feed(data)
         if self._refused:
             return
         if not self._in_head:
-            self._await_body()
+            if self._frame_bytes > HEAD_BYTES:
+                self._refuse(431, f"beside the pieces of the body stand more than {HEAD_BYTES} bytes")
+            else:
+                self._await_body()
             return
         if begun:  # what began in this piece may have come behind a body
             self._head_bytes += len(data)
@@ -82,15 +88,20 @@ class Protocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._skips_head:
+        """A line of the head. Those behind a body are none: what they say comes too late to be checked (RFC 9110, 6.5.1)."""
+        if self._in_head and not self._skips_head:
             super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._frame_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         if self._skips_head:
             return
         self._take_host()
         super().on_headers_complete()
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._frame_bytes = False, 0, 0
         self._body_is_left = self.parser.should_upgrade() and bool(self._framing())
         self._stop_timer()
 

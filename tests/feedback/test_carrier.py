@@ -6,10 +6,14 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
+import msgspec
 import pytest
 from sqlmodel import Session, select
 
@@ -17,7 +21,7 @@ from feedback.errors import UnavailableError
 from feedback.privacy.removal import Removal, remove_inferences
 from feedback.privacy.tombstones import open_mason
 from feedback.storage.adoption import adopt
-from feedback.storage.carrier import Apart, Here, Task
+from feedback.storage.carrier import Apart, Here, Order, Task
 from feedback.storage.database import Database
 from feedback.storage.drain import Drainer
 from feedback.storage.journal import Journal
@@ -89,6 +93,21 @@ def test_it_outlives_the_signals_that_end_the_gateway_and_goes_when_told(
     assert drainer.drain_once() == 1
     drainer.stop()
     assert not Path(f"/proc/{process}").exists()
+
+
+def test_one_whose_worker_is_gone_ends_without_a_word(
+    tmp_path: Path, journal: Journal, sqlite_database: Database
+) -> None:
+    journal.append([inference()])
+    task = Task(_url(sqlite_database), "os", str(tmp_path), str(journal.path), "json")
+    command = [sys.executable, "-m", "feedback.storage.carrier"]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stdin.write(msgspec.json.encode(task) + b"\n" + msgspec.json.encode(Order(0, 1)) + b"\n")
+        process.stdin.close()
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
+    assert verify(sqlite_database, tmp_path).inferences == 1
 
 
 def test_a_database_that_is_away_shows_as_that(tmp_path: Path, journal: Journal) -> None:

@@ -151,6 +151,63 @@ def test_a_head_that_never_ends_is_refused_before_it_fills_the_memory(piece: int
     assert asyncio.run(flood()).startswith(b"HTTP/1.1 431 ")
 
 
+async def tell_head(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Any
+) -> None:
+    """Answers, after the body, with the names of the headers that came."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": b" ".join(name for name, _ in scope["headers"])})
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"
+
+
+def test_what_stands_behind_a_body_is_no_header() -> None:
+    async def send() -> bytes:
+        async with serving(tell_head) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(CHUNKED + b"0\r\nauthorization: Bearer late\r\n\r\n")
+            got = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return got
+
+    got = asyncio.run(send())
+    assert got.startswith(b"HTTP/1.1 200 ") and b"host transfer-encoding" in got
+    assert b"authorization" not in got
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [b"0\r\nx: ", b"0\r\n", b"1;x="],
+    ids=["an endless line", "endless lines", "an endless extension"],
+)
+def test_what_stands_beside_a_body_is_bounded_as_a_head_is(beside: bytes) -> None:
+    async def flood() -> bytes:
+        async with connected() as (reader, writer):
+            writer.write(CHUNKED + beside)
+            piece = b"x: y\r\n" * 2000 if beside == b"0\r\n" else b"a" * 10_000
+            for _ in range(40):
+                writer.write(piece)
+                await asyncio.sleep(0)
+            return await asyncio.wait_for(reader.read(), 5)
+
+    assert asyncio.run(flood()).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_body_in_many_small_pieces_is_taken() -> None:
+    async def send() -> bytes:
+        async with connected() as (reader, writer):
+            for number in range(100):
+                writer.write((b"" if number else CHUNKED) + b"1\r\nb\r\n" * 1000)
+            writer.write(b"0\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            return await asyncio.wait_for(reader.readexactly(100_001), 5)
+
+    assert asyncio.run(send()) == b"a" + b"b" * 100_000
+
+
 def test_requests_in_one_piece_are_answered_one_after_the_other_and_nonsense_behind_them_is_told() -> None:
     async def send() -> bytes:
         async with connected() as (reader, writer):
