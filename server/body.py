@@ -223,4 +223,8 @@ def checked_metadata(metadata: dict[str, Any]) -> dict[str, str]:
                 f"metadata.{key[:_KEY_LIMIT]}",
                 f"is too long; keys have at most {_KEY_LIMIT} characters and values {_VALUE_LIMIT}",
             )
+        if "\0" in key or "\0" in value:
+            raise BadFieldError(
+                f"metadata.{key[:_KEY_LIMIT]}", "holds the character NUL, which no database takes; remove it"
+            )
     return metadata

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
+from functools import cache
 from typing import Annotated, Any
 
 from litestar import Request
@@ -11,6 +12,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.exceptions import InternalServerException
+from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 from litestar.types import HTTPReceiveMessage, WebSocketReceiveMessage
 
@@ -27,6 +29,8 @@ OPEN = "open"
 """In a route's `opt`: anyone, also without a key. A route that declares nothing wants any key."""
 COUNTED = "counted"
 """In a route's `opt`: it holds the caller to the key's limits itself."""
+STRICT = "strict"
+"""In a route's `opt`: query parameters that it does not have are refused, where Litestar would pass over them."""
 
 UNASKABLE = frozenset('"\\\0')
 """Characters that no database takes in the path of a JSON key."""
@@ -132,6 +136,19 @@ async def admit(request: Request[Any, Any, Any]) -> None:
     if COUNTED not in options:
         count(request, caller)
     request.scope["user"] = caller
+    if STRICT in options and request.scope["query_string"]:
+        only_query(request, _query_of(request.route_handler))
+
+
+@cache
+def _query_of(handler: BaseRouteHandler) -> frozenset[str]:
+    """The query parameters of a route."""
+    parameters = handler.parsed_fn_signature.parameters
+    return frozenset(
+        kind.query or name
+        for name, field in parameters.items()
+        if isinstance(kind := field.kwarg_definition, QueryParameter)
+    )
 
 
 def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:

@@ -14,7 +14,7 @@ Line = Annotated[str, Meta(min_length=1, max_length=1000)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Version = Annotated[str, Meta(min_length=1, max_length=100)]
 Text = Annotated[str, Meta(max_length=1_000_000)]
-Holder = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{8,64}$")]
+Holder = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{8,64}$(?!\n)")]
 Allowance = Annotated[int, Meta(ge=1, le=10**12)]
 Tag = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -182,7 +182,7 @@ class BeginUpload(Wire):
 
 class CompleteUpload(Wire):
     part_ids: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
-    md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$")] | None = None
+    md5: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{32}$(?!\n)")] | None = None
 
 
 class TuningValues(Wire):
@@ -220,16 +220,10 @@ class NewTuningJob(Wire):
     model: Name
     training_file: Name
     validation_file: Name | None = None
-    suffix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,64}$")] | None = None
+    suffix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,64}$(?!\n)")] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     method: TuningMethod | None = None
     hyperparameters: TuningValues | None = None
     """The old place of a supervised one's."""
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-            Meta(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: dict[str, Any] | None = None
     integrations: list[Any] | None = None

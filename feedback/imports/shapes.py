@@ -4,7 +4,8 @@ chat         {"messages": […], "tools"?}                 OpenAI; `weight` 0 in
 instruction  {"instruction", "input"?, "output"}
 completion   {"prompt", "completion"}                    texts, or lists of messages
 preference   {"prompt"?, "chosen", "rejected"}           texts, or lists of messages
-comparison   {"input": {"messages", "tools"?}, "preferred_output", "non_preferred_output"}   OpenAI's preferences
+comparison   {"input": {"messages", "tools"?}, "preferred_output", "non_preferred_output"}   OpenAI's preferences; its
+             reference says `…_completion` where its guide says `…_output`, and both are read
 
 Each may have `system` (not chat), `label` and `source`, which `data check` counts by.
 """
@@ -31,6 +32,7 @@ _FIELDS: dict[Shape, tuple[str, ...]] = {
     "completion": ("prompt", "completion"),
     "instruction": ("instruction", "output"),
 }
+_CALLED = {"preferred_completion": "preferred_output", "non_preferred_completion": "non_preferred_output"}
 Columns = Mapping[str, str]
 """What a row is made of (`prompt`, `answer`, …), and the field or column that holds it."""
 MAPPED = ("messages", "system", "prompt", "answer", "rejected", "label", "source")
@@ -38,6 +40,7 @@ MAPPED = ("messages", "system", "prompt", "answer", "rejected", "label", "source
 
 def shape_of(record: Mapping[str, Any]) -> Shape | None:
     """The shape that a record's fields speak for."""
+    record = _as_called_here(record)
     for shape, fields in _FIELDS.items():
         if all(name in record for name in fields):
             return shape
@@ -74,6 +77,7 @@ def mapped(record: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
 
 def canonical(record: Mapping[str, Any], shape: Shape, line: int) -> Row:
     """The canonical row of a record. Raises `BadFieldError`."""
+    record = _as_called_here(record)
     for name in _FIELDS[shape]:
         if name not in record:
             there = ", ".join(list(record)[:12]) or "none"
@@ -89,6 +93,13 @@ def canonical(record: Mapping[str, Any], shape: Shape, line: int) -> Row:
         if (value := record.get(name)) is not None:
             setattr(row, name, storable(str(value), name))
     return row
+
+
+def _as_called_here(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record with the other names of its fields replaced."""
+    if record.keys().isdisjoint(_CALLED):
+        return record
+    return {_CALLED.get(name, name): value for name, value in record.items()}
 
 
 def _chat(record: Mapping[str, Any], line: int) -> Row:

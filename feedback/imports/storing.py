@@ -199,9 +199,9 @@ def _write_manifest(file: Path, entry: DataImport, original: Original, outcome: 
 
 
 def shown_name(file: Path) -> str:
-    """A file's own name, without its folders, as text that can be stored and shown."""
+    """A file's own name, without its folders, as text that can be stored and shown; `file` where it has none."""
     name = file.name.encode("utf-8", "replace").decode("utf-8", "replace")
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)[:255]
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)[:255] or "file"
 
 
 def sweep(folder: Path) -> None:

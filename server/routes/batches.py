@@ -11,10 +11,10 @@ from feedback.batches.kept import NewBatch, begin_batch, cancel_batch, get_batch
 from server.access import viewer_of
 from server.body import checked_metadata
 from server.openai_views import BatchObject, ObjectPage, batch_object, object_page
-from server.request import SCOPES, GatewayRequest, Parts, only_query
+from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.wire import CreateBatch
 
-_INFER = {SCOPES: ("infer",)}
+_INFER = {SCOPES: ("infer",), STRICT: True}
 _Page = Annotated[int, QueryParameter(ge=1, le=100)]
 
 
@@ -35,7 +35,6 @@ def batches(
     request: GatewayRequest, gateway: Parts, limit: _Page = 20, after: FromQuery[str | None] = None
 ) -> ObjectPage[BatchObject]:
     """The caller's batches, newest first; an admin sees everybody's."""
-    only_query(request, {"limit", "after"})
     with gateway.database.reading() as session:
         rows, more = list_batches(session, viewer_of(request.user), limit, after)
         return object_page([batch_object(row) for row in rows], more)

@@ -15,12 +15,12 @@ from feedback.registry.models import get_model
 from feedback.storage.tables import Canary
 from server.gateway import Gateway
 from server.promotion import made_warm
-from server.request import SCOPES, GatewayRequest, Parts
+from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.views import CanaryView, Listed, listed, view
 from server.wire import EndCanary, NewCanary
 
-_READ = {SCOPES: ("review", "train")}
-_ADMIN = {SCOPES: ("admin",)}
+_READ = {SCOPES: ("review", "train"), STRICT: True}
+_ADMIN = {SCOPES: ("admin",), STRICT: True}
 
 
 @get("/v1/models/{name:str}/canaries", opt=_READ, sync_to_thread=True)

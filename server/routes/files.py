@@ -50,10 +50,10 @@ from server.openai_views import (
     upload_object,
 )
 from server.openapi import FileOperation, PartOperation
-from server.request import SCOPES, GatewayRequest, Parts, only_query
+from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.wire import BeginUpload, CompleteUpload
 
-_TRAIN = {SCOPES: ("train",)}
+_TRAIN = {SCOPES: ("train",), STRICT: True}
 _Page = Annotated[int, QueryParameter(ge=1, le=10_000)]
 
 
@@ -100,7 +100,6 @@ def files(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[FileObject]:
     """The caller's files, newest first unless `order` is asc; an admin sees everybody's."""
-    only_query(request, {"purpose", "order", "limit", "after"})
     with gateway.database.reading() as session:
         rows, more = list_files(session, viewer_of(request.user), Listing(purpose, order, limit, after))
     return object_page([file_object(row) for row in rows], more)

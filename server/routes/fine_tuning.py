@@ -25,8 +25,9 @@ from feedback.tuning.requests import (
     resume_tuning,
 )
 from server.access import Caller, viewer_of
+from server.body import checked_metadata
 from server.openai_views import ObjectPage, object_page
-from server.request import SCOPES, GatewayRequest, Parts, metadata_filter, only_query
+from server.request import SCOPES, STRICT, GatewayRequest, Parts, metadata_filter
 from server.tuning_views import (
     TuningCheckpoint,
     TuningEvent,
@@ -37,7 +38,8 @@ from server.tuning_views import (
 )
 from server.wire import NewTuningJob
 
-_TRAIN = {SCOPES: ("train",)}
+_FILTERED = {SCOPES: ("train",)}
+_TRAIN = _FILTERED | {STRICT: True}
 _Page = Annotated[int, QueryParameter(ge=1, le=1000)]
 _PAGED = {"after", "limit"}
 
@@ -57,7 +59,7 @@ def create(data: JSONBody[NewTuningJob], request: GatewayRequest, gateway: Parts
         hyperparameters=values,
         seed=gateway.settings.training.seed if data.seed is None else data.seed,
         suffix=data.suffix or "",
-        metadata=data.metadata,
+        metadata=None if data.metadata is None else checked_metadata(data.metadata),
     )
     caller = request.user
     with gateway.database.session() as session:
@@ -66,7 +68,7 @@ def create(data: JSONBody[NewTuningJob], request: GatewayRequest, gateway: Parts
         return tuning_job(row)
 
 
-@get("/v1/fine_tuning/jobs", opt=_TRAIN, sync_to_thread=True)
+@get("/v1/fine_tuning/jobs", opt=_FILTERED, sync_to_thread=True)
 def jobs(
     request: GatewayRequest, gateway: Parts, limit: _Page = 20, after: FromQuery[str | None] = None
 ) -> ObjectPage[TuningJob]:
@@ -111,7 +113,6 @@ def events(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[TuningEvent]:
     """What happened, newest first: messages, and the steps of its training with their figures, also while it runs."""
-    only_query(request, _PAGED)
     with gateway.database.reading() as session:
         row = get_tuning(session, job_id, looker(request.user))
         found, more = list_events(session, row, limit, after)
@@ -127,12 +128,14 @@ def checkpoints(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[TuningCheckpoint]:
     """The version that it made, once it has succeeded: what a training saves on its way cannot be called."""
-    only_query(request, _PAGED)
     with gateway.database.reading() as session:
         row = get_tuning(session, job_id, looker(request.user))
-        if row.alias is None or after is not None:
-            return object_page([], False)
-        return object_page([tuning_checkpoint(row, last_step(session, row.id))], False)
+        made = [] if row.alias is None else [tuning_checkpoint(row, last_step(session, row.id))]
+        if after is None:
+            return object_page(made, False)
+        if after not in [one.id for one in made]:
+            raise BadFieldError("after", f"{after[:60]!r} is not a checkpoint of this job")
+        return object_page([], False)
 
 
 def _shown(session: Session, row: Tuning) -> TuningJob:

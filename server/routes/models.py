@@ -19,14 +19,14 @@ from server.access import Caller
 from server.gateway import Gateway
 from server.openai_views import Deleted
 from server.promotion import Moved, promote, roll_back
-from server.request import SCOPES, GatewayRequest, Parts
+from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.retirement import Retired
 from server.routing import BASE, UnknownModelError, choose
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Retire, Rollback
 
-_READ = {SCOPES: ("infer", "review", "train")}
-_ADMIN = {SCOPES: ("admin",)}
+_READ = {SCOPES: ("infer", "review", "train"), STRICT: True}
+_ADMIN = {SCOPES: ("admin",), STRICT: True}
 
 
 @get("/v1/models", opt=_READ)

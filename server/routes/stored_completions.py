@@ -30,10 +30,11 @@ from server.access import Caller
 from server.body import checked_metadata
 from server.gateway import Gateway
 from server.openai_views import Deleted, ObjectPage, object_page
-from server.request import SCOPES, GatewayRequest, Parts, metadata_filter, only_query
+from server.request import SCOPES, STRICT, GatewayRequest, Parts, metadata_filter
 from server.wire import ChangeCompletion
 
-_READ = {SCOPES: ("infer", "review")}
+_FILTERED = {SCOPES: ("infer", "review")}
+_READ = _FILTERED | {STRICT: True}
 _PAUSE, _TRIES, _YOUNG = 0.05, 30, 5.0
 """One that was captured seconds ago is waited for: it is on its way to the database."""
 _Page = Annotated[int, QueryParameter(ge=1, le=100)]
@@ -44,7 +45,7 @@ def reader_of(caller: Caller) -> Reader:
     return Reader(caller.key_id, caller.models, caller.may("review"))
 
 
-@get("/v1/chat/completions", opt=_READ, sync_to_thread=True)
+@get("/v1/chat/completions", opt=_FILTERED, sync_to_thread=True)
 def stored_completions(
     request: GatewayRequest,
     gateway: Parts,
@@ -79,7 +80,6 @@ async def stored_messages(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[dict[str, Any]]:
     """The messages that were sent for it, each under `<completion's id>-<place>`."""
-    only_query(request, {"order", "limit", "after"})
     found = await _find(gateway, completion_id, request.user)
     messages = [
         _message(f"{PREFIX}{found.row.id}-{place}", message)
@@ -95,7 +95,7 @@ async def stored_messages(
     return object_page(messages[:limit], len(messages) > limit, itemgetter("id"))
 
 
-@post("/v1/chat/completions/{completion_id:str}", status_code=200, opt={SCOPES: ("infer",)})
+@post("/v1/chat/completions/{completion_id:str}", status_code=200, opt={SCOPES: ("infer",), STRICT: True})
 async def change(
     completion_id: FromPath[str], data: JSONBody[ChangeCompletion], request: GatewayRequest, gateway: Parts
 ) -> dict[str, Any]:
@@ -114,7 +114,7 @@ async def change(
     return completion_object(Stored(found.row, metadata))
 
 
-@delete("/v1/chat/completions/{completion_id:str}", status_code=200, opt={SCOPES: ("admin",)})
+@delete("/v1/chat/completions/{completion_id:str}", status_code=200, opt={SCOPES: ("admin",), STRICT: True})
 async def remove(completion_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Deleted:
     """Erase it for good, with its feedback and the examples made of it; versions trained on it stay."""
     caller = request.user

@@ -12,16 +12,15 @@ from server.completion import Completion
 from server.dialects.completions import CHAT, COMPLETIONS
 from server.dialects.embeddings import EMBEDDINGS
 from server.openapi import ChatOperation, CompletionOperation, EmbeddingOperation
-from server.request import COUNTED, SCOPES, GatewayRequest, Parts, only_query
+from server.request import COUNTED, SCOPES, STRICT, GatewayRequest, Parts
 from server.routes.completions import asked
 from server.routes.models import card_of, cards_of, retire_named
 from server.together.views import ModelObject, ModelPage, model_object
 
-_READ = {SCOPES: ("infer", "review", "train")}
-_ADMIN = {SCOPES: ("admin",)}
+_READ = {SCOPES: ("infer", "review", "train"), STRICT: True}
+_ADMIN = {SCOPES: ("admin",), STRICT: True}
 _INFER = {SCOPES: ("infer",), COUNTED: True, DIRECT: True}
 _DOOR = "/together"
-_QUERY = {"after", "limit", "organization_id", "visibility"}
 _Page = Annotated[int, QueryParameter(ge=1, le=10_000)]
 
 
@@ -57,7 +56,6 @@ async def models(
 
     `organization_id` and `visibility` are taken and without effect.
     """
-    only_query(request, _QUERY)
     cards = sorted(cards_of(request.user, gateway.live.current), key=lambda card: card.id)
     left = [card for card in cards if after is None or card.id > after]
     shown = [model_object(card, project_id) for card in left[:limit]]

@@ -34,7 +34,7 @@ from feedback.tuning.requests import (
     tell,
 )
 from server.access import viewer_of
-from server.request import SCOPES, GatewayRequest, Parts, only_query
+from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.routes.fine_tuning import looker
 from server.together.archive import asked_range, packed, ranged
 from server.together.tuning_views import (
@@ -54,7 +54,7 @@ from server.together.tuning_views import (
 )
 from server.together.wire import Estimated, NewFineTune, hyperparameters_of, method_of, without_effect
 
-_TRAIN = {SCOPES: ("train",)}
+_TRAIN = {SCOPES: ("train",), STRICT: True}
 _MOST = 10_000
 _Step = Annotated[int | None, QueryParameter(ge=0)]
 _Points = Annotated[int | None, QueryParameter(ge=1, le=100_000)]
@@ -92,7 +92,6 @@ def create(data: JSONBody[NewFineTune], request: GatewayRequest, gateway: Parts)
 @get("/together/v1/fine-tunes", opt=_TRAIN, sync_to_thread=True)
 def fine_tunes(request: GatewayRequest, gateway: Parts) -> FineTunes:
     """The caller's newest 10,000 fine-tunings, newest first; an admin's are everybody's."""
-    only_query(request, frozenset())
     with gateway.database.reading() as session:
         rows, _ = list_tunings(session, looker(request.user), _MOST)
         return FineTunes(data=[fine_tune(row, gateway.settings) for row in rows])
@@ -172,9 +171,6 @@ def metrics(
     resolution: _Points = None,
 ) -> Metrics:
     """The figures of its steps in their order; `resolution` is the most steps without a validation."""
-    only_query(
-        request, {"global_step_from", "global_step_to", "logged_at_from", "logged_at_to", "resolution"}
-    )
     first, last = _seconds(logged_at_from, 0.0), _seconds(logged_at_to, float("inf"))
     with gateway.database.reading() as session:
         row = get_tuning(session, job_id, looker(request.user))
@@ -243,7 +239,6 @@ def download(
     checkpoint_step: _Step = None,
 ) -> Stream:
     """The adapter of the version that it made, as a tar archive packed by zstd; `Range` is answered."""
-    only_query(request, {"ft_id", "checkpoint", "checkpoint_step"})
     if checkpoint == "merged":
         raise BadFieldError(
             "checkpoint",

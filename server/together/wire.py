@@ -66,7 +66,7 @@ class NewFineTune(Estimated):
     batch_size: Literal["max"] | Annotated[int, Meta(ge=1, le=256)] | None = None
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     max_seq_length: Annotated[int, Meta(ge=1, le=10**7)] | None = None
-    suffix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,64}$")] | None = None
+    suffix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,64}$(?!\n)")] | None = None
     random_seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     early_stopping_patience: Annotated[int, Meta(ge=1, le=1000)] | None = None
     # taken and without effect

@@ -31,6 +31,14 @@ COMPARED = {
         ({"chosen": [ASK, ANSWER], "rejected": [ASK, ANSWER | {"content": "No."}]}, "preference"),
         ({"prompt": [ASK], "chosen": [ANSWER], "rejected": [ANSWER | {"content": "No."}]}, "preference"),
         (COMPARED, "comparison"),
+        (
+            {
+                "input": {"messages": [ASK]},
+                "preferred_completion": [ANSWER],
+                "non_preferred_completion": [ANSWER | {"content": "No."}],
+            },
+            "comparison",
+        ),
     ],
 )
 def test_every_shape_is_recognised_and_becomes_the_same_chat(record: dict[str, Any], shape: Shape) -> None:

@@ -44,6 +44,8 @@ def test_a_file_is_sent_listed_read_and_deleted(gateway: Inside, client: Client)
         "processed",
     )
     assert openai_client.files.retrieve(sent.id) == sent
+    nameless = openai_client.files.create(file=(".", ROWS), purpose="user_data")
+    assert nameless.filename == "file" and openai_client.files.delete(nameless.id).deleted
     assert openai_client.files.list().data == [sent]
     assert openai_client.files.list(purpose="batch").data == []
     assert openai_client.files.content(sent.id).read() == ROWS

@@ -95,6 +95,9 @@ def test_a_file_becomes_a_version_that_is_called_promoted_and_deleted(
 
     (checkpoint,) = jobs.checkpoints.list(asked.id)
     assert (checkpoint.fine_tuned_model_checkpoint, checkpoint.step_number) == (name, 3)
+    assert jobs.checkpoints.list(asked.id, after=checkpoint.id).data == []
+    with pytest.raises(openai.BadRequestError, match="not a checkpoint of this job"):
+        jobs.checkpoints.list(asked.id, after=asked.id)
     figures = list(csv.DictReader(ours.files.content(done.result_files[0]).text.splitlines()))
     assert [(row["step"], row["train_loss"][:4]) for row in figures] == [
         ("1", "1.0"),
@@ -257,6 +260,10 @@ def test_what_is_asked_for_is_taken_to_the_letter_or_refused_by_name(client: Cli
             {"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.1}}}},
         ),
         ("suffix", {"suffix": "two words"}),
+        ("suffix", {"suffix": "one\n"}),
+        ("metadata.a", {"metadata": {"a": "\0"}}),
+        ("metadata.a", {"metadata": {"a": "x" * 513}}),
+        ("metadata", {"metadata": {str(number): "x" for number in range(17)}}),
         ("seed", {"seed": -1}),
         ("colour", {"extra_body": {"colour": "red"}}),
     ]
