@@ -97,3 +97,7 @@ class DataRefusedError(StarloopError):
 
 class UnsoundAdapterError(StarloopError):
     """Adapter weights that are not finite, not of the base's shapes, or not what their checksum says."""
+
+
+class UnreadableAdapterError(UnsoundAdapterError):
+    """Adapter weights that could not be read just now, which may pass: nothing is known of them."""

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from feedback.errors import StarloopError, UnavailableError
+from feedback.errors import StarloopError, UnavailableError, UnreadableAdapterError
 from feedback.registry.adapters import AdapterStore, Fingerprint, adapter_name
 from server.replicas import Engines
 from server.routing import Route, is_served
@@ -109,19 +109,21 @@ class AdapterWatch:
         if before is not None and (before.fingerprint, before.registered) == (fingerprint, registered):
             seen = before._replace(rises=rises)
         else:
-            problem = self._prove(name, registered)
-            seen = _Seen(registered, fingerprint, rises, problem)
-            if problem is not None:
+            problem, passing = self._prove(name, registered)
+            seen = _Seen(registered, () if passing else fingerprint, rises, problem)
+            if problem is not None and (before is None or before.problem != problem):
                 _log.error("%s is not asked of any engine: %s", name, problem)
-            elif before is not None and before.problem is not None:
+            elif problem is None and before is not None and before.problem is not None:
                 _log.info("%s is what was registered again", name)
         self._seen[name] = seen
         return seen
 
-    def _prove(self, name: str, registered: str) -> str | None:
+    def _prove(self, name: str, registered: str) -> tuple[str | None, bool]:
+        """What is wrong with a folder, and whether that may pass though nothing in it changes."""
         try:
             if self._adapters.check(name) != registered:
-                return f"{self._adapters.path(name)}: holds other weights than were registered; restore the folder"
+                path = self._adapters.path(name)
+                return f"{path}: holds other weights than were registered; restore the folder", False
         except StarloopError as error:
-            return str(error)
-        return None
+            return str(error), isinstance(error, UnreadableAdapterError)
+        return None, False

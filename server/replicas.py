@@ -238,7 +238,11 @@ class Engines:
 async def _poll(replica: Replica) -> None:
     while True:
         await asyncio.sleep(_POLL_SECONDS if replica.healthy else _POLL_SECONDS / 2)
-        await replica.look()
+        try:
+            await replica.look()
+        except Exception:  # the task's boundary: an engine that nobody looks at never gets traffic again
+            _log.exception("the engine at %s could not be looked at", replica.connections.url)
+            replica.fall("looking at the engine failed; the log says how")
 
 
 def _base_id(cards: list[_Card], url: str) -> str:

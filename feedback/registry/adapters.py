@@ -21,7 +21,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from feedback.errors import BadFieldError, ConflictError, StorageError, UnsoundAdapterError
+from feedback.errors import (
+    BadFieldError,
+    ConflictError,
+    StorageError,
+    UnreadableAdapterError,
+    UnsoundAdapterError,
+)
 
 Fingerprint = tuple[tuple[str, int, int, int, int, int], ...]
 MANIFEST = "starloop.json"
@@ -103,7 +109,9 @@ class AdapterStore:
         try:
             present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
         except OSError as error:
-            raise UnsoundAdapterError(f"{folder}: the adapter cannot be read ({error.strerror})") from error
+            raise UnreadableAdapterError(
+                f"{folder}: the adapter cannot be read ({error.strerror})"
+            ) from error
         missing = sorted(manifest.files.keys() - present)
         added = sorted(present - manifest.files.keys())
         if missing or added:
@@ -189,7 +197,7 @@ def _digests(folder: Path) -> dict[str, str]:
                 with entry.open("rb") as file:
                     digests[entry.name] = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UnsoundAdapterError(f"{folder}: the adapter cannot be read ({error.strerror})") from error
+        raise UnreadableAdapterError(f"{folder}: the adapter cannot be read ({error.strerror})") from error
     if not digests:
         raise UnsoundAdapterError(f"{folder}: holds no adapter")
     return digests
@@ -225,7 +233,9 @@ def _read_manifest(folder: Path) -> Manifest:
         raise UnsoundAdapterError(
             f"{folder}: there is no {MANIFEST}, so nothing was published here"
         ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UnreadableAdapterError(f"{folder}: {MANIFEST} cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnsoundAdapterError(
             f"{folder}: {MANIFEST} cannot be read ({error}); restore the folder"
         ) from None

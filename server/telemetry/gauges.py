@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import process_time
 
 import psutil
@@ -44,8 +45,8 @@ class Gauges:
 
     def start(self) -> None:
         """Write now and from now on."""
-        self.write()
         self._timer = asyncio.get_running_loop().call_later(_INTERVAL_SECONDS, self.start)
+        self.write()
 
     def stop(self) -> None:
         """Write a last time."""
@@ -66,4 +67,5 @@ class Gauges:
         spent = process_time()
         self._cpu.add(spent - self._cpu_seen)
         self._cpu_seen = spent
-        self._memory.set(self._process.memory_info().rss)
+        with suppress(OSError):  # no more files can be opened: the last figure has to do
+            self._memory.set(self._process.memory_info().rss)

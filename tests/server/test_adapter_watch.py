@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -125,6 +126,20 @@ def test_a_version_that_poison_took_out_serves_again_once_its_files_are_back(
     (folder(gateway, number) / WEIGHTS).write_bytes(sound)
     gateway.eventually(lambda: gateway.ask({"model": f"assistant@{number}"}).status == 200, seconds=2)
     assert engine.loaded == {f"assistant@{number}"}
+
+
+def test_files_that_could_not_be_read_for_a_moment_are_looked_at_again(
+    gateway: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    number = new_version(gateway)
+    with monkeypatch.context() as moment:
+        moment.setattr("hashlib.file_digest", unreadable)
+        told = gateway.ask({"model": f"assistant@{number}"})
+    assert told.status == 503 and os.strerror(errno.EMFILE) in told.body.decode()
+    gateway.eventually(lambda: gateway.ask({"model": f"assistant@{number}"}).status == 200, seconds=2)
 
 
 def test_a_restarted_engine_is_asked_for_nothing_that_was_changed_while_it_was_down(

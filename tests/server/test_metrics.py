@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import re
 import subprocess
@@ -195,6 +196,21 @@ def test_a_backlog_is_seen_while_the_database_is_away(gateway: Inside) -> None:
     seen = scrape(gateway)
     assert seen["starloop_journal_backlog",] == 3
     assert seen["starloop_drain_lag_seconds",] > 0
+
+
+def test_figures_go_on_after_a_moment_without_file_descriptors(
+    gateway: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as moment:
+        moment.setattr("psutil.Process.memory_info", unreadable)
+        gateway.run(asyncio.sleep(1.2))
+    gateway.run(asyncio.to_thread(gateway.gateway.drainer.stop))
+    gateway.ask()
+    gateway.run(asyncio.sleep(1.2))
+    assert scrape(gateway)["starloop_journal_backlog",] == 1
 
 
 def test_a_password_in_an_engines_address_is_not_shown(engine: FakeEngine, data: Path) -> None:

@@ -182,3 +182,27 @@ def test_polling_finds_an_engine_that_comes_later() -> None:
 def _restart(engine: FakeEngine) -> None:
     engine.stop()
     engine.start()
+
+
+def test_an_engine_is_looked_at_again_whatever_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.replicas._POLL_SECONDS", 0.1)
+    failures = [RuntimeError("nobody thought of this")]
+
+    async def prepare(_base: str, _replica: Replica) -> None:
+        if failures:
+            raise failures.pop()
+
+    with fake_engine() as engine:
+        engine.healthy = False
+
+        async def scenario() -> None:
+            known = Engines([Engine(base="starter", urls=[engine.url])], Metrics(), prepare)
+            await known.start()
+            engine.healthy = True
+            (replica,) = known.of("starter")
+            while not replica.healthy:
+                await asyncio.sleep(0.02)
+            assert not failures
+            await known.stop()
+
+        run(scenario())
