@@ -190,8 +190,9 @@ class Gateway:
     def _look_over(self, which: Looked, now: datetime) -> Overview:
         return overview_apart(Span(self.settings, which.model, which.days, now, which.zone))
 
-    def _count_stars(self, model: str, now: datetime) -> VersionStars:
-        return version_stars_apart(Span(self.settings, model, PERIODS[-1], now))
+    def _count_stars(self, which: tuple[str, str], now: datetime) -> VersionStars:
+        model, zone = which
+        return version_stars_apart(Span(self.settings, model, PERIODS[-1], now, zone))
 
     def _report(self, which: tuple[str, str], now: datetime) -> Report:
         return report_apart(Wanted(self.settings, *which, now))

@@ -14,7 +14,7 @@ class VersionStars(Struct):
     """By version number; of those that were rated."""
 
     since: str
-    """The first day, in UTC."""
+    """The first day, in the zone that was asked for."""
     stars: dict[str, Stars]
 
 

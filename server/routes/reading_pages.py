@@ -132,6 +132,7 @@ def versions(
     after: FromQuery[str] = "",
 ) -> Response[str]:
     """A model's versions, newest first, the moves of its champion, and with `before` and `after` two versions compared."""
+    zone = name_of(zone_of(request.scope["headers"]))
 
     def shown(caller: Caller, chosen: str) -> dict[str, Any]:
         with gateway.database.reading() as session:
@@ -139,7 +140,7 @@ def versions(
             earlier = champions_before(session, row)
             known = list_versions(session, chosen)
             moves = list_moves(session, chosen, _MARKS, None).items
-            found = gateway.stars.get(chosen)
+            found = gateway.stars.get((chosen, zone))
             numbers = [one.number for one in known] + ["base"]
             compared = None
             if before and after:
@@ -172,6 +173,7 @@ def versions(
         shown,
         before=before,
         after=after,
+        zone=zone,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -150,6 +150,16 @@ def test_stars_of_a_version_stand_beside_it_once_they_are_found() -> None:
     told = {mark.title: mark.stars for mark in timeline(versions, [], found, 9)}
     assert told == {"1.1": "", "1.0": "4.25 stars since 2026-01-01 from 3 raters, 95 % from 3.90 to 4.60"}
     assert [mark.title for mark in timeline(versions, [], None, 1)] == ["1.1"]
+
+
+def test_stars_of_versions_count_from_a_midnight_of_the_reader(gateway: Inside) -> None:
+    evening = datetime(2026, 3, 1, 20, tzinfo=UTC)
+    since = {
+        zone: gateway.gateway.stars.find(("assistant", zone), evening).since for zone in ("UTC", "Asia/Tokyo")
+    }
+    assert since == {"UTC": "2025-12-02", "Asia/Tokyo": "2025-12-03"}
+    page = shown(gateway, "/versions", {"cookie": "starloop-zone=Asia/Tokyo"})
+    assert 'id="timeline" data-zone="Asia/Tokyo"' in page
 
 
 def test_the_report_is_the_months_and_wrong_months_are_told(gateway: Inside) -> None:
