@@ -130,6 +130,10 @@ class BatchRunner:
         except NoKeyError as error:
             self._end(row, "failed", _problem("key_closed", error))
             return
+        if not path.is_file():
+            gone = BadInputError("the file was deleted before it was looked at; send it again")
+            self._end(row, "failed", _problem("file_gone", gone))
+            return
         limit = gateway.settings.server.body_limit
         total, errors = look(path, row.endpoint, limit, caller, gateway.live.current)
         if errors:

@@ -45,6 +45,11 @@ def reader_of(caller: Caller) -> Reader:
     return Reader(caller.key_id, caller.models, caller.may("review"))
 
 
+def owner_of(caller: Caller) -> Reader:
+    """Who may change them: of others' an admin alone, also where `review` reads them."""
+    return Reader(caller.key_id, caller.models, caller.may())
+
+
 @get("/v1/chat/completions", opt=_FILTERED, sync_to_thread=True)
 def stored_completions(
     request: GatewayRequest,
@@ -67,7 +72,7 @@ async def stored_completion(
     completion_id: FromPath[str], request: GatewayRequest, gateway: Parts
 ) -> dict[str, Any]:
     """One of them. What was answered a moment ago is waited for until it has come to the database."""
-    return completion_object(await _find(gateway, completion_id, request.user))
+    return completion_object(await _find(gateway, completion_id, reader_of(request.user)))
 
 
 @get("/v1/chat/completions/{completion_id:str}/messages", opt=_READ)
@@ -80,7 +85,7 @@ async def stored_messages(
     after: FromQuery[str | None] = None,
 ) -> ObjectPage[dict[str, Any]]:
     """The messages that were sent for it, each under `<completion's id>-<place>`."""
-    found = await _find(gateway, completion_id, request.user)
+    found = await _find(gateway, completion_id, reader_of(request.user))
     messages = [
         _message(f"{PREFIX}{found.row.id}-{place}", message)
         for place, message in enumerate(_sent(found.row.request))
@@ -103,7 +108,7 @@ async def change(
     metadata = checked_metadata(data.metadata or {})
     if gateway.settings.capture.pii == "redact":
         metadata = in_document(metadata, Placeholders())
-    found = await _find(gateway, completion_id, request.user)
+    found = await _find(gateway, completion_id, owner_of(request.user))
 
     def write() -> None:
         with gateway.database.session() as session:
@@ -118,7 +123,7 @@ async def change(
 async def remove(completion_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> Deleted:
     """Erase it for good, with its feedback and the examples made of it; versions trained on it stay."""
     caller = request.user
-    found = await _find(gateway, completion_id, caller)
+    found = await _find(gateway, completion_id, reader_of(caller))
     await asyncio.to_thread(
         erase_inference, gateway.database, gateway.settings, found.row.id, caller.actor, gateway.now()
     )
@@ -157,14 +162,13 @@ def _sent(request: str | None) -> list[dict[str, Any]]:
     return [one for one in messages or () if isinstance(one, dict)]
 
 
-async def _find(gateway: Gateway, completion_id: str, caller: Caller) -> Stored:
+async def _find(gateway: Gateway, completion_id: str, reader: Reader) -> Stored:
     """The caller's stored completion, waited for as long as it may be on its way.
 
     Raises `NotFoundError`, also for one of somebody else's and one that was not asked with `store: true`.
     """
     identifier = bare_id(completion_id, PREFIX, "completion")
     age = gateway.now().timestamp() - time_of(identifier).timestamp()
-    reader = reader_of(caller)
 
     def look() -> tuple[Stored | None, bool]:
         with gateway.database.reading() as session:

@@ -18,6 +18,7 @@ from sqlmodel import Session
 from feedback.batches import kept
 from feedback.batches.kept import answered_lines, forget_answers
 from feedback.errors import StorageError
+from feedback.files.stored import path_of
 from feedback.storage.database import Database
 from feedback.storage.tables import Inference
 from server.batch_turns import Turns, users_under_way
@@ -205,6 +206,20 @@ def test_a_file_of_another_purpose_or_another_key_makes_no_batch(gateway: Inside
             call(begun.id)
     assert client(other).batches.list().data == []
     assert [one.id for one in client(make_key(gateway, "admin")).batches.list()] == [begun.id]
+
+
+def test_a_batch_whose_file_was_deleted_says_so(gateway: Inside, client: Client) -> None:
+    made = client("none")
+    file = send(made, [line(1)])
+    begun = made.batches.create(input_file_id=file, endpoint=CHAT, completion_window="24h")
+    path_of(
+        gateway.settings.directory, file.removeprefix("file-")
+    ).unlink()  # no gateway looks between requests
+    failed = ended(gateway, made, begun.id)
+    assert failed.status == "failed" and failed.errors and failed.errors.data
+    assert [(one.code, one.message) for one in failed.errors.data] == [
+        ("file_gone", "the file was deleted before it was looked at; send it again")
+    ]
 
 
 def test_too_many_lines_and_too_large_files_are_refused(

@@ -167,6 +167,11 @@ def test_a_key_finds_what_was_asked_with_it_and_an_admin_all(gateway: Inside, cl
         for call in (made.retrieve, made.messages.list, lambda one: made.update(one, metadata={})):  # noqa: B023
             with pytest.raises(openai.NotFoundError):
                 call(asked)
+    reviews = client(make_key(gateway, "infer", "review")).chat.completions
+    assert reviews.retrieve(asked).id == asked
+    with pytest.raises(openai.NotFoundError):
+        reviews.update(asked, metadata={"of": "another"})
+    assert client(admin).chat.completions.update(asked, metadata={"a": "b"}).id == asked
     with pytest.raises(openai.PermissionDeniedError, match="admin"):
         client(mine).chat.completions.delete(asked)
     with pytest.raises(openai.NotFoundError):
