@@ -189,8 +189,17 @@ def _mod_97(iban: str) -> bool:
 _SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-]|\.\d)", re.ASCII)
 
 
+_BETWEEN = r"(?:[ ](?:numbers?|no|nr|is|are|me|us|him|her|them|back|at|on|under|to)\b|[ ]?[.:#=-]){0,5}[ ]?"
+"""What stands between the word that says what digits are, and the digits."""
+_SSN_SAID = re.compile(
+    rf"\b(?:ssn|social(?:[ ]security)?){_BETWEEN}\b((?!000|666|9)\d{{3}}(?!00)\d{{2}}(?!0000)\d{{4}})(?![\w-]|\.\d)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
 def _ssns(text: str) -> Iterator[tuple[int, int]]:
     yield from (match.span() for match in _SSN.finditer(text))
+    yield from (match.span(1) for match in _SSN_SAID.finditer(text))
 
 
 # -- addresses of machines
@@ -238,16 +247,22 @@ _NATIONAL = re.compile(rf"{_BOUND}\(?0[1-9][\d ().\-/\u00a0]{{6,18}}(?<=\d){_END
 _NORTH_AMERICAN = re.compile(
     rf"{_BOUND}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d(?P<mark>[ .-]))\d{{3}}[ .-]\d{{4}}{_END}"
 )
+_PHONE_SAID = re.compile(
+    r"\b(?:(?:tele|cell|mobile )?phone|telefon|mobile|cell|tel|handy|fax|whats ?app|sms|call|ring|dial|text|reach)"
+    rf"{_BETWEEN}\b(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\b)(\d{{7,15}}){_END}",
+    re.IGNORECASE,
+)
 _DATE = re.compile(
     r"(?:\d{4}([-./ ])\d{1,2}\1\d{1,2}|\d{1,2}([-./ ])\d{1,2}\2(?:\d{4}|\d{2}))(?:[ ]\d{1,2}(?:[.:]\d{2}){0,2})?"
 )
 
 
 def _phones(text: str) -> Iterator[tuple[int, int]]:
-    """With a country's code, with a trunk zero and groups, or in North America's form.
+    """With a country's code, with a trunk zero and groups, in North America's form, or said to be one right before.
 
     Bare digits without any of these are not taken: order and customer numbers look the same.
     """
+    yield from (match.span(1) for match in _PHONE_SAID.finditer(text))
     for match in _INTERNATIONAL.finditer(text):
         if 8 <= _digits(match[0]) <= 15 + 2 * match[0].startswith("00") and _well_grouped(match[0]):
             yield match.span()

@@ -37,6 +37,11 @@ FOUND = [
     ("phone", "020 7946 0958", "020 7946 0958"),
     ("phone", "tél. 06 12 34 56 78", "06 12 34 56 78"),
     ("phone", "0049 171 1234567", "0049 171 1234567"),
+    ("phone", "My mobile number is: 07700900461, thanks", "07700900461"),
+    ("phone", "please call me back at 5550123!", "5550123"),
+    ("phone", "Tel. 2125550187", "2125550187"),
+    ("phone", "Handy: 01711234567", "01711234567"),
+    ("ssn", "social security number: 457555462.", "457555462"),
     ("secret", "key sk-abcdefghijklmnopqrstuvwx1234", "sk-abcdefghijklmnopqrstuvwx1234"),
     ("secret", "AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
     ("secret", "ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
@@ -86,6 +91,14 @@ LEFT = [
     "risk-assessment-of-the-whole-department",
     '{"intent": "refund", "urgency": "low"}',
     "12345678",
+    "order 07700900461",
+    "recall 5550123",
+    "the phone case 5550123 is broken",
+    "text of 20260301 and call 20260301",
+    "call 20260301123456789",
+    "my phone 5550123X",
+    "ssn 000123456",
+    "antisocial 457555462",
 ]
 
 
