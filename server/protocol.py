@@ -11,6 +11,8 @@ answer under way when another request was sent behind it. The exact size of a he
 from __future__ import annotations
 
 import asyncio
+import resource
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +30,12 @@ BODY_SECONDS = 60.0
 """How long a body may pause before it is complete."""
 _STILL_SECONDS = 2.0
 """How long what a refused client still sends is read, so that it sees the refusal instead of a reset."""
+
+
+def most_clients() -> int:
+    """Connections of clients at a time: the other half of what may be open is for engines, journal and database."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2
 
 
 class Protocol(HttpToolsProtocol):
@@ -48,6 +56,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > most_clients():
+            self._refuse(503, "the gateway has all the connections that it can; come again in a moment")
+            self.transport.close()
+            return
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:

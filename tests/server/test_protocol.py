@@ -161,6 +161,33 @@ async def tell_head(
     await send({"type": "http.response.body", "body": b" ".join(name for name, _ in scope["headers"])})
 
 
+def test_clients_leave_room_for_what_the_gateway_itself_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.protocol, "most_clients", lambda: 1)
+
+    async def talk() -> tuple[bytes, bytes]:
+        async with serving() as port:
+            idle, first = await asyncio.open_connection("127.0.0.1", port)
+            first.write(b"GE")
+            await asyncio.sleep(0.1)
+            reader, second = await asyncio.open_connection("127.0.0.1", port)
+            refused = await asyncio.wait_for(reader.read(), 5)
+            first.write(b"T / HTTP/1.1\r\nhost: x\r\n\r\n")
+            served = await asyncio.wait_for(idle.readuntil(b"\r\n\r\n"), 5)
+            first.close()
+            second.close()
+            await asyncio.sleep(0.1)
+            reader, third = await asyncio.open_connection("127.0.0.1", port)
+            third.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            again = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            third.close()
+            assert served.startswith(b"HTTP/1.1 200 ")
+            return refused, again
+
+    refused, again = asyncio.run(talk())
+    assert refused.startswith(b"HTTP/1.1 503 ") and b"come again" in refused
+    assert again.startswith(b"HTTP/1.1 200 ")
+
+
 CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"
 
 
