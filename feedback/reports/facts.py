@@ -70,7 +70,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         cycles=_cycles(session, model, since, until),
         waiting=_waiting(session, model),
         improvement=_improvement(session, model, until),
-        costs=_costs(session, settings, period, everything.answers, now),
+        costs=costs_of(session, settings, period, everything.answers, now),
         criteria=[],
         next_steps=[],
     )
@@ -235,7 +235,8 @@ def _contenders(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _costs(session: Session, settings: Settings, period: Period, answers: int, now: datetime) -> Costs:
+def costs_of(session: Session, settings: Settings, period: Period, answers: int, now: datetime) -> Costs:
+    """What serving and training cost in the part of a period that has passed, as far as their prices are set."""
     trained = session.exec(
         select(ModelVersion.facts).where(
             ModelVersion.model == period.model,

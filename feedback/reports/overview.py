@@ -12,8 +12,8 @@ from feedback.apart import answer_apart, ask_apart
 from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_failing_kinds
 from feedback.errors import NotFoundError
 from feedback.registry.models import get_model
-from feedback.reports.document import VersionRow
-from feedback.reports.facts import in_form, version_rows
+from feedback.reports.document import Costs, VersionRow
+from feedback.reports.facts import costs_of, in_form, version_rows
 from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
 from feedback.reports.zones import day_of, midnight, name_of, offsets, zone_named
 from feedback.settings import Settings
@@ -72,6 +72,8 @@ class Overview(Struct, kw_only=True):
     valid_format: float | None
     kinds: list[FailingKind]
     groups: list[FailingGroup]
+    costs: Costs | None = None
+    """Of the days since the model is known. None in what an earlier release found."""
 
 
 class Awaiting(Struct, kw_only=True):
@@ -126,7 +128,7 @@ def overview_apart(span: Span) -> Overview:
 def look_over(session: Session, span: Span) -> Overview:
     """A model's last days. Raises `NotFoundError` for an unknown model."""
     configured = span.settings.model_named(span.model)
-    get_model(session, span.model)
+    registered = get_model(session, span.model).created
     if configured is None:
         raise NotFoundError(
             f"the model {span.model[:60]!r} stands in no [[model]] of the configuration any more"
@@ -134,6 +136,7 @@ def look_over(session: Session, span: Span) -> Overview:
     zone, period = zone_named(span.zone), span.period()
     today, since, until = day_of(span.now.timestamp(), zone), period.since, period.until
     earlier = Period(span.model, midnight(span.first_day(2 * span.days), zone), since)
+    paid = Period(span.model, max(since, registered), until)
     volume = volumes(session, period)
     said = stars(session, period, volume)
     failed = reasons(session, period)
@@ -155,6 +158,7 @@ def look_over(session: Session, span: Span) -> Overview:
         valid_format=valid,
         kinds=kinds.items if kinds else [],
         groups=kinds.groups if kinds else [],
+        costs=costs_of(session, span.settings, paid, volume[ALL].answers, span.now),
     )
 
 

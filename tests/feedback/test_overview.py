@@ -8,15 +8,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 
 from feedback.datasets.failures import triage_model
 from feedback.errors import NotFoundError
 from feedback.ids import new_id
-from feedback.registry.models import move_champion
+from feedback.registry.models import get_model, move_champion
 from feedback.registry.versions import mark_version, reserve_version
 from feedback.reports.overview import Overview, Span, awaiting, look_over
 from feedback.reports.plots import line
 from feedback.reports.zones import name_of, offsets, zone_named
+from feedback.settings import Engine
 from feedback.storage.database import Database
 from feedback.storage.tables import Candidate, Case, Cycle, RaterHold
 from tests.feedback.world import NOW, RIGHT, World, settings_for
@@ -138,6 +140,20 @@ def test_failing_answers_and_their_form_are_told_once_triage_has_looked(world: W
     found = look(world)
     assert found.reasons["low_rating"] == 3 and found.reasons["schema_invalid"] == 2
     assert found.groups and found.groups[0].examples
+
+
+def test_costs_are_those_since_the_model_is_known_and_none_without_prices(world: World) -> None:
+    world.ask("one")
+    world.write()
+    with world.database.session() as session:
+        get_model(session, "assistant").created = (LATER - timedelta(days=1)).timestamp()
+        session.commit()
+    plain = look(world).costs
+    assert plain is not None and (plain.total, plain.per_thousand_answers) == (None, None)
+    world.settings = replace(world.settings, engine=[Engine(price_per_hour=2.0)])
+    costs = look(world).costs
+    assert costs is not None and (costs.serving, costs.training) == (pytest.approx(2 * 24), None)
+    assert costs.per_thousand_answers == pytest.approx(48_000)
 
 
 def test_an_unknown_model_is_told(world: World) -> None:

@@ -49,6 +49,7 @@ def test_the_figures_come_after_the_page_and_what_waits_at_once(gateway: Inside)
     text = whole(gateway)  # by the process that finds them
     assert "/static/again.js" not in text and "<dt>Answers</dt><dd>1</dd>" in text
     assert '<svg viewBox="0 0 640 180" role="img" aria-label="Mean stars a day' in text
+    assert "<dt>Cost</dt><dd>–</dd>" in text and "no price_per_hour is set" in text
     assert "low rating 1" in text and "nobody rated" not in text.lower()
 
 
