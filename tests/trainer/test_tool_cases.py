@@ -10,6 +10,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from feedback.access.audit import Actor
 from feedback.commands.data import data
 from feedback.datasets.answer_match import matches
 from feedback.datasets.case_hash import case_hash
@@ -19,9 +20,10 @@ from feedback.datasets.failures import triage_in_steps
 from feedback.datasets.freeze import build_dataset
 from feedback.errors import BadFieldError
 from feedback.ids import new_id
+from feedback.privacy.erasure import erase_user
 from feedback.starter.grammar import SCHEMA
 from feedback.storage.database import Database
-from feedback.storage.tables import Case
+from feedback.storage.tables import Case, Inference
 from tests.feedback.test_captured_calls import RETURNED, TOOLS, calls, request, turn
 from tests.feedback.test_freeze import topics
 from tests.feedback.world import NOW, World, settings_for
@@ -150,3 +152,16 @@ def test_people_are_shown_the_tools_of_a_case(world: World) -> None:
         and "tools it may call" in result.output
         and '"name": "find"' in result.output
     )
+
+
+def test_an_erased_users_case_keeps_neither_words_nor_tools(world: World) -> None:
+    ask_all(world)
+    (case,) = drawn(world.write())
+    with world.database.reading() as session:
+        inference = session.get(Inference, case.inference_id)
+        assert inference is not None and inference.user is not None
+        user = inference.user
+    erase_user(world.database, world.settings, user, Actor("tester"), lambda: NOW, patience=1.0)
+    with world.database.reading() as session:
+        row = session.get(Case, case.id)
+    assert row is not None and (row.state, row.messages, row.tools, row.answer) == ("dropped", [], None, None)
