@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -148,15 +149,16 @@ def with_imported(
 
 
 def intact(directory: Path, entry: DataImport) -> bool:
-    """Whether original and canonical rows are still those that were taken in."""
+    """Whether original and canonical rows are still those that were taken in, and the manifest says what the record does."""
     folder = directory / FOLDER / entry.id
     try:
         for name, hashed in (("original", entry.original_hash), ("rows.jsonl", entry.content_hash)):
             if digest_of(folder / name) != hashed:
                 return False
-    except OSError:
+        told = json.loads((folder / "manifest.json").read_bytes())
+        return bool(told == entry.model_dump() | {"bad_rows": told["bad_rows"]})
+    except (OSError, ValueError, LookupError, TypeError):
         return False
-    return True
 
 
 def _prompt_key(conversation: Conversation) -> str:

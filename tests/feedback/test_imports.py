@@ -82,6 +82,18 @@ def test_a_file_is_kept_as_given_beside_its_canonical_rows_and_told_in_the_recor
     assert intact(world.settings.directory, entry)
 
 
+def test_a_manifest_of_which_one_byte_was_changed_is_seen(world: World, tmp_path: Path) -> None:
+    entry = take(world, write(tmp_path / "rows.jsonl", pairs(["one"]))).entry
+    assert entry is not None
+    file = world.settings.directory / "imports" / entry.id / "manifest.json"
+    whole = file.read_bytes()
+    for place in (0, whole.index(b"rows.jsonl"), whole.index(entry.content_hash.encode()), len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert not intact(world.settings.directory, entry), place
+    file.write_bytes(whole)
+    assert intact(world.settings.directory, entry)
+
+
 def test_the_same_rows_again_are_not_doubled(world: World, tmp_path: Path) -> None:
     first = take(world, write(tmp_path / "rows.jsonl", pairs(["one"])))
     again = take(world, write(tmp_path / "copy.jsonl", pairs(["one"])))
