@@ -96,6 +96,11 @@ class EndCanary(Wire):
     reason: Line
 
 
+class Reject(Wire):
+    version: Version
+    reason: Line
+
+
 class Retire(Wire):
     version: Version
     reason: Line

@@ -22,6 +22,7 @@ Act = Literal[
     "key.revoke",
     "champion.promote",
     "champion.rollback",
+    "version.reject",
     "version.retire",
     "version.import",
     "canary.begin",

@@ -184,6 +184,23 @@ def end_canary(settings: Settings, name: str, reason: str, as_json: bool) -> Non
     emit(ended, as_json, lambda: _compared(ended))
 
 
+@models.command(short_help="turn down a version that was proposed")
+@click.argument("version", metavar="MODEL@VERSION")
+@click.option("--reason", required=True, help="Why; it stands in the audit log and on the cycle's page.")
+@json_option
+@settings_option
+def reject(settings: Settings, version: str, reason: str, as_json: bool) -> None:
+    """Say that a version which waits for a decision is not to serve; asks the running gateway.
+
+    It keeps its number and its files, and may still be promoted by name.
+
+    Example: starloop models reject assistant@1.3 --reason "invents refunds"
+    """
+    name, number = _named(version)
+    done = _call(settings, f"/v1/models/{quote(name)}/reject", {"version": number, "reason": reason})
+    emit(done, as_json, lambda: f"{done['name']} is rejected.")
+
+
 @models.command(short_help="take a version out of service for good")
 @click.argument("version", metavar="MODEL@VERSION")
 @click.option("--reason", required=True, help="Why; it is recorded with the retirement.")

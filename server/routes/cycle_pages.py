@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 
 from feedback.access.audit import acts_on
 from feedback.errors import NotFoundError
+from feedback.registry.arms import open_canary
 from feedback.registry.canaries import canary_of
 from feedback.registry.cycles import OPEN as UNFINISHED
 from feedback.registry.cycles import get_cycle, list_cycles
@@ -89,6 +90,7 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
                     if trial is not None
                 ],
                 "promotable": caller.may("admin") and _promotable(session, row),
+                "rejectable": caller.may("admin") and _rejectable(session, row),
                 "may_end": caller.may("admin"),
             }
 
@@ -132,6 +134,12 @@ def _acts(session: Session, row: Cycle) -> list[_Act]:
         _Act(one.created, one.decided_by, f"made {one.to_version or 'base'} the champion", one.reason)
         for one in moves
     ]
+    if row.version is not None:
+        found += [
+            _Act(one.created, one.actor, f"rejected {row.version}", one.details["reason"])
+            for one in acts_on(session, row.model, ("version.reject",))
+            if one.details["version"] == row.version
+        ]
     return sorted(found)
 
 
@@ -211,12 +219,23 @@ def _percent(share: float | None) -> str:
 
 def _promotable(session: Session, row: Cycle) -> bool:
     """Whether the cycle's version may be made the champion, and is not."""
+    return _state(session, row) in SERVABLE and get_model(session, row.model).champion != row.version
+
+
+def _rejectable(session: Session, row: Cycle) -> bool:
+    """Whether the cycle's version waits for somebody's word, and nothing else decides on it."""
+    on_trial = open_canary(session, row.model)
+    return _state(session, row) == "registered" and (on_trial is None or on_trial.version != row.version)
+
+
+def _state(session: Session, row: Cycle) -> str | None:
+    """The state of the version that a cycle made; None where there is none, or the cycle still goes on."""
     if row.version is None or row.state in UNFINISHED:
-        return False
+        return None
     query = select(ModelVersion.state).where(
         ModelVersion.model == row.model, ModelVersion.number == row.version
     )
-    return session.exec(query).first() in SERVABLE and get_model(session, row.model).champion != row.version
+    return session.exec(query).first()
 
 
 ROUTES = [cycles, cycle]

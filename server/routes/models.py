@@ -10,6 +10,7 @@ from sqlmodel import Session
 from feedback.access.audit import Actor
 from feedback.errors import BadFieldError
 from feedback.registry.models import get_model
+from feedback.registry.rejection import turn_down
 from feedback.registry.snapshot import Snapshot
 from feedback.registry.versions import list_versions
 from feedback.reports.card import model_card
@@ -23,7 +24,7 @@ from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.retirement import Retired
 from server.routing import BASE, UnknownModelError, choose
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
-from server.wire import Promote, Retire, Rollback
+from server.wire import Promote, Reject, Retire, Rollback
 
 _READ = {SCOPES: ("infer", "review", "train"), STRICT: True}
 _ADMIN = {SCOPES: ("admin",), STRICT: True}
@@ -93,6 +94,21 @@ async def roll_back_model(
         gateway, name, data.reason, request.user.owner, request.user.key_id, expected=expected
     )
     return _shown(moved)
+
+
+@post("/v1/models/{name:str}/reject", status_code=200, opt=_ADMIN, sync_to_thread=True)
+def reject_version(
+    name: FromPath[str], data: JSONBody[Reject], request: GatewayRequest, gateway: Parts
+) -> VersionView:
+    """Turn down a version that was proposed: it keeps its number and its files, and a person may still promote it."""
+    request.user.need_model(name)
+    number = data.version.removeprefix(f"{name}@")
+    with gateway.database.session() as session:
+        version = turn_down(session, name, number, data.reason, request.user.actor, gateway.now())
+        session.commit()
+        shown = _version(get_model(session, name), version)
+    gateway.live.refresh()
+    return shown
 
 
 @post("/v1/models/{name:str}/retire", status_code=200, opt=_ADMIN)
@@ -193,5 +209,6 @@ ROUTES = [
     version_card,
     promote_version,
     roll_back_model,
+    reject_version,
     retire_version,
 ]

@@ -152,6 +152,19 @@ def test_what_a_cycle_proposes_is_promoted_on_its_page(shelf: Site, watched: Wat
     assert serving(shelf) == f"assistant@{number}" and not watched.complaints
 
 
+def test_what_a_cycle_proposes_is_rejected_on_its_page_with_a_reason(shelf: Site, watched: Watched) -> None:
+    tab, number, before = watched.tab, add_version(shelf.database, shelf.gateway.directory), serving(shelf)
+    cycle = add_cycle(shelf.database, datetime.now(UTC), number)
+    tab.goto(f"{shelf.address}/cycles/{cycle}")
+    tab.get_by_label("Why it is not to serve").fill("it invents refunds")
+    tab.get_by_role("button", name=f"Reject {number}").click()
+    playwright.expect(tab.get_by_text(f"local rejected {number}: it invents refunds")).to_be_visible()
+    assert not tab.get_by_role("button", name="Reject").count()
+    tab.goto(f"{shelf.address}/overview")
+    assert not tab.locator(f"a[href='/cycles/{cycle}']").count()
+    assert serving(shelf) == before and not watched.complaints
+
+
 def test_two_versions_are_compared_case_by_case_side_by_side(shelf: Site, watched: Watched) -> None:
     tab, first, second = watched.tab, shelf.ids["first"], shelf.ids["second"]
     tab.goto(f"{shelf.address}/versions")

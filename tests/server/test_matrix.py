@@ -63,6 +63,7 @@ POST /v1/models/{name}/rollback        401  403   403      403    403   in    40
 GET /v1/models/{name}/canaries         401  403   403      in     in    in    403   401 401  in   in   in    401   401  401    401
 POST /v1/models/{name}/canary          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/models/{name}/canary/end      401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
+POST /v1/models/{name}/reject          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/models/{name}/retire          401  403   403      403    403   in    403   401 401  in   403  in    401   401  401    401
 POST /v1/feedback                      401  403   in       403    403   in    403   401 401  in   403  in    401   401  401    401
 OPTIONS /v1/feedback                   in   in    in       in     in    in    in    in  in   in   in   in    in    in   in     in
@@ -299,6 +300,7 @@ class House:
             "/v1/models/{name}/rollback": {"reason": "test"},
             "/v1/models/{name}/canary": {"version": "9.9", "reason": "test"},
             "/v1/models/{name}/canary/end": {"reason": "test"},
+            "/v1/models/{name}/reject": {"version": "9.9", "reason": "test"},
             "/v1/models/{name}/retire": {"version": "9.9", "reason": "test"},
             "/v1/feedback": {"inference_id": self.ids["inference"], "rating": 1},
             "/v1/failures/{failure_id}/resolve": {"action": "dismiss"},

@@ -6,14 +6,17 @@ import asyncio
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from feedback.registry.models import list_moves
+from feedback.registry.versions import get_version
 from tests.server.inside import HELLO, Answer, Inside, inside, settings_for
 from tests.server.test_access import bearing, make_key
+from tests.server.turns import add_cycle
 from tests.server.upstream import FakeEngine, fake_engine
 from tests.server.versions import add_version
 
@@ -27,6 +30,10 @@ def new_version(gateway: Inside, state: str = "registered") -> str:
 def promote(gateway: Inside, version: str, **more: Any) -> Answer:
     body = {"version": version, "reason": "it is better", **more}
     return gateway.call("POST", "/v1/models/assistant/promote", body)
+
+
+def reject(gateway: Inside, version: str) -> Answer:
+    return gateway.call("POST", "/v1/models/assistant/reject", {"version": version, "reason": "it is worse"})
 
 
 def roll_back(gateway: Inside) -> Answer:
@@ -142,6 +149,36 @@ def test_what_may_not_serve_is_refused_before_an_engine_hears_of_it(
     assert told.status == 409
     assert state in told.json["error"]["message"]
     assert engine.completions() == []
+
+
+def test_what_waits_for_a_decision_is_rejected_once_and_may_be_promoted_all_the_same(gateway: Inside) -> None:
+    number = new_version(gateway)
+    told = reject(gateway, number)
+    assert (told.status, told.json["state"]) == (200, "rejected")
+    with gateway.gateway.database.session() as session:
+        assert (
+            get_version(session, "assistant", number).rejected is not None
+        )  # the oldest of them make room first
+    again = reject(gateway, number)
+    assert again.status == 409 and "rejected already" in again.json["error"]["message"]
+    assert promote(gateway, number).status == 200
+    served = reject(gateway, number)
+    assert served.status == 409 and "it is promoted" in served.json["error"]["message"]
+
+
+def test_what_a_canary_or_a_cycle_decides_on_is_not_rejected_beside_it(gateway: Inside) -> None:
+    database, now = gateway.gateway.database, datetime.now(UTC)
+    tried, going = new_version(gateway), new_version(gateway)
+    began = {"version": tried, "reason": "let users say"}
+    assert gateway.call("POST", "/v1/models/assistant/canary", began).status == 201
+    told = reject(gateway, tried)
+    assert told.status == 409 and "/canary/end" in told.json["error"]["message"]
+    cycle = add_cycle(database, now, going, state="running", step="gate", decision=None, reason=None)
+    with database.session() as session:
+        get_version(session, "assistant", going).cycle_id = cycle
+        session.commit()
+    told = reject(gateway, going)
+    assert told.status == 409 and f"/v1/cycles/{cycle}/cancel" in told.json["error"]["message"]
 
 
 def test_unknown_models_and_versions_are_404(gateway: Inside) -> None:

@@ -43,6 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         version = body.get("version", "1.0")
         if version.endswith("9"):
             status, answer = 404, {"error": {"message": f"the model 'assistant' has no version '{version}'"}}
+        elif self.path.endswith("reject"):
+            status, answer = 200, {"name": f"assistant@{version}", "state": "rejected"}
         elif self.path.endswith("retire"):
             removed = version == "1.0"
             status = 200 if removed else 202
@@ -152,6 +154,13 @@ def test_a_rollback_reports_as_json(recorded: Path, gateway: FakeGateway) -> Non
     done = call(recorded, "rollback", "assistant", "--reason", "worse", "--json", port=gateway.server_port)
     assert json.loads(done.stdout)["move_id"] == "m"
     assert gateway.asked[0][0] == "/v1/models/assistant/rollback"
+
+
+def test_a_rejection_names_the_version(recorded: Path, gateway: FakeGateway) -> None:
+    done = call(recorded, "reject", "assistant@1.0", "--reason", "worse", port=gateway.server_port)
+    assert gateway.asked[0][0] == "/v1/models/assistant/reject"
+    assert gateway.asked[0][2] == {"version": "1.0", "reason": "worse"}
+    assert done.stdout == "assistant@1.0 is rejected.\n"
 
 
 def test_a_retirement_says_whether_the_files_are_gone(recorded: Path, gateway: FakeGateway) -> None:
