@@ -55,6 +55,11 @@ class Caller(NamedTuple):
         """Whether the key is for this model."""
         return self.models is None or model in self.models
 
+    @property
+    def only_of(self) -> str | None:
+        """Whose fine-tunings the key sees: its owner's, or with the admin scope everybody's, which is None."""
+        return None if self.may() else self.owner
+
     def need_model(self, model: str) -> None:
         """Raises `NotAllowedError` unless the key is for this model."""
         if not self.reaches(model):

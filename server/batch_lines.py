@@ -21,7 +21,7 @@ from server.decoding import decode_body, decoder_of
 from server.dialects.completions import CHAT, COMPLETIONS
 from server.dialects.embeddings import EMBEDDINGS
 from server.dialects.responses import RESPONSES
-from server.routing import choose
+from server.routing import chosen_by
 
 _CUSTOM = 512
 _TOLD = 1000
@@ -102,7 +102,7 @@ def look(path: Path, endpoint: str, limit: int, caller: Caller, snapshot: Snapsh
                 tell("duplicate_custom_id", error, one.line, "custom_id")
             seen.add(one.custom_id)
             try:
-                caller.need_model(choose(one.body.model, snapshot).model)
+                chosen_by(caller, one.body.model, snapshot)
             except StarloopError as error:
                 tell("model_not_found", error, one.line, "body.model")
     except BadInputError as error:

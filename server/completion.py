@@ -21,7 +21,7 @@ from server.dialects.dialect import Dialect
 from server.errors import Failure, error_object, tell
 from server.gateway import Gateway
 from server.replicas import Replica
-from server.routing import BASE, Route, choose, is_pinned
+from server.routing import BASE, Route, choose, chosen_by, is_pinned
 from server.telemetry.traces import Trace
 
 CLIENT_GONE = 499
@@ -39,7 +39,7 @@ def begin(
     named: str | None = None,
     traceparent: str | None = None,
 ) -> Completion:
-    """Choose who answers; `named` is the conversation as the client names it. Raises what `choose` and `need_model` do."""
+    """Choose who answers; `named` is the conversation as the client names it. Raises what `chosen_by` does."""
     purpose = BATCH if purpose == BATCH else dialect.purpose or purpose
     conversation = None if dialect.purpose else body.conversation(named)
     stays = None
@@ -50,8 +50,7 @@ def begin(
     unit = unit_of(body.user, conversation, identifier) if purpose == "production" else None
     pinned = is_pinned(body.model)
     requested = f"{body.model}@{BASE}" if dialect.purpose and not pinned else body.model
-    route = choose(requested, gateway.live.current, stays, unit)
-    caller.need_model(route.model)
+    route = chosen_by(caller, requested, gateway.live.current, stays, unit)
     adapter = None if pinned else route.adapter
     if adapter is not None and gateway.adapter_watch.problem(adapter):
         # the files of a challenger, or of a conversation's version, may be bad: the champion serves on

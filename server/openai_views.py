@@ -60,6 +60,8 @@ class UploadObject(Struct, kw_only=True):
     purpose: str
     status: str
     file: FileObject | None = None
+    ignored: tuple[str, ...] = ("mime_type",)
+    """What clients must send for it and has no effect."""
 
 
 class PartObject(Struct, kw_only=True):

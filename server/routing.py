@@ -8,6 +8,7 @@ from feedback.errors import NotFoundError
 from feedback.registry.adapters import adapter_name
 from feedback.registry.snapshot import ModelRoute, Snapshot
 from feedback.tuning.requests import NAMED
+from server.access import Caller
 
 BASE = "base"
 
@@ -58,6 +59,32 @@ def choose(requested: str, snapshot: Snapshot, stays: str | None = None, unit: s
         if dealt == BASE or dealt in model.versions:
             return Route(name, dealt, model.base)
     return Route(name, model.champion or BASE, model.base)
+
+
+def chosen_by(
+    caller: Caller, requested: str, snapshot: Snapshot, stays: str | None = None, unit: str | None = None
+) -> Route:
+    """The route for what a caller wrote, as `choose` has it.
+
+    Raises `NotAllowedError` for a model that the key is not for, and `UnknownModelError` also for somebody else's fine-tuning.
+    """
+    route = choose(requested, snapshot, stays, unit)
+    caller.need_model(route.model)
+    if is_pinned(requested) and not is_seen(caller, route.model, route.version, snapshot):
+        raise UnknownModelError(
+            f"there is no model {_short(requested)}; GET /v1/models lists those there are"
+        )
+    return route
+
+
+def is_seen(caller: Caller, model: str, number: str, snapshot: Snapshot) -> bool:
+    """Whether a version is the caller's to name: all are, but for another owner's fine-tuning that serves no users."""
+    owner = caller.only_of
+    if owner is None or number in answering(snapshot.models[model]):
+        return True
+    return all(
+        one.owner == owner for one in snapshot.aliases.values() if (one.model, one.number) == (model, number)
+    )
 
 
 def is_served(route: Route, snapshot: Snapshot) -> bool:

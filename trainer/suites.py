@@ -1,7 +1,7 @@
 """The three suites of cases that versions are judged on, and the refusal of any that training has seen.
 
 A case stands in the regression suite because it came with its right answer as something the model is meant to
-do, or because an earlier champion passed it; it stays there whether or not the present champion passes it. To keep
+do, as the base's examples and imports for replay do; it stays there whether or not the present champion passes it. To keep
 only what the present champion passes would choose cases by its luck: a challenger that is equal in truth, but
 differs on a tenth of the cases, would then seem to have lost half of that tenth.
 """

@@ -62,6 +62,8 @@ class Alias(Struct, frozen=True):
     model: str
     number: str
     created: float
+    owner: str
+    """Of the key that asked for the fine-tuning."""
 
     @property
     def name(self) -> str:
@@ -119,10 +121,12 @@ def load_snapshot(session: Session) -> Snapshot:
         )
         for row in session.exec(select(RegisteredModel))
     }
-    named = columns_of(col(Tuning.alias), col(Tuning.model), col(Tuning.version), col(Tuning.finished))
+    named = columns_of(
+        col(Tuning.alias), col(Tuning.model), col(Tuning.version), col(Tuning.finished), col(Tuning.owner)
+    )
     aliases = {
-        alias: Alias(model, number, finished)
-        for alias, model, number, finished in session.connection().execute(
+        alias: Alias(model, number, finished, owner)
+        for alias, model, number, finished, owner in session.connection().execute(
             named.where(col(Tuning.alias).is_not(None))
         )
         if alias is not None and number is not None and finished is not None

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 from feedback.errors import ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import get_model, lock_model
-from feedback.storage.tables import ModelVersion
+from feedback.storage.tables import ModelVersion, Tuning
 
 VersionState = Literal["staged", "registered", "promoted", "rejected", "retired"]
 _NEXT: dict[str, tuple[VersionState, ...]] = {
@@ -120,9 +120,18 @@ def get_version(session: Session, model: str, number: str) -> ModelVersion:
     return found
 
 
-def list_versions(session: Session, model: str) -> list[ModelVersion]:
-    """All versions of a model, highest number first, whatever their state."""
-    versions = session.exec(select(ModelVersion).where(col(ModelVersion.model) == model))
+def list_versions(session: Session, model: str, owner: str | None = None) -> list[ModelVersion]:
+    """All versions of a model, highest number first, whatever their state.
+
+    With an `owner` without the fine-tunings that another owner asked for, unless they were promoted.
+    """
+    query = select(ModelVersion).where(col(ModelVersion.model) == model)
+    if owner is not None:
+        others = select(Tuning.version).where(
+            Tuning.model == model, Tuning.owner != owner, col(Tuning.version).is_not(None)
+        )
+        query = query.where((col(ModelVersion.state) == "promoted") | col(ModelVersion.number).not_in(others))
+    versions = session.exec(query)
     return sorted(versions, key=lambda version: order_of(version.number), reverse=True)
 
 

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from sqlmodel import Session
 
 from feedback.access.audit import Actor
-from feedback.errors import BadFieldError
+from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.models import get_model
 from feedback.registry.rejection import turn_down
-from feedback.registry.snapshot import Snapshot
+from feedback.registry.snapshot import Alias, Snapshot
 from feedback.registry.versions import list_versions
 from feedback.reports.card import model_card
 from feedback.storage.tables import ModelVersion, RegisteredModel
@@ -22,7 +22,7 @@ from server.openai_views import Deleted
 from server.promotion import Moved, promote, roll_back
 from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.retirement import Retired
-from server.routing import BASE, UnknownModelError, choose
+from server.routing import BASE, UnknownModelError, chosen_by, is_seen
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
 from server.wire import Promote, Reject, Retire, Rollback
 
@@ -54,10 +54,10 @@ async def delete_version(name: FromPath[str], request: GatewayRequest, gateway: 
 
 @get("/v1/models/{name:str}/versions", opt=_READ, sync_to_thread=True)
 def versions(name: FromPath[str], request: GatewayRequest, gateway: Parts) -> VersionsView:
-    """All versions of a model, newest first, rejected and retired ones too."""
+    """All versions of a model, newest first, rejected and retired ones too; of fine-tunings that serve nobody the key's owner's."""
     request.user.need_model(name)
     with gateway.database.reading() as session:
-        return _versions(session, name)
+        return _versions(session, name, request.user)
 
 
 @get("/v1/models/{name:str}/versions/{number:str}/card", opt=_READ, sync_to_thread=True)
@@ -67,6 +67,11 @@ def version_card(
     """A version's model card, as Markdown."""
     request.user.need_model(name)
     with gateway.database.reading() as session:
+        if number not in {one.number for one in list_versions(session, name, request.user.only_of)}:
+            get_model(session, name)
+            raise NotFoundError(
+                f"the model {name!r} has no version {number[:60]!r}; GET /v1/models/{name}/versions lists those there are"
+            )
         text = model_card(session, name, number)
     return Response(text, media_type="text/markdown; charset=utf-8")
 
@@ -129,20 +134,24 @@ async def retire_version(
 def cards_of(caller: Caller, snapshot: Snapshot) -> list[ModelCard]:
     """The registered models that a key is for, then versions with names of their own."""
     names = sorted(name for name in snapshot.models if caller.reaches(name))
-    tuned = sorted(name for name, alias in snapshot.aliases.items() if caller.reaches(alias.model))
+    tuned = sorted(name for name, alias in snapshot.aliases.items() if _reached(alias, caller, snapshot))
     return [_card(name, snapshot) for name in names] + [_tuned(name, snapshot) for name in tuned]
 
 
 def card_of(name: str, caller: Caller, snapshot: Snapshot) -> ModelCard:
     """One of them, or a version as `name@version`. Raises `UnknownModelError`."""
     alias = snapshot.aliases.get(name)
-    if alias is not None and caller.reaches(alias.model):
+    if alias is not None and _reached(alias, caller, snapshot):
         return _tuned(name, snapshot)
     bare, pinned, _ = name.partition("@")
     if bare not in snapshot.models or not caller.reaches(bare):
         raise UnknownModelError(f"there is no model {name[:60]!r}; GET /v1/models lists those there are")
     card = _card(bare, snapshot)
-    return replace(card, id=name, version=choose(name, snapshot).version) if pinned else card
+    return replace(card, id=name, version=chosen_by(caller, name, snapshot).version) if pinned else card
+
+
+def _reached(alias: Alias, caller: Caller, snapshot: Snapshot) -> bool:
+    return caller.reaches(alias.model) and is_seen(caller, alias.model, alias.number, snapshot)
 
 
 async def retire_named(name: str, caller: Caller, gateway: Gateway) -> Retired:
@@ -186,9 +195,9 @@ def _tuned(name: str, snapshot: Snapshot) -> ModelCard:
     return replace(_card(alias.model, snapshot), id=name, version=alias.number, created=int(alias.created))
 
 
-def _versions(session: Session, name: str) -> VersionsView:
+def _versions(session: Session, name: str, caller: Caller) -> VersionsView:
     row = get_model(session, name)
-    items = [_version(row, version) for version in list_versions(session, name)]
+    items = [_version(row, version) for version in list_versions(session, name, caller.only_of)]
     return VersionsView(model=name, champion=row.champion or BASE, items=items)
 
 

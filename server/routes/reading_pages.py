@@ -138,7 +138,7 @@ def versions(
         with gateway.database.reading() as session:
             row = get_model(session, chosen)
             earlier = champions_before(session, row)
-            known = list_versions(session, chosen)
+            known = list_versions(session, chosen, caller.only_of)
             moves = list_moves(session, chosen, _MARKS, None).items
             found = gateway.stars.get((chosen, zone))
             numbers = [one.number for one in known] + ["base"]

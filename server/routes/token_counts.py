@@ -13,7 +13,7 @@ from server.errors import TOLD
 from server.openapi import TokensOperation
 from server.replicas import Replica
 from server.request import SCOPES, GatewayRequest, Parts
-from server.routing import choose
+from server.routing import chosen_by
 
 PATH = f"{MESSAGES_API.path}/count_tokens"
 
@@ -25,8 +25,7 @@ async def count_tokens(request: GatewayRequest, gateway: Parts) -> Response[byte
     The base counts, as its versions read text as it does.
     """
     body = MESSAGES_API.read(await request.body())
-    route = choose(body.model, await gateway.live.with_name(body.model))
-    request.user.need_model(route.model)
+    route = chosen_by(request.user, body.model, await gateway.live.with_name(body.model))
 
     def asked(replica: Replica) -> bytes:
         content = msgspec.json.encode({**body.fields, "model": replica.base_name})

@@ -127,6 +127,7 @@ def test_a_key_sees_its_own_files_and_an_admin_all(gateway: Inside, client: Clie
     ann, bob, ada, some = team(gateway, client)
     sent = ann.files.create(file=("a.jsonl", ROWS), purpose="fine-tune")
     begun = ann.uploads.create(bytes=3, filename="a", mime_type="text/plain", purpose="user_data")
+    assert begun.ignored == ["mime_type"]  # type: ignore[attr-defined]
     assert [one.id for one in ann.files.list()] == [one.id for one in ada.files.list()] == [sent.id]
     for other in (bob, some):
         assert list(other.files.list()) == []

@@ -16,7 +16,7 @@ from feedback.ids import new_id
 from feedback.storage.tables import Inference, Tuning
 from tests.server.inside import Inside
 from tests.server.openai_client import Client, team
-from tests.server.test_access import make_key
+from tests.server.test_access import bearing, make_key
 from tests.server.test_files import told
 from tests.server.tuned import Trainer
 from tests.trainer.world import WORDS
@@ -338,6 +338,46 @@ def test_a_key_sees_its_own_jobs_for_its_models_alone(
     with pytest.raises(openai.PermissionDeniedError):
         ann.chat.completions.create(model=name, messages=[{"role": "user", "content": "Hello?"}])
     assert name not in [one.id for one in some.models.list()]
+
+
+def test_a_version_is_its_owners_to_name_until_it_serves_users(
+    gateway: Inside, client: Client, trainer: Trainer
+) -> None:
+    ann, *_ = team(gateway, client)
+    job = ann.fine_tuning.jobs.create(model="assistant", training_file=sent(ann)).id
+    assert trainer.turn()
+    gateway.gateway.live.refresh()
+    name = ann.fine_tuning.jobs.retrieve(job).fine_tuned_model
+    assert name is not None
+    keys = {owner: make_key(gateway, "infer", "train", owner=owner) for owner in ("ann", "bob")}
+    admin = make_key(gateway, "admin", owner="ada")
+
+    def seen(key: str) -> list[int]:
+        """Statuses of all that names it."""
+        hello = {"messages": [{"role": "user", "content": "Hello?"}]}
+        asked: list[tuple[str, str, Any]] = [
+            ("GET", f"/v1/models/{name}", None),
+            ("GET", "/v1/models/assistant@1.0", None),
+            ("GET", "/v1/models/assistant/versions/1.0/card", None),
+            ("POST", "/v1/chat/completions", {"model": name, **hello}),
+            ("POST", "/v1/chat/completions", {"model": "assistant@1.0", **hello}),
+            ("POST", "/v1/messages", {"model": "assistant@1.0", "max_tokens": 9, **hello}),
+        ]
+        return [gateway.call(*one, bearing(key)).status for one in asked]
+
+    def listed(key: str) -> tuple[list[str], list[str]]:
+        models = gateway.call("GET", "/v1/models", None, bearing(key)).json["data"]
+        versions = gateway.call("GET", "/v1/models/assistant/versions", None, bearing(key)).json["items"]
+        return [one["id"] for one in models], [one["number"] for one in versions]
+
+    assert set(seen(keys["ann"])) == set(seen(admin)) == {200} and set(seen(keys["bob"])) == {404}
+    assert listed(keys["ann"]) == listed(admin) == (["assistant", name], ["1.0"])
+    assert listed(keys["bob"]) == (["assistant"], [])
+    page = gateway.call("GET", "/versions?model=assistant", None, bearing(keys["bob"]))
+    assert page.status == 200 and job.removeprefix("ftjob-") not in page.body.decode()
+    promotion = {"version": "1.0", "reason": "better"}
+    assert gateway.call("POST", "/v1/models/assistant/promote", promotion, bearing(admin)).status == 200
+    assert set(seen(keys["bob"])) == {200} and listed(keys["bob"])[1] == ["1.0"]
 
 
 def test_a_thousand_jobs_are_paged_and_filtered(gateway: Inside, client: Client) -> None:
