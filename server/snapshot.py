@@ -66,8 +66,10 @@ class LiveSnapshot:
         All that wait share one new view, so names that nobody has cost no more than twenty a second.
         """
         if name.startswith(NAMED) and name not in self.current.aliases:
+            came = monotonic()
             async with self._asking:
-                if monotonic() - self._taken > _FRESH_SECONDS:
+                if self._taken < came:  # a moment ago is not enough: the version may be younger still
+                    await asyncio.sleep(max(0.0, self._taken + _FRESH_SECONDS - monotonic()))
                     with suppress(StarloopError):  # the one there is has to do
                         await asyncio.to_thread(self.refresh)
         return self.current
