@@ -96,12 +96,9 @@ class EndCanary(Wire):
     reason: Line
 
 
-class Reject(Wire):
-    version: Version
-    reason: Line
+class Withdraw(Wire):
+    """A version that is rejected or retired, and why."""
 
-
-class Retire(Wire):
     version: Version
     reason: Line
 

@@ -24,7 +24,7 @@ from server.request import SCOPES, STRICT, GatewayRequest, Parts
 from server.retirement import Retired
 from server.routing import BASE, UnknownModelError, chosen_by, is_seen
 from server.views import ModelCard, ModelList, MovedView, RetiredView, VersionsView, VersionView, view
-from server.wire import Promote, Reject, Retire, Rollback
+from server.wire import Promote, Rollback, Withdraw
 
 _READ = {SCOPES: ("infer", "review", "train"), STRICT: True}
 _ADMIN = {SCOPES: ("admin",), STRICT: True}
@@ -103,7 +103,7 @@ async def roll_back_model(
 
 @post("/v1/models/{name:str}/reject", status_code=200, opt=_ADMIN, sync_to_thread=True)
 def reject_version(
-    name: FromPath[str], data: JSONBody[Reject], request: GatewayRequest, gateway: Parts
+    name: FromPath[str], data: JSONBody[Withdraw], request: GatewayRequest, gateway: Parts
 ) -> VersionView:
     """Turn down a version that was proposed: it keeps its number and its files, and a person may still promote it."""
     request.user.need_model(name)
@@ -118,7 +118,7 @@ def reject_version(
 
 @post("/v1/models/{name:str}/retire", status_code=200, opt=_ADMIN)
 async def retire_version(
-    name: FromPath[str], data: JSONBody[Retire], request: GatewayRequest, gateway: Parts
+    name: FromPath[str], data: JSONBody[Withdraw], request: GatewayRequest, gateway: Parts
 ) -> Response[RetiredView]:
     """Take a version out of service for good and remove its files; 202 while something holds the files."""
     request.user.need_model(name)
