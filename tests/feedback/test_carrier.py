@@ -162,7 +162,10 @@ def test_of_a_large_batch_what_is_refused_or_damaged_is_kept_and_the_others_arri
     }
     found = verify(postgresql_database, tmp_path)
     assert (found.inferences, found.feedback, found.missing, found.corrupt) == (400, 1, 1, 1)
-    said = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    lines = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    said = [
+        line for line in lines if journal.path.stem in line
+    ]  # other threads of this process may speak too
     assert len(said) == 2 and "damaged" in said[0] and refused.id in said[1]
     assert endless[:100] not in str(said)
 

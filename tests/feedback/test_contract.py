@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -98,10 +98,10 @@ def test_a_pattern_must_match_the_whole_answer() -> None:
 
 
 def test_no_pattern_and_no_answer_can_stop_the_gateway() -> None:
-    started = perf_counter()
+    started = process_time()
     assert not TaskContract(pattern=r"(a+)+b").valid("a" * 100_000)
     assert not TaskContract(pattern=r"(\w+\s?)*!").valid("word " * 20_000 + "?")
-    assert perf_counter() - started < 2
+    assert process_time() - started < 10  # measured: 0.4 s; a pattern that goes back and forth takes years
     assert "is longer than" in (TaskContract(pattern="a+").problem("a" * 100_001) or "")
 
 

@@ -7,12 +7,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sqlmodel import Session, select
 
 from feedback.datasets.groups import Group, KnownPrompts, assign_groups, normalise, prompt_hash
+from feedback.datasets.likeness import LikenessIndex
 from feedback.datasets.splits import group_side
 from feedback.settings import Dataset
 from feedback.starter.grammar import INTENTS, draw
@@ -175,17 +178,29 @@ def test_five_thousand_prompts_are_grouped_in_seconds() -> None:
     assert len(groups) > 4_900 and joined == len(near)
 
 
-def test_a_crowd_of_prompts_from_one_template_is_placed_in_linear_time_and_its_twins_are_found() -> None:
+def test_a_crowd_of_prompts_from_one_template_is_placed_in_linear_time_and_its_twins_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at = 0
+
+    def candidates(index: LikenessIndex, signature: NDArray[np.uint32]) -> list[int]:
+        nonlocal looked_at
+        found = every(index, signature)
+        looked_at += len(found)
+        return found
+
+    every = LikenessIndex.candidates
+    monkeypatch.setattr(LikenessIndex, "candidates", candidates)
     rng = random.Random(4)
     template = "question {}: where is the order {} that i made last week? it was to come today."
     known = KnownPrompts(HALF)
-    seconds = []
     for part in range(3):
         prompts = [template.format(part * 1500 + n, rng.randrange(10**9)) for n in range(1500)]
-        started = time.process_time()
+        looked_at = 0
         place(known, prompts)
-        seconds.append(time.process_time() - started)
-    assert seconds[2] < 3 * seconds[1]
+        assert (
+            looked_at < 1500 * 200
+        )  # measured: 130 each; it would be 3,750 each against all that were placed before
     prompts = [template.format(9000 + n, rng.randrange(10**9)) for n in range(200)]
     place(known, prompts)
     assert sum(known.is_near(normalise(f"{prompt}!")) for prompt in prompts) >= 196

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -100,10 +100,10 @@ def test_texts_that_repeat_a_little_do_not_run_in_circles() -> None:
 def test_wording_takes_time_in_proportion_to_the_text() -> None:
     def seconds(size: int) -> float:
         texts = ["no " * size, "a" * size, "i'm sorry " * size, "x y " * (size // 2)]
-        started = perf_counter()
+        started = process_time()
         for text in texts:
             refusal_in(text), complaint_in(text), circle_in(text)
-        return perf_counter() - started
+        return process_time() - started
 
     seconds(100)
     assert seconds(40_000) < 40 * max(seconds(4_000), 0.005)
