@@ -14,6 +14,10 @@ recipe (`starloop data import`, `data build`, `train`) in a data directory of th
     all traffic    whatever was asked, rated or not, with true labels
 
 and a linear SVM over TF-IDF, fitted on the base's examples and the same cases.
+
+With `--liars SHARE` that share of the users lies: one star for whatever they get, and the same wrong label from all of them
+where the answer was not that. Then no other training is made: what counts is whether a cycle promotes a version that is
+worse on true labels than the one before it.
 """
 
 from __future__ import annotations
@@ -24,9 +28,6 @@ import json
 import math
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,37 +47,9 @@ from feedback.storage.tables import PromptGroup
 from server.demo.client import MODEL, DemoClient, bounded
 from tests.bench.linear_svm import LinearSvm
 from tests.bench.loop_offline import BASE_SHARE, CORRECTS, DATA, NOISE, RATES, USERS, Row, Task
+from tests.bench.loop_scene import CONFIGURATION, Scene
 from tests.bench.report import machine
 from tests.server.served import free_port
-
-ROOT = Path(__file__).parents[2]
-_CONFIGURATION = """\
-[storage]
-directory = "{directory}"
-[server]
-port = {port}
-[[engine]]
-base = "{base}"
-port = {engine_port}
-max_lora_rank = {rank}
-[[model]]
-name = "assistant"
-base = "{base}"
-mode = "auto"
-labels = {labels}
-examples = "{examples}"
-[dataset]
-evaluation_share = {share}
-replay = {replay}
-[training]
-rank = {rank}
-threads = {threads}
-[canary]
-share = 0
-holdback = 0
-[schedule]
-cron = ""
-"""
 
 
 @dataclass(frozen=True)
@@ -90,64 +63,12 @@ class Heard:
     rating: int | None = None
     corrected: bool = False
 
+    lie: str = ""
+    """What a liar says the right answer is."""
+
     @property
     def teaches(self) -> bool:
         return self.corrected or (self.rating or 0) >= 4
-
-
-@dataclass
-class Scene:
-    """A configured data directory, and the server over it while it runs."""
-
-    folder: Path
-    configuration: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "server.command", "up", "--config", str(self.configuration)]
-        self.process = subprocess.Popen(
-            command,
-            stdout=(self.folder / "up.log").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 600
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.address}/health/ready", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-        self.stop()
-        raise RuntimeError((self.folder / "up.log").read_text(errors="replace")[-3000:])
-
-    def stop(self) -> None:
-        process, self.process = self.process, None
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(90)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def command(self, *arguments: str) -> dict[str, Any]:
-        """What a command reports with `--json`."""
-        command = [sys.executable, "-m", "server.command", *arguments, "--json", "--config"]
-        done = subprocess.run(
-            [*command, str(self.configuration)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"starloop {' '.join(arguments)}: {done.stderr[-2000:]}")
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
 
 
 @dataclass
@@ -162,6 +83,8 @@ class Bench:
     live: list[Row] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    """What each promotion brought on true labels."""
 
     def divide(self) -> None:
         """Prompts that the base learned from, and those that users will send; no prompt is both."""
@@ -177,7 +100,7 @@ class Bench:
         folder.mkdir(parents=True)
         port = free_port()
         path = folder / "starloop.toml"
-        text = _CONFIGURATION.format(
+        text = CONFIGURATION.format(
             directory=folder / "data",
             port=port,
             engine_port=free_port(),
@@ -234,7 +157,11 @@ class Bench:
         said = []
         for (text, right), user, (given, inference_id) in zip(rows, people, answers, strict=True):
             heard = Heard(text, right, user, inference_id)
-            if self.rng.random() < RATES:
+            if self.lies(user):
+                lie = self.task.labels[(self.task.labels.index(right) + 1) % len(self.task.labels)]
+                heard = replace(heard, rating=1, lie="" if given == lie else lie)
+                said.append(heard)
+            elif self.rng.random() < RATES:
                 if (given == right) != (self.rng.random() < NOISE):
                     heard = replace(heard, rating=self.rng.choice((4, 5, 5)))
                 else:
@@ -249,17 +176,21 @@ class Bench:
                 "rating": one.rating,
                 "rater": one.user,
             }
-            if one.corrected:
-                body["correction"] = one.right
+            if one.corrected or one.lie:
+                body["correction"] = one.lie or one.right
             (await http.post("/v1/feedback", json=body)).raise_for_status()
 
         await bounded([partial(rate, one) for one in said], _quietly)
+
+    def lies(self, user: str) -> bool:
+        """Users are numbered; the first ones lie."""
+        return int(user.removeprefix("user-")) < round(float(self.options.liars) * USERS)
 
     async def turn(self, scene: Scene) -> str:
         """All cycles; the version that serves in the end."""
         options, client = self.options, DemoClient(scene.address)
         async with httpx.AsyncClient(base_url=scene.address, timeout=120) as http:
-            await self.measure(client, "base", "base")
+            serves = await self.measure(client, "base", "base")
             for cycle in range(options.cycles):
                 some = [
                     self.live[place]
@@ -275,7 +206,10 @@ class Bench:
                 ended = await client.cycle((), _quietly_told)
                 word = f"{ended['decision'] or ended['state']} after {time.monotonic() - started:.0f} s: {ended['reason']}"
                 if ended["version"]:
-                    await self.measure(client, f"cycle {cycle + 1}", ended["version"], word)
+                    reached = await self.measure(client, f"cycle {cycle + 1}", ended["version"], word)
+                    if ended["decision"] == "promoted":
+                        self.gains.append(reached - serves)
+                        serves = reached
                 else:
                     self.rows.append(f"| cycle {cycle + 1} | | | | {word} |")
             champion = str((await http.get(f"/v1/models/{MODEL}/versions")).json()["champion"])
@@ -283,14 +217,14 @@ class Bench:
         await client.close()
         return champion
 
-    async def measure(self, client: DemoClient, title: str, version: str, word: str = "") -> None:
-        """Ask a version every prompt of the test file through the endpoint."""
+    async def measure(self, client: DemoClient, title: str, version: str, word: str = "") -> float:
+        """Ask a version every prompt of the test file through the endpoint; the share it answers rightly."""
 
         async def one(text: str) -> str:
             return (await client.ask(f"{MODEL}@{version}", text, None, evaluation=True)).text
 
         said = await bounded([partial(one, text) for text, _ in self.task.test], _quietly)
-        self.score(f"{title} ({version})", said, word)
+        return self.score(f"{title} ({version})", said, word)
 
     def score(self, title: str, said: Sequence[str], word: str = "") -> float:
         hits = [
@@ -370,18 +304,11 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
         asyncio.run(bench.turn(scene))
     finally:
         scene.stop()
-    same, every = bench.same_cases(scene, sides=True), bench.same_cases(scene, sides=False)
-    ours = float(bench.rows[-1].split("|")[2])
-    reached = [
-        (title, ours / bench.oracle(title, rows))
-        for title, rows in (("same cases", same), ("all cases", every), ("all traffic", bench.live))
-    ]
-    svm = LinearSvm(*zip(*bench.base_rows, *same, strict=True))
-    bench.score("linear SVM, same cases", svm.predict([text for text, _ in task.test]))
+    ending = poisoned(bench) if options.liars else compared(bench, scene)
     rated = [one for one in bench.heard if one.rating is not None]
     words = Counter("corrected" if one.corrected else "praised" if one.teaches else "low" for one in rated)
     return [
-        f"## {options.data}, seed {options.seed}",
+        f"## {options.data}, seed {options.seed}" + (f", {options.liars:.0%} liars" if options.liars else ""),
         "",
         f"{len(bench.live):,} prompts in {options.cycles} cycles, {len(task.unknown)} of {len(task.labels)} labels held out "
         f"from a base that learned {len(bench.base_rows):,} examples of the others; {len(rated):,} answers rated, "
@@ -392,11 +319,33 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
         "|---|--:|--:|--:|---|",
         *bench.rows,
         "",
-        "What serves in the end reaches "
-        + ", ".join(f"**{ratio:.3f}** of *{title}*" for title, ratio in reached)
-        + ".",
+        ending,
         "",
     ]
+
+
+def compared(bench: Bench, scene: Scene) -> str:
+    """The rows of other trainings, and what serves in the end beside them."""
+    same, every = bench.same_cases(scene, sides=True), bench.same_cases(scene, sides=False)
+    ours = float(bench.rows[-1].split("|")[2])
+    reached = [
+        (title, ours / bench.oracle(title, rows))
+        for title, rows in (("same cases", same), ("all cases", every), ("all traffic", bench.live))
+    ]
+    svm = LinearSvm(*zip(*bench.base_rows, *same, strict=True))
+    bench.score("linear SVM, same cases", svm.predict([text for text, _ in bench.task.test]))
+    ratios = ", ".join(f"**{ratio:.3f}** of *{title}*" for title, ratio in reached)
+    return f"What serves in the end reaches {ratios}."
+
+
+def poisoned(bench: Bench) -> str:
+    """What the promotions of a poisoned run brought."""
+    liars, lies = round(bench.options.liars * USERS), sum(one.lie != "" for one in bench.heard)
+    told = f"{liars} of {USERS} users lied: {lies:,} wrong corrections. "
+    if not bench.gains:
+        return f"{told}Nothing was promoted."
+    gains = ", ".join(f"{100 * gain:+.1f}" for gain in bench.gains)
+    return f"{told}Promoted versions against the one before, in points on true labels: **{gains}**."
 
 
 def _write_chats(path: Path, rows: Sequence[Row]) -> None:
@@ -424,6 +373,7 @@ def main() -> None:
     parser.add_argument("--golden", type=int, default=400, help="golden cases drawn over all cycles")
     parser.add_argument("--evaluation-share", type=float, default=0.2)
     parser.add_argument("--replay", type=float, default=4.0)
+    parser.add_argument("--liars", type=float, default=0.0, help="share of the users who lie")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--base-steps", type=int, default=600)

@@ -6,7 +6,7 @@ import argparse
 import random
 from pathlib import Path
 
-from tests.bench.loop import Bench, Heard
+from tests.bench.loop import Bench, Heard, poisoned
 from tests.bench.loop_offline import Task
 
 TASK = Task(
@@ -40,3 +40,12 @@ def test_praise_and_corrections_teach_and_nothing_else_does() -> None:
     low, praised = Heard("a", "play", "user-1", "1", 2), Heard("a", "play", "user-1", "1", 4)
     corrected = Heard("a", "play", "user-1", "1", 1, True)
     assert [one.teaches for one in (silent, low, praised, corrected)] == [False, False, True, True]
+
+
+def test_of_the_users_the_first_lie_and_what_their_promotions_brought_is_told(tmp_path: Path) -> None:
+    one = Bench(argparse.Namespace(prompts=40, seed=0, liars=0.05), TASK, tmp_path, random.Random(0))
+    assert [one.lies(f"user-{number:03d}") for number in (0, 19, 20, 399)] == [True, True, False, False]
+    one.heard = [Heard("a", "play", "user-001", "1", 1, lie="book"), Heard("a", "play", "user-030", "1", 1)]
+    assert poisoned(one) == "20 of 400 users lied: 1 wrong corrections. Nothing was promoted."
+    one.gains = [0.12, -0.004]
+    assert poisoned(one).endswith("in points on true labels: **+12.0, -0.4**.")

@@ -1,0 +1,98 @@
+"""A data directory of `make bench-loop` with its configuration, and `starloop up` over it while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+CONFIGURATION = """\
+[storage]
+directory = "{directory}"
+[server]
+port = {port}
+[[engine]]
+base = "{base}"
+port = {engine_port}
+max_lora_rank = {rank}
+[[model]]
+name = "assistant"
+base = "{base}"
+mode = "auto"
+labels = {labels}
+examples = "{examples}"
+[dataset]
+evaluation_share = {share}
+replay = {replay}
+[training]
+rank = {rank}
+threads = {threads}
+[canary]
+share = 0
+holdback = 0
+[schedule]
+cron = ""
+"""
+
+
+@dataclass
+class Scene:
+    """A configured data directory, and the server over it while it runs."""
+
+    folder: Path
+    configuration: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "server.command", "up", "--config", str(self.configuration)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=(self.folder / "up.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.address}/health/ready", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        self.stop()
+        raise RuntimeError((self.folder / "up.log").read_text(errors="replace")[-3000:])
+
+    def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(90)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """What a command reports with `--json`."""
+        command = [sys.executable, "-m", "server.command", *arguments, "--json", "--config"]
+        done = subprocess.run(
+            [*command, str(self.configuration)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"starloop {' '.join(arguments)}: {done.stderr[-2000:]}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
