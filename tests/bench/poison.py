@@ -22,11 +22,14 @@ gate alone stops.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 
@@ -291,8 +294,16 @@ def _text(one: Example) -> str:
     return str(one.messages[-1]["content"])
 
 
+_ground = lru_cache(Ground.read)
+
+
+def one_history(seed: int, way: str, share: float, guarded: bool, settings: Dataset) -> list[Turn]:
+    """In a process of its own; four grounds are shared by all seeds."""
+    return history(_ground(seed % 4, settings), seed, way, share, guarded, settings)
+
+
 def section(
-    title: str, shares: Sequence[tuple[float, int]], guarded: bool, settings: Dataset
+    pool: Executor, title: str, shares: Sequence[tuple[float, int]], guarded: bool, settings: Dataset
 ) -> tuple[list[str], list[Turn]]:
     """A table, a line for each way and share; `shares` come with their number of histories."""
     lines = [
@@ -301,17 +312,17 @@ def section(
         "| liars | share | cycles | promoted | worse promoted | lowest of promoted | its worst intent | poisoned rows | of lies told |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    grounds: dict[int, Ground] = {}
     everything = []
-    for share, histories in shares:
-        for way in WAYS:
-            turns = []
-            for seed in range(histories):
-                ground = grounds.setdefault(seed % 4, Ground.read(seed % 4, settings))
-                turns += history(ground, seed, way, share, guarded, settings)
-            lines.append(_line(way, share, turns))
-            everything += turns
-            print(lines[-1], flush=True)
+    kinds = [(way, share, histories) for share, histories in shares for way in WAYS]
+    begun = [
+        [pool.submit(one_history, seed, way, share, guarded, settings) for seed in range(histories)]
+        for way, share, histories in kinds
+    ]
+    for (way, share, _), running in zip(kinds, begun, strict=True):
+        turns = [turn for one in running for turn in one.result()]
+        lines.append(_line(way, share, turns))
+        everything += turns
+        print(lines[-1], flush=True)
     return [*lines, ""], everything
 
 
@@ -337,16 +348,22 @@ def main() -> None:
         "--histories", type=int, default=12, help="of each way at 2 and 5 %%; a sixth as many at others"
     )
     parser.add_argument("--corroborate", action="store_true", help="with [dataset] corroborate")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if not DATA.is_dir():
         parser.exit(message=f"Not run: {DATA} is not there.\n")
     settings, began = Dataset(minimum_new=20, corroborate=options.corroborate), time.monotonic()
     many, few = options.histories, max(1, options.histories // 6)
-    first, guarded = section(
-        "Curation and gate", [(0.02, many), (0.05, many), (0.1, few), (0.2, few), (0.4, few)], True, settings
-    )
-    second, bare = section("The gate alone", [(0.05, few), (0.2, few), (0.4, few)], False, settings)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        first, guarded = section(
+            pool,
+            "Curation and gate",
+            [(0.02, many), (0.05, many), (0.1, few), (0.2, few), (0.4, few)],
+            True,
+            settings,
+        )
+        second, bare = section(pool, "The gate alone", [(0.05, few), (0.2, few), (0.4, few)], False, settings)
     wrong = sum(one.worse for one in [*guarded, *bare])
     head = [
         "# Poison",
