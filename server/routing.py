@@ -82,9 +82,7 @@ def is_seen(caller: Caller, model: str, number: str, snapshot: Snapshot) -> bool
     owner = caller.only_of
     if owner is None or number in answering(snapshot.models[model]):
         return True
-    return all(
-        one.owner == owner for one in snapshot.aliases.values() if (one.model, one.number) == (model, number)
-    )
+    return snapshot.owners.get((model, number), frozenset()) <= {owner}
 
 
 def is_served(route: Route, snapshot: Snapshot) -> bool:

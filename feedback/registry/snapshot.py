@@ -83,6 +83,8 @@ class Snapshot(Struct, frozen=True):
     retiring: tuple[Retiring, ...] = ()
     aliases: dict[str, Alias] = {}
     """Second names of versions that can be asked for: `ft:…`, which fine-tunings give them."""
+    owners: dict[tuple[str, str], frozenset[str]] = {}
+    """Of the versions that fine-tunings made, by model and number: who asked for them."""
 
 
 def load_snapshot(session: Session) -> Snapshot:
@@ -132,6 +134,10 @@ def load_snapshot(session: Session) -> Snapshot:
         if alias is not None and number is not None and finished is not None
         if model in models and number in models[model].versions
     }
+    owners: dict[tuple[str, str], frozenset[str]] = {}
+    for one in aliases.values():
+        place = one.model, one.number
+        owners[place] = owners.get(place, frozenset()) | {one.owner}
     keys = list(session.exec(select(Key)))
     grants = {key.secret_hash: _grant(key) for key in keys if key.revoked is None}
     return Snapshot(
@@ -144,6 +150,7 @@ def load_snapshot(session: Session) -> Snapshot:
             for row in open_retirements(session)
         ),
         aliases=aliases,
+        owners=owners,
     )
 
 
