@@ -239,3 +239,18 @@ def _only(shell: Shell) -> dict[str, Any]:
     (document,) = shell.json(cycle, "list")["items"]
     found: dict[str, Any] = document
     return found
+
+
+def test_the_loop_logs_in_the_form_that_is_set(tmp_path: Path) -> None:
+    file = tmp_path / "starloop.toml"
+    file.write_text(
+        f'[storage]\ndirectory = "{tmp_path / "data"}"\n[server]\nlog = "json"\n[schedule]\npoll_seconds = 0.1\n'
+    )
+    command = [sys.executable, "-m", "server.command", "loop", "--config", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.terminate()
+        lines = [first, *process.stderr]
+    assert process.returncode == 0
+    assert all({"time", "level", "message"} <= json.loads(line).keys() for line in lines)

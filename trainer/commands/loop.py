@@ -9,6 +9,7 @@ import threading
 import click
 
 from feedback.commands.options import settings_option
+from feedback.logs import configure
 from feedback.settings import Settings
 
 
@@ -27,7 +28,7 @@ def loop(settings: Settings) -> None:
     from trainer.opening import open_workshop
     from trainer.schedule import Loop
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(settings.server.log)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every case would hide the rest
     logging.getLogger("trainer.steps").setLevel(
         logging.WARNING
