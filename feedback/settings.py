@@ -196,6 +196,8 @@ class Training(Section, frozen=True):
     """Of the training device, in any currency; 0 gives no estimate of cost."""
     hosted_prices: dict[str, float] = {}
     """What services take for training on a million tokens, by name: estimates show it beside."""
+    window: str = ""
+    """Hours (UTC) in which trainings of cycles and fine-tunings begin (`02:00-05:00`); empty is any time."""
     log_to: list[Literal["tensorboard", "mlflow"]] = []
     """Where each step is shown besides the record; each needs its extra (`starloop[tensorboard]`, `starloop[mlflow]`)."""
     mlflow_url: str = ""

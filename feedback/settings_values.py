@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from feedback.cron import cron_trigger
 from feedback.settings import Contender, Engine, Model, Schedule, Section, Storage, Training
+from feedback.window import Window
 
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 
@@ -134,6 +135,14 @@ def _devices(devices: str) -> str | None:
     return f'{devices!r} names no GPUs; write numbers ("1", "0,1") or names (`nvidia-smi -L` shows them), "cpu" or nothing'
 
 
+def _window(text: str) -> str | None:
+    try:
+        Window.parse(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 _DEVICES = re.compile(r"(?:\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+)(?:,(?:\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+))*")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[0-9]+\.[0-9]+")
@@ -148,6 +157,7 @@ _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Model, "check"): _check,
     (Schedule, "cron"): _cron,
     (Training, "devices"): _devices,
+    (Training, "window"): _window,
     (Schedule, "webhook"): _webhook,
     (Schedule, "smtp"): _smtp,
     (Contender, "name"): _contender,

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import dropwhile
 
-from sqlmodel import Session, col, select
-
 from feedback.errors import DataRefusedError, StarloopError
 from feedback.storage.tables import Cycle
 from trainer.attempts import PAUSES, attempt
 from trainer.lease import LeaseLostError
 from trainer.record import CycleCancelledError, CycleRecord, LoopStoppedError
 from trainer.steps import STEPS
+from trainer.turns import WindowClosedError
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ _log = logging.getLogger(__name__)
 def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] = PAUSES) -> Cycle:
     """Run the cycle's remaining steps and return its row as it ended.
 
-    Raises `LoopStoppedError` or `LeaseLostError`, or what the database raises, with the cycle left to be resumed.
+    One that has to wait for the training window comes back `running`. Raises `LoopStoppedError` or `LeaseLostError`, or what the database raises, with the cycle left to be resumed.
     """
     first = record.row.step if record.row.step in STEPS else next(iter(STEPS))
     try:
@@ -42,6 +41,10 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
                 break
     except (LoopStoppedError, LeaseLostError):
         raise
+    except WindowClosedError as error:
+        record.save(reason=str(error))
+        _log.info("cycle %s %s", record.row.id, error)
+        return record.row
     except CycleCancelledError as error:
         record.stop("cancelled", str(error))
     except DataRefusedError as error:
@@ -55,12 +58,3 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
         )
     _log.info("cycle %s: %s, %s", record.row.id, record.row.decision or record.row.state, record.row.reason)
     return record.row
-
-
-def next_cycle(session: Session) -> str | None:
-    """The cycle to run: one that was interrupted, else the one that has waited longest."""
-    for state in ("running", "queued"):
-        wanted = select(Cycle.id).where(col(Cycle.state) == state).order_by(col(Cycle.id)).limit(1)
-        if (found := session.exec(wanted).first()) is not None:
-            return found
-    return None

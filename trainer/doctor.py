@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -22,10 +23,11 @@ from feedback.datasets.model_files import check_model_files
 from feedback.errors import BadInputError, ConflictError, NotFoundError, SettingsError, StarloopError
 from feedback.registry.bases import STARTER
 from feedback.registry.versions import list_versions
-from feedback.settings import Engine, Model, Settings
+from feedback.settings import Engine, Model, Settings, Training
 from feedback.storage.database import Database, need_record
 from feedback.storage.migrations import HEAD
 from feedback.storage.tables import Case, DatasetVersion, Failure, Key
+from feedback.window import Window
 from trainer.machine import Machine, find_machine
 from trainer.notices import SECRET_VARIABLE
 from trainer.preflight import Rows, Shape, gigabytes, plan, preflight, speed_of
@@ -64,6 +66,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _notices(settings)
     yield from _files(settings)
     yield from _tracking(settings)
+    yield from _window(settings.training, datetime.now(UTC))
     try:
         yield from _record(settings, machine.limited_to(settings.training.devices))
     except ConflictError as error:
@@ -235,6 +238,18 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
         require_libraries(settings.training)
     except BadInputError as error:
         yield Finding("tracking", "problem", str(error))
+
+
+def _window(training: Training, now: datetime) -> Iterator[Finding]:
+    window = Window.parse(training.window)
+    if window is None:
+        return
+    state = (
+        f"open until {window.closes(now):%H:%M}"
+        if window.open_at(now)
+        else f"closed, opens {window.opens(now):%d %b %H:%M}"
+    )
+    yield Finding("training window", "ok", f"trainings begin within {window}; {state}")
 
 
 def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:

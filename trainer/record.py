@@ -79,7 +79,7 @@ class CycleRecord:
             entries.append(
                 {"step": step, "started": self._clock().isoformat(), "ended": None, "outcome": None}
             )
-        self.save(state="running", step=step, steps=entries)
+        self.save(state="running", step=step, steps=entries, reason=None)
 
     def progress(self, **facts: Any) -> None:
         """Show how far the step is, at most every two seconds."""

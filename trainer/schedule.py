@@ -12,7 +12,6 @@ import threading
 from datetime import timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlmodel import Session
 
 from feedback.access.audit import Actor, note
 from feedback.cron import cron_trigger
@@ -21,14 +20,16 @@ from feedback.privacy.retention import expire
 from feedback.registry.cycles import request_cycle
 from feedback.reports.monthly import find_month
 from feedback.settings import Model
-from feedback.storage.tables import Cycle, Tuning
+from feedback.storage.tables import Cycle
+from feedback.window import Window
 from trainer.canary_keeper import CanaryKeeper
-from trainer.cycle import next_cycle, run_cycle
+from trainer.cycle import run_cycle
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.notices import Notifier
 from trainer.record import LoopStoppedError
 from trainer.triggers import reason_to_begin
-from trainer.tuning import TuningRecord, look_at_files, next_tuning, run_tuning
+from trainer.tuning import TuningRecord, look_at_files, run_tuning
+from trainer.turns import next_turn, tell_waiting
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Loop:
         self._lease = lease
         self._stopping = stopping
         self._wanted = workshop.settings.schedule
+        self._window = Window.parse(workshop.settings.training.window)
         self._leads = False
         self._looking = threading.Lock()
         self._canaries = CanaryKeeper(workshop, lease, stopping)
@@ -88,8 +90,9 @@ class Loop:
                 return False
             self.look_at_files()
             with self._workshop.database.reading() as session:
-                waiting = _waiting(session)
+                waiting = next_turn(session, self._window, self._workshop.clock())
             if waiting is None:
+                self._tell_waiting()
                 return False
             with self._lease.kept():
                 if isinstance(waiting, Cycle):
@@ -107,6 +110,16 @@ class Loop:
             _log.exception("the loop goes on after an unexpected error")
         self._stopping.wait(_TROUBLE_SECONDS)
         return False
+
+    def _tell_waiting(self) -> None:
+        """Say in the record what waits for the training window."""
+        now = self._workshop.clock()
+        if self._window is None or self._window.open_at(now):
+            return
+        with self._workshop.database.session() as session:
+            if tell_waiting(session, self._window, now):
+                self._lease.confirm(session)
+                session.commit()
 
     def look_at_files(self) -> None:
         """Take in the files of fine-tunings that were just asked for, also while something else trains."""
@@ -222,14 +235,3 @@ class Loop:
             self._lease.release()
         except StarloopError as error:
             _log.warning("the lease runs out by itself: %s", error)
-
-
-def _waiting(session: Session) -> Cycle | Tuning | None:
-    """What to run next: what was interrupted, else whatever was asked for first, cycle or fine-tuning."""
-    identifier = next_cycle(session)
-    found = [session.get(Cycle, identifier) if identifier else None, next_tuning(session)]
-    return min(
-        (one for one in found if one is not None),
-        key=lambda one: (one.state != "running", one.id),
-        default=None,
-    )

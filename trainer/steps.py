@@ -21,6 +21,7 @@ from feedback.errors import DataRefusedError
 from feedback.ids import new_id
 from feedback.registry.models import get_model
 from feedback.storage.tables import SuiteLook
+from feedback.window import Window
 from trainer.checkpoints import discard_checkpoints
 from trainer.contenders import contend_where_configured
 from trainer.evaluation import pinned
@@ -36,6 +37,7 @@ from trainer.settling import settle
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines
+from trainer.turns import check_window
 from trainer.workshop import Workshop
 
 Step = Callable[[Workshop, CycleRecord], None]
@@ -84,6 +86,7 @@ def freeze(workshop: Workshop, record: CycleRecord) -> None:
 def train(workshop: Workshop, record: CycleRecord) -> None:
     """Fine-tune in a child process, check the adapter and publish it as the next version."""
 
+    check_window(Window.parse(workshop.settings.training.window), workshop.clock())
     lines = TrainingLines(_log.info)
 
     def on_progress(progress: Progress) -> None:

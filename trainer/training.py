@@ -87,9 +87,10 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
             "hosted_prices",
             "devices",
             "memory_limit",
+            "window",
             "log_to",
             "mlflow_url",
-        )  # the dataset's to say; estimates alone; where it runs; who is told
+        )  # the dataset's to say; estimates alone; where and when it runs; who is told
         values = {
             name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
         }

@@ -33,6 +33,7 @@ from feedback.registry.training_steps import all_steps
 from feedback.storage.file_table import StoredFile
 from feedback.storage.tables import DataImport, ModelVersion, TrainingStep, Tuning
 from feedback.tuning.requests import PREFIX, alias_of, tell
+from feedback.window import Window
 from trainer.attempts import PAUSES, attempt, wait
 from trainer.checkpoints import discard_checkpoints
 from trainer.lease import LeaseLostError, LoopLease
@@ -40,6 +41,7 @@ from trainer.record import LoopStoppedError
 from trainer.suites import collect, refuse_overlap
 from trainer.training import BETA, Progress
 from trainer.training_lines import TrainingLines
+from trainer.turns import WindowClosedError, check_window
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -128,15 +130,6 @@ def write(
         tell(row, text, now, level, kind)
 
 
-def next_tuning(session: Session) -> Tuning | None:
-    """The one to run: one that was interrupted, else the one that has waited longest."""
-    for state in ("running", "queued"):
-        wanted = select(Tuning).where(Tuning.state == state).order_by(col(Tuning.id)).limit(1)
-        if (found := session.exec(wanted).first()) is not None:
-            return found
-    return None
-
-
 def look_at_files(workshop: Workshop, lease: LoopLease, stopping: threading.Event) -> None:
     """Take in the files of those that were just asked for; those whose files are no good have failed with that."""
     with workshop.database.reading() as session:
@@ -217,6 +210,9 @@ def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]
         attempt(lambda: _make(workshop, record), pauses, record.pause, about)
     except (LoopStoppedError, LeaseLostError):
         raise
+    except WindowClosedError as error:
+        told = f"Left at what was reached; {error}"
+        record.change(told, "waits", unless=("paused", "cancelled"), state="queued")
     except TuningLeftError as error:
         _leave(workshop, record, str(error))
     except DataRefusedError as error:
@@ -237,7 +233,8 @@ def _make(workshop: Workshop, record: TuningRecord) -> None:
         raise ConflictError(
             f"{row.model} has another base now, {model.base!r}; ask for the fine-tuning again"
         )
-    if not _made(workshop, row):
+    made = _made(workshop, row)
+    if not made:
         record.check()
     if row.dataset_id is None:
         record.change(dataset_id=new_id(workshop.clock()))
@@ -263,6 +260,8 @@ def _make(workshop: Workshop, record: TuningRecord) -> None:
         record.change(f"Dataset {dataset.id}: {dataset.note}", "frozen")
     with workshop.database.reading() as session:
         refuse_overlap(session, collect(session, row.model, workshop.settings), row.dataset_id)
+    if not made:
+        check_window(Window.parse(workshop.settings.training.window), workshop.clock())
     lines = TrainingLines(_log.info)
 
     def on_progress(progress: Progress) -> None:

@@ -28,6 +28,7 @@ _EVENTS = {
     "validated": "training_data_download_complete",
     "begun": "job_start",
     "restarted": "job_restarted",
+    "waits": "job_pending",
     "frozen": "training_start",
     "leaving": "cancel_requested",
     "left": "job_stopped",

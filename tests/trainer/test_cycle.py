@@ -17,9 +17,10 @@ from feedback.registry.versions import get_version, mark_version, reserve_versio
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, DatasetVersion, Move, SuiteLook
 from tests.trainer.world import MODEL, World, prompt, talented, truth
-from trainer.cycle import next_cycle, run_cycle
+from trainer.cycle import run_cycle
 from trainer.record import CycleRecord, LoopStoppedError
 from trainer.steps import STEPS
+from trainer.turns import next_turn
 
 
 @pytest.fixture
@@ -291,7 +292,8 @@ def test_an_interrupted_cycle_comes_before_one_that_waits(world: World) -> None:
         session.commit()
     world.record(first).begin("triage")
     with world.database.reading() as session:
-        assert next_cycle(session) == first
+        turn = next_turn(session, None, world.clock())
+        assert turn is not None and turn.id == first
 
 
 WRITES = 16

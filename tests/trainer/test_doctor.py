@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -161,3 +162,13 @@ def test_the_command_ends_with_1_when_there_is_a_problem(tmp_path: Path) -> None
     assert (taken.exit_code, document["problems"]) == (1, 1)
     shown = CliRunner(env=environment | {"STARLOOP_SERVER__PORT": "9"}).invoke(command, [])
     assert shown.exit_code == 0 and "0 problems." in shown.stdout
+
+
+def test_the_training_window_is_told_with_whether_it_is_open(tmp_path: Path) -> None:
+    assert "training window" not in _told(_settings(tmp_path / "data"))
+    all_day = _told(_settings(tmp_path / "data", training=Training(window="00:00-24:00")))["training window"]
+    assert all_day.text == "trainings begin within 00:00-24:00 UTC; open until 00:00"
+    now = datetime.now(UTC)
+    later = [f"{(now + timedelta(hours=hours)).hour:02}:00" for hours in (2, 3)]
+    closed = _told(_settings(tmp_path / "data", training=Training(window="-".join(later))))["training window"]
+    assert f"closed, opens {now + timedelta(hours=2):%d %b} {later[0]}" in closed.text

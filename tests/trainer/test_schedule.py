@@ -10,13 +10,16 @@ from pathlib import Path
 import msgspec
 from sqlmodel import col, select
 
-from feedback.settings import Capture, Schedule
+from feedback.registry.cycles import cancel_cycle
+from feedback.settings import Capture, Schedule, Training
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, Inference, MonthlyFinding
 from feedback.storage.verify import verify
 from tests.trainer.world import MODEL, World
+from trainer.cycle import run_cycle
 from trainer.lease import LoopLease
 from trainer.schedule import Loop
+from trainer.steps import STEPS
 
 
 def cycles(world: World) -> list[Cycle]:
@@ -145,3 +148,70 @@ def test_a_months_failing_kinds_are_found_once_by_the_loop_that_leads(
     again.poll()
     again.find_kinds()
     assert found() == [first]
+
+
+def test_outside_the_training_window_a_cycle_waits_and_says_so_and_in_it_goes_its_way(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path, training=Training(window="02:00-05:00"))
+    world.users_correct(60)
+    world.people_confirm()
+    world.request()
+    leading = loop(world)
+    assert not leading.poll()  # it is midnight
+    waiting = cycles(world)[0]
+    assert (waiting.state, waiting.step) == ("queued", None)
+    assert waiting.reason is not None
+    assert waiting.reason.startswith("waits for the training window (02:00-05:00 UTC, opens 01 Mar 02:00)")
+    world.now = world.now.replace(hour=2)
+    assert leading.poll()
+    assert (cycles(world)[0].state, world.trainings) == ("done", 1)
+    assert "window" not in (cycles(world)[0].reason or "")
+
+
+def test_a_cycle_that_comes_to_its_training_too_late_is_left_there_until_the_window_opens_again(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path, training=Training(window="02:00-05:00"))
+    world.users_correct(60)
+    world.people_confirm()
+    record = world.record(world.request())
+    for name, step in list(STEPS.items())[:2]:
+        record.begin(name)
+        step(world.workshop(), record)
+    record.begin("train")
+    world.now = world.now.replace(hour=5)
+    left = run_cycle(world.workshop(), record)
+    assert (left.state, left.step, world.trainings) == ("running", "train", 0)
+    assert "opens 02 Mar 02:00" in (cycles(world)[0].reason or "")
+    world.now += timedelta(minutes=1)
+    leading = loop(world)
+    assert not leading.poll()
+    world.now = world.now.replace(day=2, hour=2)
+    assert leading.poll()
+    assert (cycles(world)[0].state, world.trainings) == ("done", 1)
+
+
+def test_outside_the_window_what_needs_no_training_any_more_goes_on_and_what_is_cancelled_ends(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path, training=Training(window="02:00-05:00"))
+    world.users_correct(60)
+    world.people_confirm()
+    record = world.record(world.request())
+    for name, step in list(STEPS.items())[:3]:
+        world.now = world.now.replace(hour=2)
+        record.begin(name)
+        step(world.workshop(), record)
+    record.begin("evaluate")
+    world.now = world.now.replace(hour=12)
+    assert loop(world).poll()
+    assert cycles(world)[0].state == "done"
+
+    world.record(world.request()).begin("train")
+    with world.database.session() as session:
+        cancel_cycle(session, cycles(world)[1].id, world.clock())
+        session.commit()
+    world.now += timedelta(minutes=1)
+    assert loop(world).poll()
+    assert cycles(world)[1].state == "cancelled"

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlmodel import select
 
 from feedback.access.audit import Actor
@@ -29,6 +30,7 @@ from trainer import publication, tuning
 from trainer.lease import LoopLease
 from trainer.schedule import Loop
 from trainer.training import Progress
+from trainer.tuning import TuningRecord, run_tuning
 from trainer.workshop import Workshop
 
 ANN = Actor("ann", "key-of-ann")
@@ -370,3 +372,25 @@ def test_a_file_with_tools_becomes_a_real_adapter(sqlite_database: Database, tmp
     (version,) = bench.versions()
     assert not version.facts["left_out"], "the call and the answer of each conversation are learned"
     assert AdapterStore(bench.directory / "adapters").check(f"{MODEL}@1.0") == version.adapter_hash
+
+
+def test_outside_the_training_window_a_fine_tuning_waits_in_its_queue_and_says_so_once(
+    bench: Bench, fake: FakeTraining
+) -> None:
+    bench.world.settings = replace(bench.world.settings, training=Training(window="02:00-05:00"))
+    asked = bench.ask(bench.sent(chats()))
+    loop = bench.loop()
+    assert not loop.poll()
+    assert not loop.poll()
+    row = bench.row(asked)
+    told = [one["text"] for one in row.messages if one["kind"] == "waits"]
+    assert row.state == "queued"
+    assert len(told) == 1
+    assert told[0].startswith("Waits for the training window (02:00-05:00 UTC, opens 01 Mar 02:00)")
+    record = TuningRecord(loop._workshop, loop._lease, bench.world.stopping, asked)
+    row = run_tuning(loop._workshop, record)  # as of one whose file took until the window closed
+    assert (row.state, len(bench.versions())) == ("queued", 0)
+    assert row.messages[-1]["text"].startswith("Left at what was reached; waits for the training window")
+    bench.world.now = bench.world.now.replace(day=2, hour=2)
+    assert bench.loop().poll()
+    assert (bench.row(asked).state, len(bench.versions())) == ("succeeded", 1)
