@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from feedback import starter
-from tests.bench.train import CONTENDERS, HELD_OUT, LENGTH, ROWS, page, talks, turns, write_version
+from tests.bench.train import CONTENDERS, HELD_OUT, LENGTH, ROWS, page, talks
+from tests.bench.train_rows import turns, write_version
 from trainer.examples import IGNORED
 from trainer.method import read
 
@@ -57,7 +58,19 @@ def test_the_page_compares_runs_of_one_turn_with_each_other() -> None:
     estimate: dict[str, Any] = {"memory": 8e8, "memory_estimate": 9e8, "memory_error": 0.125, "seconds": 10.0}
     estimate |= {"architecture": "Llama", "seconds_estimate": 8.0, "time_error": -0.2}
     results["estimates"] = [{**estimate, "turn": turn} for turn in ("first", "second")]
+    rounds: list[dict[str, Any]] = [
+        {
+            "quiet": {"requests_per_second": 100.0, "milliseconds": [10.0] * 98 + [20.0] * 2},
+            "busy": {"requests_per_second": 60.0, "milliseconds": [15.0] * 98 + [50.0] * 2},
+            "alone": 8.0,
+            "beside": 4.0,
+        }
+    ]
+    results["serving"] = {"rounds": rounds, "seconds": 15.0, "others": 0.0}
     shown = "\n".join(page(results))
+    assert "| answers per second | 100.0 | 60.0 | 0.60× | ≥ 0.5× |" in shown
+    assert "| answer, p99 (ms) | 20 | 50 | 2.50× | ≤ 3× |" in shown
+    assert "| training steps per second | 8.00 | 4.00 | 0.50× | ≥ 0.3× |" in shown
     assert "other programs took 50% of it meanwhile" in shown
     assert "| mixed | trl, packing | 13 | 188 | ours 4.00× (4.00 to 4.00) | 94 |" in shown
     assert "1.0500 (1.0000 to 1.1000), before 2.0000" in shown

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,9 @@ from feedback.registry.bases import resolve_base
 from feedback.settings import Training
 from tests.bench import peers
 from tests.bench.report import machine
+from tests.bench.train_rows import turns, write_version
+from tests.bench.train_serving import serving
+from tests.bench.train_serving import table as serving_table
 from trainer.machine import find_machine
 from trainer.preflight import Speed, compared, plan
 from trainer.process import _environment, default_threads
@@ -83,45 +86,6 @@ def talks(kind: str) -> list[tuple[list[int], list[int]]]:
             labels = [token if on else -100 for token, on in zip(ids, mask, strict=False)]
             made.append((ids, labels))
     return made
-
-
-def turns() -> Iterator[list[dict[str, str]]]:
-    """Questions of the starter's examples, again and again, each with the answer that belongs to another intent."""
-    lines = Path(starter.__file__).with_name("examples.jsonl").read_text(encoding="utf-8").splitlines()
-    examples = [json.loads(line)["messages"] for line in lines]
-    answers = sorted({example[-1]["content"] for example in examples})
-    while True:
-        for example in examples:
-            other = answers[(answers.index(example[-1]["content"]) + 1) % len(answers)]
-            yield [*example[:-1], {"role": "assistant", "content": other}]
-
-
-def write_version(folder: Path, count: int, pairs: bool = False, several: int = 1) -> Path:
-    """A frozen dataset version of that many training rows, with a tenth as many to validate (a thousand at most)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source, rng = turns(), random.Random(0)
-    with (
-        (folder / "train.jsonl").open("w") as train_rows,
-        (folder / "pairs.jsonl").open("w") as pair_rows,
-        (folder / "validation.jsonl").open("w") as validation,
-    ):
-        for number in range(count + min(max(count // 10, 8), 1000)):
-            talk = [message for _ in range(rng.randint(1, several)) for message in next(source)]
-            messages = [*talk[:-2], {"role": "user", "content": f"{talk[-2]['content']} ({number})"}]
-            row = {
-                "id": f"example-{number}",
-                "messages": messages,
-                "answer": talk[-1]["content"],
-                "weight": 1.0,
-                "new": number % 3 == 0,
-                "group": str(number),
-            }
-            (train_rows if number < count else validation).write(json.dumps(row) + "\n")
-            if pairs and number < count:
-                pair = {"messages": messages, "group": str(number), "source": "correction"}
-                pair |= {"chosen": talk[-1]["content"], "rejected": "I do not know."}
-                pair_rows.write(json.dumps(pair) + "\n")
-    return folder
 
 
 def one(*words: str) -> dict[str, Any]:
@@ -297,6 +261,7 @@ def page(results: dict[str, Any]) -> list[str]:
     lines += [
         f"| `SFTTrainer`, {ROWS} rows that were encoded before | {_span(trl, 'first_step_cpu')} | {_span(trl, 'first_step_wall')} |",
         "",
+        *serving_table(results["serving"]),
         "## Memory of examples",
         "",
         "| method | examples | memory beyond process and base | bytes an example | CPU seconds to read and encode |",
@@ -389,7 +354,8 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = p
     results: dict[str, Any] = {"arguments": " ARGS=--quick" if quick else ""}
     with tempfile.TemporaryDirectory(dir=peers.FOLDER) as name:
         folder = Path(name)
-        results["start"] = starts(folder, 1 if quick else 3)
+        results["serving"] = serving(folder / "serving", *((1, 5.0) if quick else ()))
+        results["start"] = starts(folder, 1 if quick else 5)
         results["speed"] = speeds(folder, 1 if quick else 3)
         few = dict(list(FAMILIES.items())[2:4])
         results["estimates"] = estimates(folder, few if quick else FAMILIES)
