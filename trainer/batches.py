@@ -13,7 +13,7 @@ _POOL = 32
 
 
 class Batches(Sequence[Sequence[int]]):
-    """Every index once, in batches of at most `batch` of like lengths, the batches in random order. Eight bytes an index."""
+    """Every index once, in batches of at most `batch` of like lengths, the batches in random order. Four bytes an index."""
 
     def __init__(self, lengths: Sequence[int], batch: int, rng: random.Random) -> None:
         self._order = array("I", range(len(lengths)))
@@ -71,6 +71,7 @@ class Order:
         if epoch < self._epoch:
             self._random, self._epoch = random.Random(self._seed), 0
         while self._epoch < epoch:
+            self._batches = ()  # not two epochs' at a time
             self._batches = Batches(self._lengths, self._batch, self._random)
             self._epoch += 1
         return epoch, list(self._batches[step % self.per_epoch])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from feedback.errors import DataRefusedError
-from trainer.examples import Encoded, Picked, StoredExamples
+from trainer.examples import Encoded, Numbers, Picked, StoredExamples
 from trainer.method import PAIRS, RATED, read
 from trainer.tokens import EncodedRows, Encoder, UnusableRowError
 
@@ -38,7 +38,7 @@ class StoredPairs(Sequence[Answers]):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._stored = StoredExamples(folder)
-        self.lengths = array("I")
+        self.lengths = Numbers(folder)
         """Tokens of each pair's two answers, prompts included."""
 
     def append(self, chosen: Encoded, rejected: Encoded) -> None:
@@ -102,7 +102,8 @@ def read_pairs(
         raise DataRefusedError(
             f"the dataset version has no pair that can be trained on ({dict(left_out)}); use --method sft"
         )
-    return pairs, Picked(train.examples, (place for place, one in enumerate(alone) if one)), left_out
+    places = (place for place, one in enumerate(alone) if one)
+    return pairs, Picked(train.examples, places, folder), left_out
 
 
 def read_rated(

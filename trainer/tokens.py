@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 
 from feedback.datasets.tool_calls import Tools, turn_of, with_objects
 from feedback.errors import DataRefusedError
-from trainer.examples import IGNORED, Encoded, StoredExamples
+from trainer.examples import IGNORED, Encoded, Numbers, StoredExamples
 
 TOO_LONG = "longer than the context"
 WEIGHTLESS = "of no weight"
@@ -57,7 +56,7 @@ class EncodedRows:
     """A split ready to train on, and how many rows were left out for which reason."""
 
     examples: StoredExamples = field(default_factory=StoredExamples)
-    rows: array[int] = field(default_factory=lambda: array("I"))
+    rows: Numbers = field(default_factory=Numbers)
     """Which of its split's rows, from 0, each example is of."""
     left_out: Counter[str] = field(default_factory=Counter)
     problem: str = ""
@@ -66,7 +65,7 @@ class EncodedRows:
     @property
     def trained_share(self) -> float:
         """Share of all tokens that carry loss."""
-        tokens = sum(self.examples.lengths)
+        tokens = self.examples.lengths.total
         return self.examples.trained / tokens if tokens else 0.0
 
 
@@ -97,7 +96,7 @@ class Encoder:
 
         Raises `DataRefusedError` when no row is left, with the first row's problem.
         """
-        result = EncodedRows(StoredExamples(folder))
+        result = EncodedRows(StoredExamples(folder), Numbers(folder))
         for number, row in enumerate(rows):
             try:
                 result.examples.append(self.encode(row))

@@ -199,6 +199,7 @@ def memory(dataset: Path, method: str) -> dict[str, Any]:
     from trainer.memory import largest_memory, memory_now
     from trainer.method import read
     from trainer.preference_rows import read_pairs, read_rated
+    from trainer.preferences import Direct
     from trainer.tokens import Encoder
 
     base = load_base(str(starter.model_directory()))
@@ -210,7 +211,7 @@ def memory(dataset: Path, method: str) -> dict[str, Any]:
         lengths = lengths_of(train.examples)
     elif method == "dpo":
         pairs, rows, _ = read_pairs(dataset, encoder, train, dataset)
-        lengths = [*pairs.lengths, *rows.lengths][: len(pairs)]
+        lengths = Direct(base, pairs, rows).lengths
     else:
         lengths = lengths_of(read_rated(dataset, encoder, train, dataset)[0])
     seconds = time.process_time() - started

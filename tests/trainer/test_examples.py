@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import examples
-from trainer.batches import Order
-from trainer.examples import IGNORED, Encoded, StoredExamples, lengths_of
+from trainer.batches import Order, fitting
+from trainer.examples import IGNORED, Encoded, Numbers, StoredExamples, lengths_of
 
 ROWS = st.builds(
     lambda name, tokens, on, weight, new: Encoded(
@@ -38,6 +38,25 @@ def test_what_was_stored_comes_back_whole_in_any_order(rows: list[Encoded]) -> N
     assert stored.trained == sum(row.trained for row in rows)
     with pytest.raises(IndexError):
         stored[len(rows)]
+
+
+@given(st.lists(st.integers(0, (1 << 64) - 1), max_size=40), st.integers(1, 9))
+def test_numbers_come_back_one_by_one_and_by_the_page(numbers: list[int], page: int) -> None:
+    stored = Numbers(None, numbers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "_PAGE", page)
+        assert list(stored) == numbers
+    assert [stored[place] for place in range(-len(numbers), len(numbers))] == numbers * 2
+    assert (stored[1:-1], len(stored), stored.total) == (numbers[1:-1], len(numbers), sum(numbers))
+    with pytest.raises(IndexError):
+        stored[len(numbers)]
+
+
+def test_the_order_is_the_same_wherever_lengths_are_kept() -> None:
+    lengths = [1 + number * 7919 % 61 for number in range(3000)]
+    plain, stored = Order(lengths, 16, 3), Order(Numbers(None, lengths), 16, 3)
+    assert [plain.at(step) for step in range(400)] == [stored.at(step) for step in range(400)]
+    assert fitting(range(99), lengths, 256) == fitting(range(99), Numbers(None, lengths), 256)
 
 
 def test_what_is_added_after_reading_is_there_too() -> None:
@@ -70,7 +89,7 @@ def test_a_full_disk_is_an_error_of_the_file_and_not_a_short_example(monkeypatch
         stored[0]
 
 
-def test_a_hundred_times_as_many_examples_take_some_bytes_each() -> None:
+def test_a_hundred_times_as_many_examples_take_no_more_than_their_order() -> None:
     def taken(count: int) -> int:
         tracemalloc.start()
         stored = StoredExamples()
@@ -85,4 +104,4 @@ def test_a_hundred_times_as_many_examples_take_some_bytes_each() -> None:
         return peak
 
     few, many = taken(500), taken(50_000)
-    assert (many - few) / 49_500 < 64
+    assert (many - few) / 49_500 < 6, "the order of an epoch, and no more"
