@@ -155,7 +155,7 @@ class CanaryKeeper:
     def _end_watch(self, row: Canary, seen: Look) -> None:
         if seen.ruling == "roll back":
             try:
-                self._workshop.gateway.roll_back(row.model, f"watch: {seen.reason}")
+                self._workshop.gateway.roll_back(row.model, row.against, f"watch: {seen.reason}")
             except ConflictError as error:
                 self._end(row, "withdrawn", f"it should be rolled back ({seen.reason}), but: {error}")
         else:

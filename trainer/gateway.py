@@ -135,9 +135,12 @@ class Gateway:
         response, _ = self._call(f"/v1/models/{model}/canary", body, {})
         _raise_for(response, f"beginning the canary of {model}@{version}")
 
-    def roll_back(self, model: str, reason: str) -> None:
-        """Go back to the champion before. Raises `ConflictError` where there is none."""
-        response, _ = self._call(f"/v1/models/{model}/rollback", {"reason": reason}, {})
+    def roll_back(self, model: str, version: str, reason: str) -> None:
+        """Go back to `version`, the champion before; named, so that what is asked for twice goes back once.
+
+        Raises `ConflictError` where another one is the champion before, or none.
+        """
+        response, _ = self._call(f"/v1/models/{model}/rollback", {"version": version, "reason": reason}, {})
         _raise_for(response, f"rolling {model} back")
 
     def promote(self, model: str, version: str, reason: str, cycle_id: str | None) -> None:

@@ -149,3 +149,18 @@ def test_the_server_is_reached_where_it_listens(host: str, url: str) -> None:
     client = open_gateway(Settings(server=Server(host=host)), None)
     assert client.url == url
     client.close()
+
+
+def test_a_rollback_whose_answer_is_lost_goes_back_once() -> None:
+    champions = ["base", "1.0", "1.1"]
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        wanted, before = json.loads(request.content)["version"], champions[-2]
+        if wanted != before:
+            return httpx.Response(409, json={"error": {"message": f"a rollback leads to {before} now"}})
+        champions.pop()
+        raise httpx.ReadError("the server died before it could answer")
+
+    with pytest.raises(ConflictError, match="leads to base now"):
+        gateway(respond).roll_back("assistant", "1.0", "worse")
+    assert champions == ["base", "1.0"]

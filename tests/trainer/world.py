@@ -117,6 +117,8 @@ class FakeServer:
             move_champion(session, MODEL, version, "promotion", reason, "gate", cycle_id, now)
         elif what == "rollback":
             to = rollback_target(session, MODEL)
+            if body["version"] != (to or "base"):
+                raise ConflictError(f"a rollback leads to {to} now")
             move_champion(session, MODEL, to, "rollback", reason, "loop", None, now)
         else:
             assert what == "canary"
