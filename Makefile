@@ -82,10 +82,11 @@ bench-train: install ## A training on these cores beside TRL's, and estimates be
 bench-train-gpu: install ## A training step on a GPU beside TRL (needs TRL in .venv); writes tests/bench/results
 	$(BIN)/python -m tests.bench.train_gpu $(or $(ARGS),--output tests/bench/results/train_gpu.md)
 
-faults: install ## kill -9 under load and in a cycle, and versions under churn; writes tests/faults/results
+faults: install ## kill -9 under load, in a cycle and while users decide, and versions under churn; writes tests/faults/results
 	$(BIN)/python -m tests.faults.kills $(or $(ARGS),--output tests/faults/results/kills.md)
 	$(BIN)/python -m tests.faults.churn $(or $(ARGS),--output tests/faults/results/churn.md)
 	$(BIN)/python -m tests.faults.cycles $(or $(ARGS),--output tests/faults/results/cycles.md)
+	$(BIN)/python -m tests.faults.trials $(or $(ARGS),--output tests/faults/results/trials.md)
 
 starter: install ## Train the starter model again and put it into the package
 	$(BIN)/python -m trainer.starter $(ARGS)

@@ -58,13 +58,13 @@ max_tokens = 16
 [promotion]
 latency = 1.0
 [canary]
-share = 0
-holdback = 0
+{canary}
 [schedule]
 cron = ""
 poll_seconds = 0.1
 lease_seconds = 2.0
 """
+_NO_CANARY = "share = 0\nholdback = 0"
 _READY_SECONDS = 60.0
 _STRAYS_SECONDS = 10.0
 
@@ -72,8 +72,10 @@ _STRAYS_SECONDS = 10.0
 class CycleScene:
     """One prepared data directory, and the processes that work on it."""
 
-    def __init__(self, folder: Path, make_base: Callable[[Path], object], engine: FakeEngine) -> None:
-        """`make_base` writes a tiny base into a folder that is there."""
+    def __init__(
+        self, folder: Path, make_base: Callable[[Path], object], engine: FakeEngine, canary: str = _NO_CANARY
+    ) -> None:
+        """`make_base` writes a tiny base into a folder that is there; `canary` is what `[canary]` says."""
         self.directory = folder / "data"
         self.configuration = folder / "starloop.toml"
         self._prepared = folder / "prepared"
@@ -81,6 +83,7 @@ class CycleScene:
         self._port = free_port()
         self.address = f"http://127.0.0.1:{self._port}"
         self._engine = engine
+        self._canary = canary
         self._prepare(make_base)
         self._gateway: subprocess.Popen[bytes] | None = None
         self._loop: subprocess.Popen[bytes] | None = None
@@ -89,6 +92,13 @@ class CycleScene:
 
     def begin(self) -> str:
         """Everything as it was prepared, a gateway on it, and a cycle asked for; its id. No loop runs yet."""
+        self.put_back()
+        asked = httpx.post(f"{self.address}/v1/cycles", json={"model": MODEL}, timeout=30, trust_env=False)
+        assert asked.status_code == 202, asked.text
+        return str(asked.json()["id"])
+
+    def put_back(self) -> None:
+        """Everything as it was prepared or kept, and a gateway on it."""
         shutil.rmtree(self.directory, ignore_errors=True)
         shutil.copytree(self._prepared, self.directory)
         self._engine.loaded.clear()
@@ -98,9 +108,11 @@ class CycleScene:
         while not self._ready():
             assert self._gateway.poll() is None and time.monotonic() < deadline, self.told()
             time.sleep(0.1)
-        asked = httpx.post(f"{self.address}/v1/cycles", json={"model": MODEL}, timeout=30, trust_env=False)
-        assert asked.status_code == 202, asked.text
-        return str(asked.json()["id"])
+
+    def keep(self) -> None:
+        """Begin from here from now on; all processes have ended."""
+        shutil.rmtree(self._prepared)
+        shutil.copytree(self.directory, self._prepared)
 
     def open_database(self) -> Database:
         return Database(f"sqlite:///{self.directory / 'starloop.sqlite'}")
@@ -197,6 +209,7 @@ class CycleScene:
                 base=base,
                 examples=examples,
                 engine=self._engine.url,
+                canary=self._canary,
             )
         )
 
@@ -217,11 +230,13 @@ class CycleScene:
 
 
 @contextmanager
-def cycle_scene(folder: Path, make_base: Callable[[Path], object]) -> Iterator[CycleScene]:
+def cycle_scene(
+    folder: Path, make_base: Callable[[Path], object], canary: str = _NO_CANARY
+) -> Iterator[CycleScene]:
     """A prepared scene whose processes end with the block."""
     with fake_engine() as engine:
         engine.delay = 0.002
-        on = CycleScene(folder, make_base, engine)
+        on = CycleScene(folder, make_base, engine, canary)
         try:
             yield on
         finally:

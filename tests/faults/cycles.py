@@ -144,7 +144,7 @@ def one_cycle(on: CycleScene, moments: Sequence[Moment]) -> tuple[Course, Left]:
         on.stop()
         course.strays = on.strays()
         course.asked = on.answered()
-        return course, _left(on, database, cycle_id, course)
+        return course, what_is_left(on, database, cycle_id, course)
     finally:
         database.close()
 
@@ -165,7 +165,7 @@ def _drive(on: CycleScene, database: Database, cycle_id: str, moments: list[Mome
         if cycle.state not in OPEN:
             break
         assert now - began < _LONGEST, f"the cycle does not end; {on.told()}"
-        if moments and _is_due(moments[0], order.index(reached), now - since, order):
+        if moments and is_due(moments[0], order.index(reached), now - since, order):
             moments.pop(0)
             on.kill_loop()
             # At once, as a process manager does: what a killed loop left behind may still be there.
@@ -179,7 +179,7 @@ def _drive(on: CycleScene, database: Database, cycle_id: str, moments: list[Mome
     course.seconds = time.monotonic() - began
 
 
-def _is_due(moment: Moment, at: int, seconds: float, order: Sequence[str]) -> bool:
+def is_due(moment: Moment, at: int, seconds: float, order: Sequence[str]) -> bool:
     wanted = order.index(moment.step)
     return at > wanted or (at == wanted and seconds >= moment.seconds)
 
@@ -189,7 +189,7 @@ def _row(database: Database, cycle_id: str) -> Cycle:
         return get_cycle(session, cycle_id)
 
 
-def _left(on: CycleScene, database: Database, cycle_id: str, course: Course) -> Left:
+def what_is_left(on: CycleScene, database: Database, cycle_id: str, course: Course) -> Left:
     with database.reading() as session:
         cycle = get_cycle(session, cycle_id)
         dataset = session.get(DatasetVersion, cycle.dataset_id) if cycle.dataset_id else None
