@@ -22,6 +22,8 @@ class Outcome(Struct, frozen=True):
     challenger: float
     slice: str | None = None
     critical: bool = False
+    facets: Sequence[str] = ()
+    """What else the case is reported by."""
 
     @property
     def regressed(self) -> bool:

@@ -1,7 +1,7 @@
 """The offline gate: from paired outcomes to promoted, rejected or inconclusive, with reasons in words.
 
 Pure: it asks nobody and remembers nothing. The golden set decides, because its cases were drawn at random and blind to
-outcome; the regression suite protects. The failure hold-out is shown and never weighed: its cases were chosen by the
+outcome; the regression suite protects, and both together each kind of answer (`trainer.kinds`). The failure hold-out is shown and never weighed: its cases were chosen by the
 champion's failing them, so even an equal challenger looks better there. A finding `against` is proven harm
 or a failed guardrail and rejects; an `open` one leaves the cycle inconclusive; promotion needs neither.
 """
@@ -26,6 +26,7 @@ from trainer.findings import (
     regression_finding,
     validity_finding,
 )
+from trainer.kinds import facets_finding, kinds_finding
 
 DecisionName = Literal["promoted", "rejected", "inconclusive"]
 _WEIGHT = {"promoted": "for", "rejected": "against", "inconclusive": "open"}
@@ -78,9 +79,11 @@ def decide(evidence: Evidence, limits: Promotion) -> Decision:
         golden_finding(suites["golden"]),
         regression_finding(suites["regression"], limits.margin),
         critical_finding([*evidence.golden, *evidence.regression]),
+        *kinds_finding([*evidence.golden, *evidence.regression]),
         validity_finding(evidence.validity, suites["validity"], limits.format_floor),
         latency_finding(evidence.latency, limits.latency),
         holdout_finding(suites["holdout"]),
+        *facets_finding([*evidence.golden, *evidence.regression]),
         *looks_finding(evidence.looks),
         *([evidence.judge] if evidence.judge is not None else []),
     ]

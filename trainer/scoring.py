@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from feedback.datasets.answer_match import matches
 from feedback.datasets.cases import EvalCase
-from feedback.datasets.contract import TaskContract
+from feedback.datasets.contract import TaskContract, answer_key
 from trainer.comparison import Outcome
 from trainer.gateway import Answer
 
@@ -20,10 +20,18 @@ def passed(case: EvalCase, answers: Answers) -> bool:
 
 
 def outcomes(cases: Sequence[EvalCase], champion: Answers, challenger: Answers) -> list[Outcome]:
-    """Both versions' right and wrong answers, paired."""
+    """Both versions' right and wrong answers, paired.
+
+    Where the task contract tells no kinds of answer, cases with the same right answer are of one kind.
+    """
     return [
         Outcome(
-            case.id, float(passed(case, champion)), float(passed(case, challenger)), case.slice, case.critical
+            case.id,
+            float(passed(case, champion)),
+            float(passed(case, challenger)),
+            case.slice or answer_key(case.answer),
+            case.critical,
+            case.facets,
         )
         for case in cases
     ]

@@ -27,7 +27,7 @@ from tests.bench.report import machine
 from trainer.canary import Arm, Look, look
 from trainer.comparison import Outcome
 from trainer.findings import Latency
-from trainer.gate import Evidence, decide
+from trainer.gate import Evidence, decide, settle
 from trainer.guardrails import WINDOW, Tally, Watched, due_look, guard
 
 CYCLES = 400
@@ -51,40 +51,75 @@ def gate_section(cycles: int) -> list[str]:
     lines = [
         "## The gate",
         "",
-        f"{cycles} cycles of each kind; {GOLDEN} golden cases, {REGRESSION} in the regression suite, all answers in form, as quick.",
+        f"{cycles} cycles of each kind; {GOLDEN} golden cases, {REGRESSION} in the regression suite, all answers in form, as quick. The "
+        "cases are evenly of so many kinds of answer (labels), over which what is gained and lost is spread; where one is hurt, the "
+        "others are as before. *For a kind*: of the cycles, those that the guard for each kind of answer kept from what all else says.",
         "",
-        "| challenger | promoted | inconclusive | rejected | promoted, asked |",
-        "|---|---|---|---|---|",
+        "| challenger | labels | promoted | inconclusive | rejected | for a kind | promoted, asked |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, gained, lost, kept_gained, kept_lost, asked in kinds:
-        said = [
-            decide(
-                Evidence(
-                    golden=_cases(random.Random(f"{name} {seed}"), GOLDEN, gained, lost),
-                    regression=_cases(
-                        random.Random(f"{name} kept {seed}"), REGRESSION, kept_gained, kept_lost
-                    ),
-                    holdout=[],
-                    validity=[Outcome(str(n), 1.0, 1.0) for n in range(50)],
-                    latency=_SAME,
-                ),
-                Promotion(),
-            ).decision
-            for seed in range(cycles)
-        ]
-        shares = [f"{said.count(one) / cycles:.1%}" for one in ("promoted", "inconclusive", "rejected")]
-        lines.append(f"| {name} | **{shares[0]}** | {shares[1]} | {shares[2]} | {asked} |")
+    for labels in (7, 77):
+        for name, gained, lost, kept_gained, kept_lost, asked in kinds:
+            shares = _judged(name, cycles, labels, (gained, lost), (kept_gained, kept_lost), None)
+            lines.append(_row(name, labels, shares, asked))
+    for loss in (0.05, 0.10, 0.20):
+        name = f"ten points better, one label {100 * loss:.0f} points worse"
+        shares = _judged(name, cycles, 7, (0.15, 0.05), (0.01, 0.01), (0.01, 0.01 + loss))
+        lines.append(_row(name, 7, shares, ""))
     return [*lines, ""]
 
 
-def _cases(draw: random.Random, cases: int, gained: float, lost: float) -> list[Outcome]:
-    both = (1 - gained - lost) * 0.8
+def _row(name: str, labels: int, shares: Sequence[str], asked: str) -> str:
+    return f"| {name} | {labels} | **{shares[0]}** | {' | '.join(shares[1:])} | {asked} |"
+
+
+def _judged(
+    name: str,
+    cycles: int,
+    labels: int,
+    golden: tuple[float, float],
+    regression: tuple[float, float],
+    hurt: tuple[float, float] | None,
+) -> list[str]:
+    """Shares of cycles promoted, inconclusive, rejected, and kept from that by the guard for each kind of answer.
+
+    Pairs are what is gained and lost, `hurt` that of one label in both suites.
+    """
+    said, kept = [], 0
+    for seed in range(cycles):
+        decision = decide(
+            Evidence(
+                golden=_cases(random.Random(f"{name} {seed}"), GOLDEN, golden, labels, hurt),
+                regression=_cases(random.Random(f"{name} kept {seed}"), REGRESSION, regression, labels, hurt),
+                holdout=[],
+                validity=[Outcome(str(n), 1.0, 1.0) for n in range(50)],
+                latency=_SAME,
+            ),
+            Promotion(),
+        )
+        said.append(decision.decision)
+        others = [finding for finding in decision.findings if finding.about != "kinds of answer"]
+        kept += settle(others) != decision.decision
+    counts = [*(said.count(one) for one in ("promoted", "inconclusive", "rejected")), kept]
+    return [f"{count / cycles:.1%}" for count in counts]
+
+
+def _cases(
+    draw: random.Random,
+    cases: int,
+    changed: tuple[float, float],
+    labels: int,
+    hurt: tuple[float, float] | None,
+) -> list[Outcome]:
     made = []
     for number in range(cases):
+        label = number % labels
+        gained, lost = hurt if hurt is not None and label == 0 else changed
+        both = (1 - gained - lost) * 0.8
         place = draw.random()
         champion = place < lost or place >= 1 - both
         challenger = lost <= place < lost + gained or place >= 1 - both
-        made.append(Outcome(str(number), float(champion), float(challenger)))
+        made.append(Outcome(str(number), float(champion), float(challenger), f"label {label}"))
     return made
 
 

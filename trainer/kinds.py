@@ -1,0 +1,100 @@
+"""Whether a challenger pays for a better whole with single kinds of answer, or with single kinds of request. Pure.
+
+Each kind's fixes and regressions are put to McNemar's exact test for harm. With many kinds one looks bad by luck in most cycles,
+so the p-values are adjusted together (Benjamini and Hochberg): of equal challengers, no more are refused for a kind
+than the level says, however many kinds there are. Kinds too small to prove anything are left out of the family, by their
+number of differing cases alone, which says nothing about the direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from msgspec import Struct
+from scipy.special import bdtr
+
+from feedback.analysis.association import false_discovery_adjusted
+from trainer.comparison import Outcome
+from trainer.findings import Finding, counted
+
+FEWEST_CASES = 10
+_FEWEST_DIFFERING = 6
+"""With fewer, not even regressions alone are harm at `_PROVEN`."""
+_PROVEN = 0.025
+"""One-sided, as each bound of the gate's intervals."""
+_SUSPECTED = 0.10
+_NAMED = 5
+
+
+class Kind(Struct, frozen=True):
+    """One kind with its paired outcomes, counted."""
+
+    name: str
+    n: int
+    fixes: int
+    regressions: int
+    p: float
+    """Of harm, adjusted for all kinds that were looked at."""
+    family: int
+    """How many these were."""
+
+    @property
+    def told(self) -> str:
+        """The kind and its numbers in words."""
+        points = 100 * (self.fixes - self.regressions) / self.n
+        return (
+            f"{self.name[:60]!r}: {counted(self.fixes, 'fix', 'fixes')} and {counted(self.regressions, 'regression')} in "
+            f"{counted(self.n, 'case')}, {points:+.1f} points (p = {self.p:.2g} among {self.family})"
+        )
+
+
+def compared_kinds(outcomes: Iterable[Outcome], names: Callable[[Outcome], Iterable[str]]) -> list[Kind]:
+    """The kinds that can be told to be worse, the worst first; `names` gives the kinds that a case is of."""
+    counts: dict[str, list[int]] = {}
+    for outcome in outcomes:
+        for name in names(outcome):
+            count = counts.setdefault(name, [0, 0, 0])
+            count[0] += 1
+            count[1] += outcome.challenger > outcome.champion
+            count[2] += outcome.regressed
+    family = [
+        (name, n, fixes, regressions)
+        for name, (n, fixes, regressions) in sorted(counts.items())
+        if n >= FEWEST_CASES and fixes + regressions >= _FEWEST_DIFFERING
+    ]
+    harm = [float(bdtr(fixes, fixes + regressions, 0.5)) for _, _, fixes, regressions in family]
+    adjusted = false_discovery_adjusted(np.array(harm))
+    kinds = [
+        Kind(name, n, fixes, regressions, float(p), len(family))
+        for (name, n, fixes, regressions), p in zip(family, adjusted, strict=True)
+    ]
+    return sorted(kinds, key=lambda kind: (kind.p, kind.name))
+
+
+def kinds_finding(outcomes: Sequence[Outcome]) -> list[Finding]:
+    """By kind of answer: one that is worse beyond chance rejects, one under suspicion leaves it open."""
+    kinds = compared_kinds(outcomes, lambda outcome: () if outcome.slice is None else (outcome.slice,))
+    if not kinds:
+        return []
+    about = "kinds of answer"
+    proven, suspected = ([kind for kind in kinds if kind.p <= level] for level in (_PROVEN, _SUSPECTED))
+    if proven:
+        return [Finding(about, "against", f"{about}: {_listed(proven)}; worse beyond chance")]
+    if suspected:
+        meaning = "under suspicion of being worse; more confirmed cases of that kind would tell"
+        return [Finding(about, "open", f"{about}: {_listed(suspected)}; {meaning}")]
+    return [Finding(about, "for", f"{about}: none of {len(kinds)} that can be told is worse beyond chance")]
+
+
+def facets_finding(outcomes: Sequence[Outcome]) -> list[Finding]:
+    """By the requests' metadata, for information: what is worse beyond chance, if anything is."""
+    worse = [kind for kind in compared_kinds(outcomes, lambda outcome: outcome.facets) if kind.p <= _PROVEN]
+    if not worse:
+        return []
+    return [Finding("metadata", "note", f"metadata, for information: {_listed(worse)}; worse beyond chance")]
+
+
+def _listed(kinds: Sequence[Kind]) -> str:
+    more = f"; and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
+    return "; ".join(kind.told for kind in kinds[:_NAMED]) + more
