@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -46,6 +46,14 @@ Verdict = Literal["first", "second", "neither"]
 _VERDICTS: tuple[Verdict, ...] = ("first", "second", "neither")
 
 
+class _Word(NamedTuple):
+    """A verdict, and what it took."""
+
+    verdict: Verdict
+    tokens: int
+    cost: float
+
+
 class Judged(Struct, frozen=True):
     """What a judge made of champion and challenger on golden cases."""
 
@@ -68,6 +76,10 @@ class Judged(Struct, frozen=True):
     """`[judge] agreement`."""
     stopped: str = ""
     """Why it did not see all cases; empty where it did."""
+    tokens: int = 0
+    """What its verdicts took when it gave them; one that was known already is not asked for again."""
+    cost: float = 0.0
+    """Of these, at `[judge]` prices."""
 
     @property
     def agreement(self) -> float | None:
@@ -164,8 +176,8 @@ class _Bench:
         self._settings = workshop.settings.judge
 
     def judged(self, cases: Sequence[EvalCase], champion: Answers, challenger: Answers) -> Judged:
-        asked = wins = losses = inconsistent = known = agreed = seen = 0
-        stopped = ""
+        asked = wins = losses = inconsistent = known = agreed = seen = tokens = 0
+        cost, stopped = 0.0, ""
         for case in cases:
             if case.tools:
                 continue  # what was called can be told right or wrong without a judge, and it is not shown the tools
@@ -181,10 +193,11 @@ class _Bench:
             if one is None or other is None:
                 break
             asked, seen = asked + 1, seen + 1
-            won = (one, other) == ("second", "first")
-            lost = (one, other) == ("first", "second")
+            tokens, cost = tokens + one.tokens + other.tokens, cost + one.cost + other.cost
+            words = one.verdict, other.verdict
+            won, lost = words == ("second", "first"), words == ("first", "second")
             wins, losses = wins + won, losses + lost
-            inconsistent += not (won or lost or one == other == "neither")
+            inconsistent += not (won or lost or words == ("neither", "neither"))
             right = passed(case, champion), passed(case, challenger)
             if right[0] != right[1]:
                 known += 1
@@ -200,11 +213,13 @@ class _Bench:
             agreed,
             self._settings.agreement,
             stopped,
+            tokens,
+            cost,
         )
 
     def _verdict(
         self, messages: Sequence[Mapping[str, Any]], first: str, second: str
-    ) -> tuple[Verdict | None, str]:
+    ) -> tuple[_Word | None, str]:
         """Its word on two answers in this order, or None and why it is not asked: the month's budget."""
         self._check()
         settings, now = self._settings, self._workshop.clock().timestamp()
@@ -214,23 +229,17 @@ class _Bench:
             found = session.get(Judgement, key)
             tokens, money = _spent(session, clock_month(now))
         if found is not None:
-            return _read(found.verdict), ""
+            return _Word(_read(found.verdict), found.tokens, found.cost), ""
         if refused := self._judge.too_dear(question, tokens, money, "verdict"):
             return None, refused
         reply = self._judge.ask(question)
-        verdict = _read(reply.text)
-        row = {
-            "question_hash": key,
-            "verdict": verdict,
-            "tokens": reply.tokens_in + reply.tokens_out,
-            "cost": self._judge.cost(reply),
-            "created": now,
-        }
+        word = _Word(_read(reply.text), reply.tokens_in + reply.tokens_out, self._judge.cost(reply))
+        row = {"question_hash": key, **word._asdict(), "created": now}
         with self._workshop.database.session() as session:
             dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
             session.connection().execute(dialect.insert(Judgement).values(row).on_conflict_do_nothing())
             session.commit()
-        return verdict, ""
+        return word, ""
 
 
 def _question(messages: Sequence[Mapping[str, Any]], first: str, second: str) -> list[dict[str, Any]]:

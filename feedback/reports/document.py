@@ -65,6 +65,34 @@ class CycleRow(Struct, kw_only=True):
     reason: str
 
 
+class JudgedRow(Struct, kw_only=True):
+    """What `[judge]` said in one cycle; see `trainer.judge`."""
+
+    at: str
+    cycle: str
+    judge: str
+    """Its model's name."""
+    version: str | None
+    against: str | None
+    """The champion then."""
+    cases: int
+    """Golden cases considered."""
+    wins: int
+    """Of these, those on which it preferred the challenger in both orders."""
+    losses: int
+    interval: tuple[float, float]
+    """Of the difference, at 95 %."""
+    known: int
+    """Pairs of which people say which answer is right."""
+    agreement: float | None
+    """Share of these on which it agrees with them."""
+    counts: bool
+    """Whether it agreed often enough for its word to count."""
+    tokens: int | None
+    cost: float | None
+    """At `[judge]` prices; None of cycles that did not keep it."""
+
+
 class Costs(Struct, kw_only=True):
     """In the currency of the settings."""
 
@@ -112,6 +140,7 @@ class Report(Struct, kw_only=True):
     improvement: dict[str, Any]
     """`{version, base, champion, improvement, cases, contenders}`: shares of the golden set, as the last evaluation in or before
     the month saw them; contenders are `{name, model, accuracy, cases, per_thousand}`."""
+    judged: list[JudgedRow]
     costs: Costs
     criteria: list[Criterion]
     next_steps: list[str]

@@ -14,6 +14,7 @@ from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.versions import order_of
 from feedback.reports.criteria import criteria, next_steps
 from feedback.reports.document import Changed, Costs, CycleRow, MoveRow, Report, VersionRow
+from feedback.reports.judging import judged_in
 from feedback.reports.monthly import kept_month, month_of
 from feedback.reports.traffic import ALL, Period, Stars, Volume, answered, days, reasons, stars, volumes
 from feedback.settings import Model, Settings
@@ -70,6 +71,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         cycles=_cycles(session, model, since, until),
         waiting=_waiting(session, model),
         improvement=_improvement(session, model, until),
+        judged=judged_in(session, model, since, until),
         costs=costs_of(session, settings, period, everything.answers, now),
         criteria=[],
         next_steps=[],

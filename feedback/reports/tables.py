@@ -138,6 +138,29 @@ def _elsewhere(report: Report) -> list[str | Table]:
     return ["Beside models elsewhere:", Table(["", "golden cases right", "a thousand answers cost"], rows)]
 
 
+def _judged(report: Report) -> list[str | Table]:
+    """What a judge said of the month's challengers, and what that cost."""
+    if not report.judged:
+        return []
+    rows = []
+    for one in report.judged:
+        low, high = (100 * bound for bound in one.interval)
+        agreement = "–" if one.agreement is None else f"{percent(one.agreement)} of {one.known}"
+        rows.append(
+            [
+                f"{report.model}@{one.version} beside {one.against}, by {one.judge}",
+                f"{one.wins} of {one.cases}",
+                f"{one.losses}",
+                f"{low:+.1f} to {high:+.1f}",
+                f"{agreement}; {'counts' if one.counts else 'does not count'}",
+                "–" if one.tokens is None else f"{one.tokens:,}",
+                "–" if one.cost is None else f"{one.cost:,.4g}",
+            ]
+        )
+    columns = ["", "preferred", "other preferred", "points, 95 %", "agreement with people", "tokens", "cost"]
+    return ["What the judge said of golden cases; its word alone promotes nothing:", Table(columns, rows)]
+
+
 def _costs(report: Report) -> list[str | Table]:
     costs, volume = report.costs, report.volume
     parts: list[str | Table] = [
@@ -189,7 +212,7 @@ def _changes(report: Report) -> list[str | Table]:
                 5,
             )
         )
-    return parts
+    return [*parts, *_judged(report)]
 
 
 def _examples(move: MoveRow) -> list[list[str]]:

@@ -282,6 +282,39 @@ def test_contenders_of_the_last_evaluation_stand_with_the_costs(world: World) ->
     assert isinstance(shown, Table) and shown.rows[1] == ["hosted (big)", "90.0 % of 40", "1.25"]
 
 
+def test_what_a_judge_said_stands_with_what_changed_and_with_its_cost(world: World) -> None:
+    _turn(world)
+    said = {
+        "judge": "big",
+        "cases": 100,
+        "wins": 30,
+        "losses": 10,
+        "known": 20,
+        "agreement": 0.9,
+        "counts": False,
+    }
+    with world.database.session() as session:
+        cycle = session.exec(select(Cycle)).one()
+        cycle.result = {**(cycle.result or {}), "judge": {**said, "tokens": 8000, "cost": 0.25}}
+        session.add(cycle)
+        session.commit()
+    found = _report(world)
+    (one,) = found.judged
+    assert (one.wins, one.losses, one.agreement, one.cost) == (30, 10, 0.9, 0.25)
+    assert one.interval[0] == pytest.approx(0.078, abs=0.002)
+    (changes,) = (section for section in sections(found) if section.title == "What changed?")
+    shown = changes.parts[-1]
+    assert isinstance(shown, Table)
+    assert shown.rows[0][1:] == [
+        "30 of 100",
+        "10",
+        "+7.9 to +31.7",
+        "90.0 % of 20; does not count",
+        "8,000",
+        "0.25",
+    ]
+
+
 def test_costs_come_from_prices_and_hours(world: World) -> None:
     _turn(world)
     world.ask("one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner
 from sqlmodel import select
 
 from feedback.settings import Judge, Promotion
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, Judgement
 from tests.trainer.world import MODEL, World, truth
+from trainer.commands.evaluate import evaluate
 from trainer.comparison import Outcome
 from trainer.cycle import run_cycle
 from trainer.evaluation import pinned
@@ -250,3 +253,27 @@ def test_the_gate_promotes_nothing_on_a_judges_word_and_waits_where_it_speaks_ag
         "promoted",
         "inconclusive",
     ]
+
+
+def test_versions_put_side_by_side_by_command_are_judged_too(
+    court: Court, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    court.cycle()
+    monkeypatch.setattr("trainer.opening.open_workshop", lambda _: nullcontext(court.workshop()))
+    file = court.world.directory / "starloop.toml"
+    base = court.world.settings.model[0].base
+    file.write_text(
+        f'[storage]\ndirectory = "{court.world.directory}"\n[[engine]]\nbase = "{base}"\n'
+        f'[[model]]\nname = "{MODEL}"\nbase = "{base}"\n'
+    )
+    before = len(court.asked)
+    arguments = ["--model", MODEL, "--versions", "base,1.0", "--config", str(file)]
+    shown = CliRunner().invoke(evaluate, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert (
+        "1.0 beside base: the judge big prefers it in 50 of 100 golden cases and the other in 0 (95 %: +40.4 to +59.6 points); "
+        "agreement with people 100.0% of 50, so its word counts; 10,100 tokens, cost 0.0101" in shown.stdout
+    )
+    first, second = json.loads(CliRunner().invoke(evaluate, [*arguments, "--json"]).stdout)["versions"]
+    assert first["judge"] is None and second["judge"]["wins"] == 50
+    assert len(court.asked) == before, "the same question is paid for once"

@@ -23,8 +23,9 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
     """Let versions answer the golden set, the regression suite and the failure hold-out, and compare them.
 
     Each version is compared with the first, and so are models elsewhere that --contenders names, with what a thousand of their
-    answers cost; they are told the form that answers must have. Answers that are known already are not asked again. Nothing
-    is decided and no look at a suite is counted: that is the gate's.
+    answers cost; they are told the form that answers must have. Where [judge] names one, it says which of two versions' golden
+    answers it prefers. Answers and verdicts that are known already are not asked again. Nothing is decided and no look at a
+    suite is counted: that is the gate's.
 
     Example: starloop evaluate --model assistant --versions base,1.0,1.1 --contenders all
     """
@@ -33,6 +34,9 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
     from trainer.comparison import Comparison
     from trainer.contenders import answered, contend, shown, wanted_contenders
     from trainer.evaluation import pinned
+    from trainer.judge import judge_where_configured
+    from trainer.judge import shown as judged_shown
+    from trainer.kinds import facets_finding
     from trainer.metrics import Metrics
     from trainer.opening import open_workshop
     from trainer.scoring import outcomes
@@ -61,6 +65,12 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
             for number in numbers
         }
         contended = [contend(workshop, one, configured, suites.every()) for one in others]
+        verdicts = {
+            number: judge_where_configured(
+                workshop, suites.golden, answers[numbers[0]], answers[number], lambda: None
+            )
+            for number in numbers[1:]
+        }
     contract, first = TaskContract.from_settings(configured), answers[numbers[0]]
     report = []
     for number, given in answers.items():
@@ -70,7 +80,14 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
             if number != numbers[0]:
                 compared = Comparison.of(outcomes(cases, first, given))
                 figures[suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
-        report.append({"version": number, "suites": figures})
+        one: dict[str, Any] = {"version": number, "suites": figures, "judge": None, "remarks": []}
+        if number != numbers[0]:
+            judged, trouble = verdicts[number]
+            if judged is not None:
+                one["judge"] = {**judged_shown(judged), "interval": judged.comparison.interval}
+            paired = outcomes([*suites.golden, *suites.regression], first, given)
+            one["remarks"] = [*(found.text for found in facets_finding(paired)), *trouble]
+        report.append(one)
     elsewhere = []
     for done in contended:
         told = shown(done, suites, contract)
@@ -108,8 +125,22 @@ def _text(report: Sequence[Mapping[str, Any]], elsewhere: Sequence[Mapping[str, 
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    for one in report:
+        told = [*([_judged(one["judge"])] if one["judge"] else []), *one["remarks"]]
+        lines += [f"{one['version']} beside {report[0]['version']}: {text}" for text in told]
     lines += [f"{one['contender']} stopped: {one['stopped']}" for one in elsewhere if one["stopped"]]
     return "\n".join(lines)
+
+
+def _judged(judge: Mapping[str, Any]) -> str:
+    low, high = (100 * bound for bound in judge["interval"])
+    share = "nothing to compare it with" if judge["agreement"] is None else _percent(judge["agreement"])
+    stopped = f". It did not see all: {judge['stopped']}" if judge["stopped"] else ""
+    return (
+        f"the judge {judge['judge']} prefers it in {judge['wins']} of {judge['cases']} golden cases and the other in "
+        f"{judge['losses']} (95 %: {low:+.1f} to {high:+.1f} points); agreement with people {share} of {judge['known']}, so its word "
+        f"{'counts' if judge['counts'] else 'does not count'}; {judge['tokens']:,} tokens, cost {judge['cost']:.4g}{stopped}"
+    )
 
 
 def _against(compared: Mapping[str, Any] | None) -> str:
