@@ -187,6 +187,8 @@ class Training(Section, frozen=True):
     """Most bytes of main memory that training on a CPU may take; 0 is what is free when it begins."""
     gradient_checkpointing: bool = False
     """Make a layer's activations again for the backward pass instead of keeping them: less memory, a slower step."""
+    quantisation: Literal["", "nf4"] = ""
+    """`nf4` trains on the base in 4 bits (QLoRA), of the extra `bitsandbytes`: a third of its memory, a slower step."""
     timeout_seconds: Seconds = 86_400.0
     checkpoint_seconds: Annotated[float, Meta(ge=0.0)] = 60.0
     """Between two checkpoints, more where saving one takes long; 0 saves after every step."""

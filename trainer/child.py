@@ -30,10 +30,12 @@ NICENESS = 10
 _FIRST_TO_GO = 500
 """Of 1,000: how much sooner than others the kernel ends it where the machine has no memory left."""
 
-_NOT_NEEDED = ("sklearn", "scipy")
-"""What transformers and peft import because it is there, for parts that no child uses: a fifth of the start."""
+_NOT_NEEDED = ("sklearn", "scipy", "kernels")
+"""What libraries import because it is there, for parts that no child uses: a fifth of the start, and code from the hub."""
 _FOR_GPUS = ("triton",)
 """What torch imports because it is there, and can use on a GPU alone: a sixth of what remains."""
+_FOR_FEWER_BITS = ("bitsandbytes",)
+"""What peft imports because it is there, and a quantised base needs alone: another sixth."""
 _GPUS = ("nvidia*", "dxg", "kfd", "dri")
 """Names in `/dev` of GPUs that torch may work with."""
 
@@ -46,7 +48,8 @@ def run(module: str, spec: Path, memory: int = 0) -> int:
     os.nice(NICENESS)
     _bound(memory)
     try:
-        result = _load(module)(json.loads(spec.read_text(encoding="utf-8")), emit)
+        asked = json.loads(spec.read_text(encoding="utf-8"))
+        result = _load(module, bool(asked.get("quantisation")))(asked, emit)
     except StarloopError as error:
         emit({"event": "failed", "kind": type(error).__name__, "message": str(error)})
         return 1
@@ -69,10 +72,10 @@ def _trace() -> None:
         traceback.print_exc()
 
 
-def _load(module: str) -> Callable[[dict[str, Any], Emit], dict[str, Any]]:
+def _load(module: str, quantised: bool) -> Callable[[dict[str, Any], Emit], dict[str, Any]]:
     """The module's `main`, imported fast: what is imported stays, so collecting garbage among it is wasted time."""
     gpu = any(True for pattern in _GPUS for _ in Path("/dev").glob(pattern))
-    for name in _NOT_NEEDED if gpu else (*_NOT_NEEDED, *_FOR_GPUS):
+    for name in (*_NOT_NEEDED, *(() if gpu else _FOR_GPUS), *(() if quantised else _FOR_FEWER_BITS)):
         sys.modules[name] = None  # type: ignore[assignment]  # means: there is no such module
     gc.disable()
     main: Callable[[dict[str, Any], Emit], dict[str, Any]] = importlib.import_module(module).main

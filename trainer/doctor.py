@@ -30,6 +30,7 @@ from feedback.storage.tables import Case, DatasetVersion, Failure, Key
 from feedback.window import Window
 from trainer.machine import Machine, find_machine
 from trainer.notices import SECRET_VARIABLE
+from trainer.placement import require_quantiser
 from trainer.preflight import Rows, Shape, gigabytes, plan, preflight, speed_of
 from trainer.teacher import KEY_VARIABLE
 from trainer.tracking import require_libraries
@@ -65,7 +66,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _environment(settings)
     yield from _notices(settings)
     yield from _files(settings)
-    yield from _tracking(settings)
+    yield from _libraries(settings)
     yield from _window(settings.training, datetime.now(UTC))
     try:
         yield from _record(settings, machine.limited_to(settings.training.devices))
@@ -233,11 +234,15 @@ def _files(settings: Settings) -> Iterator[Finding]:
         yield Finding("models' files", "problem", str(error))
 
 
-def _tracking(settings: Settings) -> Iterator[Finding]:
+def _libraries(settings: Settings) -> Iterator[Finding]:
     try:
         require_libraries(settings.training)
     except BadInputError as error:
         yield Finding("tracking", "problem", str(error))
+    try:
+        require_quantiser(settings.training)
+    except BadInputError as error:
+        yield Finding("quantisation", "problem", str(error))
 
 
 def _window(training: Training, now: datetime) -> Iterator[Finding]:
@@ -331,7 +336,8 @@ def _training(session: Session | None, settings: Settings, model: Model, machine
     if session is not None:
         query = select(DatasetVersion.id).where(DatasetVersion.model == model.name)
         newest = session.exec(query.order_by(col(DatasetVersion.id).desc()).limit(1)).first()
-        speed = speed_of(list_versions(session, model.name), parameters, machine.device)
+        quantisation = settings.training.quantisation
+        speed = speed_of(list_versions(session, model.name), parameters, machine.device, quantisation)
     wanted, what = None, "its newest dataset version"
     if newest is not None:
         folder = settings.directory / "datasets" / newest

@@ -62,7 +62,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     repeat_exactly()
 
     # The base and the data. Everything that cannot work is found out before the first step.
-    base = load_base(spec.base_path)
+    base = load_base(spec.base_path, spec.quantisation)
     encoder = Encoder(base.tokenizer, min(spec.max_tokens, base.context), base.end_tokens)
     dataset = Path(spec.dataset)
     out = Path(spec.out)
@@ -75,7 +75,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     )
     objective, used = _objective(spec, base, encoder, train, beside)
 
-    parameters = sum(parameter.numel() for parameter in base.model.parameters())
+    parameters = base.model.num_parameters()
     model, config = new_adapter(base, spec.rank, spec.alpha)
     if spec.gradient_checkpointing:
         checkpoint_activations(model)
@@ -226,6 +226,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "gradient_checkpointing": spec.gradient_checkpointing,
         "device": base.device.type,
         "dtype": str(base.dtype).removeprefix("torch."),
+        "quantisation": spec.quantisation or None,
         "base_parameters": parameters,
         "trained_parameters": sound["parameters"],
         "tokens": state.tokens,

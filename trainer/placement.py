@@ -1,8 +1,10 @@
-"""Where a training runs: on which devices, in how much memory, and whether there is room just now."""
+"""Where a training runs: on which devices, in how much memory, and whether there is room just now for it and what it needs."""
 
 from __future__ import annotations
 
-from feedback.errors import UnavailableError
+from importlib.util import find_spec
+
+from feedback.errors import BadInputError, UnavailableError
 from feedback.settings import Training
 from trainer.machine import Machine
 from trainer.preflight import Preflight, gigabytes
@@ -28,3 +30,12 @@ def wait_for_room(wanted: Preflight, machine: Machine) -> None:
         'rest. If it is the engine, lower its share ([[engine]] arguments = ["--gpu-memory-utilization", "0.6"]) or train on '
         "another device ([training] devices)"
     )
+
+
+def require_quantiser(settings: Training) -> None:
+    """Raise `BadInputError` where `[training] quantisation` needs a library that is not installed."""
+    if settings.quantisation and find_spec("bitsandbytes") is None:
+        raise BadInputError(
+            f"[training] quantisation = {settings.quantisation!r} needs bitsandbytes, which is not installed: pip install "
+            "'starloop[bitsandbytes]', or set it to \"\""
+        )

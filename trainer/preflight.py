@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of
+from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of, tensor_shapes
 from feedback.checks.cost import estimate as estimate_time
 from feedback.checks.template import renders_tools
 from feedback.datasets.tool_calls import answer_text
@@ -38,6 +39,8 @@ _SAMPLE = 2000
 _LOADING = 8.0
 """Seconds from the start of the process to the first step on a small base."""
 _BYTES: dict[Device, int] = {"cpu": 4, "cuda": 2}
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in 4 bits: each 64 of them share a scale of 8 bits, and 256 scales one of 32."""
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model")
 _INNER_NAMES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
@@ -55,6 +58,8 @@ class Shape(Struct, frozen=True):
     parameters: int
     bytes: int
     """Of its weights on the disk."""
+    linear: int = 0
+    """Parameters of the linear layers but the output head: those that quantisation makes smaller."""
 
     @classmethod
     def of(cls, directory: Path) -> Shape | None:
@@ -72,11 +77,13 @@ class Shape(Struct, frozen=True):
             vocabulary = int(config["vocab_size"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        parameters = parameters_of(directory)
+        tensors = tensor_shapes(directory)
+        parameters = sum(map(prod, tensors))
+        inside = sum(prod(sides) for sides in tensors if len(sides) == 2 and vocabulary not in sides)
         size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         if not (layers and hidden and parameters):
             return None
-        return cls(layers, hidden, inner, grouped * width, vocabulary, parameters, size)
+        return cls(layers, hidden, inner, grouped * width, vocabulary, parameters, size, inside)
 
 
 class Rows(Struct, frozen=True):
@@ -127,6 +134,10 @@ class Preflight(Struct, frozen=True, kw_only=True):
     """None where the base's configuration does not tell its shape."""
     checkpointed: int | None = None
     """Bytes that it would take with `gradient_checkpointing`; None where that is on, or `memory` is None."""
+    quantisation: str = ""
+    """Of the base, as `[training]` has it."""
+    quantised: int | None = None
+    """Bytes that it would take with the base in 4 bits and `gradient_checkpointing`; None where it is, or `memory` is None."""
     seconds: float
     """All epochs, without an early end."""
     cost: float | None
@@ -145,7 +156,8 @@ class Preflight(Struct, frozen=True, kw_only=True):
                 f"{self.unrendered:,} more rows have tools and are left out, as the base's chat template does not render tools"
             )
         if self.memory is not None:
-            parts.append(f"{gigabytes(self.memory.total)} of memory")
+            held = f" with the base in 4 bits ({self.quantisation})" if self.quantisation else ""
+            parts.append(f"{gigabytes(self.memory.total)} of memory{held}")
         parts.append(f"{_duration(self.seconds)} ({self.rests_on})")
         if self.cost is not None:
             parts.append(f"costs {self.cost:,.2f}")
@@ -200,6 +212,7 @@ def preflight(
         rests_on = f"{planned.teraflops:g} teraflop/s assumed; the first training will tell"
     price = settings.price_per_hour
     again = replace(settings, gradient_checkpointing=True)
+    fewer = replace(again, quantisation="nf4")
     return Preflight(
         device=device,
         rows=rows.count,
@@ -209,6 +222,10 @@ def preflight(
         checkpointed=None
         if shape is None or settings.gradient_checkpointing
         else memory_of(shape, rows, again, device, sides).total,
+        quantisation=settings.quantisation,
+        quantised=None
+        if shape is None or settings.quantisation
+        else memory_of(shape, rows, fewer, device, sides).total,
         seconds=seconds,
         cost=round(seconds / 3600 * price, 4) if price else None,
         hosted={
@@ -234,11 +251,19 @@ def memory_of(shape: Shape, rows: Rows, settings: Training, device: Device, side
     return Memory(
         process=_PROCESS if device == "cpu" else 0,
         # On a CPU the file's pages stand in memory too while they are widened to float32.
-        weights=shape.parameters * size + (shape.bytes if device == "cpu" else 0),
+        weights=_held(shape, size, settings.quantisation) + (shape.bytes if device == "cpu" else 0),
         adapter=adapter * 16,
         activations=tokens * size * kept,
         logits=round(tokens * max(rows.answered, 0.0)) * shape.vocabulary * (size + 4),
     )
+
+
+def _held(shape: Shape, size: int, quantisation: str) -> int:
+    """Bytes of the base's weights at `size` each, and quantised of the one layer that is widened to be multiplied."""
+    if not quantisation:
+        return shape.parameters * size
+    widened = shape.hidden * max(shape.hidden, shape.inner)
+    return round(shape.linear * _NF4) + (shape.parameters - shape.linear + widened) * size
 
 
 def plan(
@@ -263,11 +288,14 @@ def plan(
     return preflight(Shape.of(base), parameters_of(base), rows, settings, machine.device, method, speed)
 
 
-def speed_of(versions: Iterable[ModelVersion], parameters: int, device: Device) -> Speed | None:
-    """What the newest of a model's versions with such a base was trained at, on such a device."""
+def speed_of(
+    versions: Iterable[ModelVersion], parameters: int, device: Device, quantisation: str = ""
+) -> Speed | None:
+    """What the newest of a model's versions with such a base, so quantised, was trained at, on such a device."""
+    wanted = (parameters, device, quantisation or None)
     for version in versions:
         facts = version.facts
-        if facts.get("base_parameters") == parameters and facts.get("device") == device:
+        if (facts.get("base_parameters"), facts.get("device"), facts.get("quantisation")) == wanted:
             per_second = float(facts.get("tokens_per_second") or 0.0)
             if per_second > 0:
                 name = f"{version.model}@{version.number}"
@@ -292,6 +320,11 @@ def refuse_too_large(wanted: Preflight, there: int) -> None:
     fixed = memory.process + memory.weights + memory.adapter
     if fixed > there:
         advice = "take a smaller base or a device with more memory"
+        if wanted.quantised is not None and wanted.quantised <= there:
+            advice = (
+                'set [training] quantisation = "nf4" and gradient_checkpointing = true, with which it needs about '
+                f"{gigabytes(wanted.quantised)}, or {advice}"
+            )
     elif wanted.checkpointed is not None and wanted.checkpointed <= there:
         advice = (
             f"set [training] gradient_checkpointing = true, with which it needs about {gigabytes(wanted.checkpointed)}, "

@@ -28,7 +28,7 @@ from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
 from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
-from trainer.placement import place_on, wait_for_room
+from trainer.placement import place_on, require_quantiser, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered, speed_of
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
@@ -143,6 +143,7 @@ def train_version(
         if not reserved:
             require_room(session, model.base, engine.adapter_limit)
     require_libraries(settings.training)
+    require_quantiser(settings.training)
     folder = settings.directory / "datasets" / dataset_id
     choice = choose(method or settings.training.method, evidence_of(folder))
     base = resolve_base(model.base, settings.directory)
@@ -232,7 +233,12 @@ def _planned(
     Raises `DataRefusedError` where it cannot fit, `UnavailableError` where somebody else holds the memory for now.
     """
     with database.reading() as session:
-        speed = speed_of(list_versions(session, name), parameters_of(Path(base)), machine.device)
+        speed = speed_of(
+            list_versions(session, name),
+            parameters_of(Path(base)),
+            machine.device,
+            settings.training.quantisation,
+        )
     wanted = plan(Path(base), dataset, settings.training, machine, method, speed)
     if wanted is not None:
         refuse_unrendered(wanted)

@@ -171,8 +171,10 @@ def _check_pair(name: str, pair: Pair, rank: int, model: nn.Module, folder: Path
         raise UnsoundAdapterError(
             f"{where} is no linear layer of the base; the adapter belongs to another model"
         )
-    weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-    outputs, inputs = weight.shape
+    if isinstance(module, Conv1D):
+        inputs, outputs = module.weight.shape
+    else:  # not by the weight's shape: in 4 bits it is another
+        outputs, inputs = module.out_features, module.in_features
     for half, tensor, shape in (("lora_A", pair[0], (rank, inputs)), ("lora_B", pair[1], (outputs, rank))):
         if tuple(tensor.shape) != shape:
             raise UnsoundAdapterError(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -64,6 +64,8 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     patience: int = 3
     threads: int = 1
     gradient_checkpointing: bool = False
+    quantisation: Literal["", "nf4"] = ""
+    """Of the base while it trains; the adapter serves on the base as it is."""
     timeout_seconds: float = 86_400.0
     checkpoint_seconds: float = 60.0
     rate_factor: float = 1.0

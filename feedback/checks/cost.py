@@ -7,6 +7,7 @@ of which LoRA saves some), over what the machine does a second. It is an estimat
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -97,22 +98,22 @@ def base_directory(model: Model) -> Path | None:
 
 
 def parameters_of(directory: Path) -> int:
-    """Parameters of the weights in a directory, read from the heads of its safetensors files; 0 where there are none."""
-    total = 0
+    """Parameters of the weights in a directory; 0 where there are none."""
+    return sum(map(math.prod, tensor_shapes(directory)))
+
+
+def tensor_shapes(directory: Path) -> list[list[int]]:
+    """Shapes of all weights in a directory, read from the heads of its safetensors files; none where one cannot be read."""
+    found: list[list[int]] = []
     for file in directory.glob("*.safetensors"):
         try:
             with file.open("rb") as opened:
                 (length,) = struct.unpack("<Q", opened.read(8))
                 head = json.loads(opened.read(min(length, _HEADER_LIMIT)))
-            for name, tensor in head.items():
-                if name != "__metadata__":
-                    size = 1
-                    for side in tensor["shape"]:
-                        size *= side
-                    total += size
+            found += [list(map(int, head[name]["shape"])) for name in head if name != "__metadata__"]
         except (OSError, ValueError, struct.error, KeyError, TypeError):
-            return 0
-    return total
+            return []
+    return found
 
 
 def estimate(tokens: int, parameters: int, settings: Training) -> Estimate:

@@ -35,6 +35,7 @@ _FACTS = (
     ("alpha", "LoRA alpha"),
     ("seed", "seed"),
     ("dtype", "weights"),
+    ("quantisation", "base quantised while training"),
     ("device", "device"),
     ("base_parameters", "parameters of the base"),
     ("trained_parameters", "trained parameters"),

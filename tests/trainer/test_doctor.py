@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from feedback.settings import Engine, Model, Schedule, Server, Settings, Storage, Teacher, Training
 from feedback.storage.database import Database
-from trainer import doctor
+from trainer import doctor, placement
 from trainer.commands.doctor import doctor as command
 from trainer.doctor import Finding, examine
 from trainer.machine import Gpu, Machine
@@ -107,6 +107,14 @@ def test_a_gpu_that_the_engine_fills_is_warned_of(tmp_path: Path, monkeypatch: p
 def test_a_place_for_steps_without_its_server_is_a_problem(tmp_path: Path) -> None:
     found = _told(_settings(tmp_path / "data", training=Training(log_to=["mlflow"])))["tracking"]
     assert found.state == "problem" and "mlflow_url" in found.text
+
+
+def test_a_quantised_base_without_its_library_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "find_spec", lambda name: None)
+    found = _told(_settings(tmp_path / "data", training=Training(quantisation="nf4")))["quantisation"]
+    assert found.state == "problem" and "pip install 'starloop[bitsandbytes]'" in found.text
 
 
 def test_a_gpu_that_is_not_there_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
