@@ -54,7 +54,9 @@ def test_the_page_compares_runs_of_one_turn_with_each_other() -> None:
         for who, cpu in zip(contenders, (1.0, 2.0, 4.0), strict=False)
         for seed in (0, 1)
     ]
-    results["memory"] = [{"method": "sft", "examples": 100_000, "bytes": 3.2e6, "cpu": 15.0}]
+    results["memory"] = [
+        {"method": "sft", "examples": 100_000, "bytes": 3.2e6, "peak_bytes": 5e8, "cpu": 15.0}
+    ]
     estimate: dict[str, Any] = {"memory": 8e8, "memory_estimate": 9e8, "memory_error": 0.125, "seconds": 10.0}
     estimate |= {"architecture": "Llama", "seconds_estimate": 8.0, "time_error": -0.2}
     results["estimates"] = [{**estimate, "turn": turn} for turn in ("first", "second")]
@@ -74,5 +76,5 @@ def test_the_page_compares_runs_of_one_turn_with_each_other() -> None:
     assert "other programs took 50% of it meanwhile" in shown
     assert "| mixed | trl, packing | 13 | 188 | ours 4.00× (4.00 to 4.00) | 94 |" in shown
     assert "1.0500 (1.0000 to 1.1000), before 2.0000" in shown
-    assert "| sft | 100,000 | 3.2 MB | 32 | 15.0 |" in shown
+    assert "| sft | 100,000 | 3.2 MB | 32 | 500 MB | 15.0 |" in shown
     assert "| Llama | 900 MB | 800 MB | +12% | 8.0 | 10.0 | -20% |" in shown

@@ -264,15 +264,15 @@ def page(results: dict[str, Any]) -> list[str]:
         *serving_table(results["serving"]),
         "## Memory of examples",
         "",
-        "| method | examples | memory beyond process and base | bytes an example | CPU seconds to read and encode |",
-        "|---|---|---|---|---|",
+        "| method | examples | memory beyond process and base | bytes an example | the whole process, after its first steps | CPU seconds to read and encode |",
+        "|---|---|---|---|---|---|",
     ]
     for run in sorted(
         results["memory"], key=lambda run: (run["method"] != "sft", run["method"], run["examples"])
     ):
         each = run["bytes"] / run["examples"] if run["examples"] > 1000 else None
         lines.append(
-            f"| {run['method']} | {run['examples']:,} | {run['bytes'] / 1e6:.1f} MB | {'' if each is None else f'{each:.0f}'} | {run['cpu']:.1f} |"
+            f"| {run['method']} | {run['examples']:,} | {run['bytes'] / 1e6:.1f} MB | {'' if each is None else f'{each:.0f}'} | {run['peak_bytes'] / 1e6:,.0f} MB | {run['cpu']:.1f} |"
         )
     lines += [
         "",

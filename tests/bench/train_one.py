@@ -191,36 +191,46 @@ def _validated(model: Any, rows: Sequence[Row]) -> float:
 
 
 def memory(dataset: Path, method: str) -> dict[str, Any]:
-    """The most memory that reading and encoding a dataset version took beyond the process and its base."""
+    """The most memory that reading and encoding a dataset version took beyond the process and its base, and the most that
+    the process had in all after the first steps on it."""
     from feedback import starter
     from trainer.base_model import load_base
     from trainer.batches import Order
-    from trainer.examples import lengths_of
+    from trainer.finetune import _gradient, _objective
+    from trainer.lora import new_adapter
+    from trainer.machine import ROOM
     from trainer.memory import largest_memory, memory_now
     from trainer.method import read
-    from trainer.preference_rows import read_pairs, read_rated
-    from trainer.preferences import Direct
     from trainer.tokens import Encoder
+    from trainer.training import TrainingSpec
+    from trainer.training_state import TrainingState
 
-    base = load_base(str(starter.model_directory()))
+    where = str(starter.model_directory())
+    base = load_base(where)
     encoder = Encoder(base.tokenizer, base.context, base.end_tokens)
     encoder.encode_rows(_first(dataset, 100))  # what is made once
     before, started = memory_now(base.device), time.process_time()
     train = encoder.encode_rows(read(dataset / "train.jsonl"), dataset)
-    if method == "sft":
-        lengths = lengths_of(train.examples)
-    elif method == "dpo":
-        pairs, rows, _ = read_pairs(dataset, encoder, train, dataset)
-        lengths = Direct(base, pairs, rows).lengths
-    else:
-        lengths = lengths_of(read_rated(dataset, encoder, train, dataset)[0])
+    spec = TrainingSpec(
+        base_path=where, base_revision="", engine_model="", dataset=str(dataset), out="", max_rank=RANK,
+        method=method,  # type: ignore[arg-type]
+    )  # fmt: skip
+    objective, _ = _objective(spec, base, encoder, train, dataset)
     seconds = time.process_time() - started
-    order = Order(lengths, BATCH, 0)
+    order = Order(objective.lengths, BATCH, 0)
     order.at(order.per_epoch)
+    taken = max(largest_memory() - before, 0)
+    model, _ = new_adapter(base, RANK, ALPHA)
+    state = TrainingState(model, RATE, 3, ROOM["cpu"])
+    model.train()
+    for step in range(WARM_UP):
+        _gradient(model, state, objective, order.at(step)[1])
+        state.optimizer.step()
     return {
         "method": method,
         "examples": len(train.examples),
-        "bytes": max(largest_memory() - before, 0),
+        "bytes": taken,
+        "peak_bytes": largest_memory(),
         "cpu": seconds,
     }
 
