@@ -200,6 +200,8 @@ class Training(Section, frozen=True):
     """What services take for training on a million tokens, by name: estimates show it beside."""
     window: str = ""
     """Hours (UTC) in which trainings of cycles and fine-tunings begin (`02:00-05:00`); empty is any time."""
+    engine_asleep: bool = False
+    """The engines that Starloop manages sleep while a training runs in its window: its memory is theirs."""
     log_to: list[Literal["tensorboard", "mlflow"]] = []
     """Where each step is shown besides the record; each needs its extra (`starloop[tensorboard]`, `starloop[mlflow]`)."""
     mlflow_url: str = ""

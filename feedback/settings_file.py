@@ -184,6 +184,16 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
             problems.append(
                 f"training.rank: {settings.training.rank} is above max_lora_rank {engine.max_lora_rank} of the engine for {engine.base!r}"
             )
+    if settings.training.engine_asleep:
+        if not settings.training.window:
+            problems.append(
+                'training.engine_asleep: nobody is answered meanwhile, so it needs a window, such as window = "02:00-05:00"'
+            )
+        if all(engine.urls for engine in settings.engine):
+            problems.append(
+                "training.engine_asleep: every [[engine]] has urls, and engines that run elsewhere are not put to sleep; train "
+                "beside them, or remove urls to have one managed"
+            )
     ports = [engine.port for engine in settings.engine if not engine.urls] + [settings.server.port]
     problems.extend(
         f"port {port} is used twice; give each managed [[engine]] and [server] its own"

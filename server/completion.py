@@ -39,7 +39,7 @@ def begin(
     named: str | None = None,
     traceparent: str | None = None,
 ) -> Completion:
-    """Choose who answers; `named` is the conversation as the client names it. Raises what `chosen_by` does."""
+    """Choose who answers; `named` is the conversation as the client names it. Raises what `chosen_by` and `check_awake` do."""
     purpose = BATCH if purpose == BATCH else dialect.purpose or purpose
     conversation = None if dialect.purpose else body.conversation(named)
     stays = None
@@ -51,6 +51,7 @@ def begin(
     pinned = is_pinned(body.model)
     requested = f"{body.model}@{BASE}" if dialect.purpose and not pinned else body.model
     route = chosen_by(caller, requested, gateway.live.current, stays, unit)
+    gateway.engines.check_awake(route.base)
     adapter = None if pinned else route.adapter
     if adapter is not None and gateway.adapter_watch.problem(adapter):
         # the files of a challenger, or of a conversation's version, may be bad: the champion serves on

@@ -14,6 +14,7 @@ from sqlmodel import Session
 from feedback.access.keys import ensure_loop_key
 from feedback.access.sessions import Sessions, open_sessions
 from feedback.access.tokens import FeedbackTokens, open_tokens
+from feedback.asleep import wanted_asleep
 from feedback.checks.check import Report as Checked
 from feedback.checks.frozen import Frozen, check_apart
 from feedback.datasets.believed import Asked, Belief, belief_apart
@@ -90,7 +91,8 @@ class Gateway:
         self.reports = Reports(self.metrics, settings.server.log_requests, INFERENCE_ROUTES)
         self.traces: Traces | None = None
         self.adapters = AdapterStore(settings.directory / "adapters")
-        self.engines = Engines(settings.engine, self.metrics, self._prepare_replica)
+        sleep = wanted_asleep(settings.directory).told if settings.training.engine_asleep else lambda: None
+        self.engines = Engines(settings.engine, self.metrics, self._prepare_replica, sleep)
         self.conversations = Conversations()
         at = Place(lambda: self.database, now)
         self.beliefs = FoundBeside("beliefs", Belief, self._weigh, at, _BELIEF_SECONDS)

@@ -22,6 +22,8 @@ _PATIENCE = 5.0
 _WARM_SECONDS = 120.0
 # A busy engine may answer late; only silence that lasts makes it unwell. A refused connection does at once.
 _MISSES = 3
+_ASLEEP_SECONDS = 60
+"""After which it is worth asking an engine again that sleeps."""
 
 
 class _Card(msgspec.Struct):
@@ -43,6 +45,8 @@ class Replica:
         self.patience = patience
         self._prepare = prepare
         self.healthy = False
+        self.asleep = False
+        """It was put to sleep, as configured, and comes back by itself."""
         self.problem = "it was not asked yet"
         self.base_id = ""
         """What the engine calls its base model."""
@@ -69,6 +73,7 @@ class Replica:
                 self.fall(str(error))
             return
         self._misses = 0
+        self.asleep = False
         if not self.healthy:
             _log.info("engine at %s serves %s", self.connections.url, self.base_id)
             self.healthy, self.problem = True, ""
@@ -79,6 +84,14 @@ class Replica:
             _log.warning("%s", problem)
             self._ejected(self.connections.url)
         self.healthy, self.problem = False, problem
+        if self.asleep:
+            self.problem = f"it wakes up: {problem}"
+
+    def rest(self, why: str) -> None:
+        """It sleeps: no request goes to it until it is well again."""
+        if not self.asleep:
+            _log.info("the engine at %s sleeps: %s", self.connections.url, why)
+        self.healthy, self.asleep, self.problem = False, True, f"it sleeps {why}"
 
     async def call(
         self, method: str, path: str, body: object = None, patience: float | None = None
@@ -138,9 +151,18 @@ class Engines:
     """All replicas of all bases."""
 
     def __init__(
-        self, engines: Sequence[settings.Engine], metrics: Metrics, prepare: PrepareBase = _nothing
+        self,
+        engines: Sequence[settings.Engine],
+        metrics: Metrics,
+        prepare: PrepareBase = _nothing,
+        asleep: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`prepare` is done with each replica of a base before it gets its first request."""
+        """`prepare` is done with each replica of a base before it gets its first request.
+
+        `asleep` tells why the managed engines sleep; None where they do not.
+        """
+        self._asleep = asleep
+        self._managed = {engine.base for engine in engines if not engine.urls}
         self._bases = {
             engine.base: [
                 Replica(
@@ -157,10 +179,9 @@ class Engines:
 
     async def start(self) -> None:
         """Look once at every replica, then go on looking. Comes back also when none is there."""
-        replicas = [replica for replicas in self._bases.values() for replica in replicas]
-        looks = [asyncio.create_task(replica.look()) for replica in replicas]
+        looks = [asyncio.create_task(self._look(base, replica)) for base, replica in self.all()]
         await asyncio.wait(looks, timeout=1.0)
-        self._polling = [asyncio.create_task(_poll(replica)) for replica in replicas]
+        self._polling = [asyncio.create_task(self._poll(base, replica)) for base, replica in self.all()]
 
     async def stop(self) -> None:
         """Stop looking, and close idle connections."""
@@ -191,13 +212,36 @@ class Engines:
             if not any(replica.healthy for replica in replicas)
         }
 
+    def check_awake(self, base: str) -> None:
+        """Raise `UnavailableError` where all that serve a base sleep: such a request is not an inference that failed."""
+        replicas = self.of(base)
+        if replicas and all(replica.asleep for replica in replicas):
+            raise UnavailableError(f"the engine for {base!r} is away: {replicas[0].problem}", _ASLEEP_SECONDS)
+
     def pick(self, base: str, avoid: Sequence[Replica] = ()) -> Replica:
         """The healthy replica with the fewest requests under way. Raises `UnavailableError` when there is none."""
+        self.check_awake(base)
         well = [replica for replica in self.of(base) if replica.healthy and replica not in avoid]
         if not well:
             problems = "; ".join(replica.problem for replica in self.of(base)) or "no [[engine]] serves it"
             raise UnavailableError(f"the engine for {base!r} is away ({problems}); try again shortly", 2)
         return min(well, key=lambda replica: replica.outstanding)
+
+    async def _look(self, base: str, replica: Replica) -> None:
+        why = self._asleep() if base in self._managed else None
+        if why is None:
+            await replica.look()
+        else:
+            replica.rest(why)
+
+    async def _poll(self, base: str, replica: Replica) -> None:
+        while True:
+            await asyncio.sleep(_POLL_SECONDS if replica.healthy else _POLL_SECONDS / 2)
+            try:
+                await self._look(base, replica)
+            except Exception:  # the task's boundary: an engine that nobody looks at never gets traffic again
+                _log.exception("the engine at %s could not be looked at", replica.connections.url)
+                replica.fall("looking at the engine failed; the log says how")
 
     @asynccontextmanager
     async def ask(
@@ -233,16 +277,6 @@ class Engines:
             finally:
                 replica.outstanding -= 1
                 replica.connections.give_back(connection)
-
-
-async def _poll(replica: Replica) -> None:
-    while True:
-        await asyncio.sleep(_POLL_SECONDS if replica.healthy else _POLL_SECONDS / 2)
-        try:
-            await replica.look()
-        except Exception:  # the task's boundary: an engine that nobody looks at never gets traffic again
-            _log.exception("the engine at %s could not be looked at", replica.connections.url)
-            replica.fall("looking at the engine failed; the log says how")
 
 
 def _base_id(cards: list[_Card], url: str) -> str:

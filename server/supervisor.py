@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from server.engine.rest import Rest
 from server.processes.child import Child
 from server.processes.leash import adopt_orphans, collect_orphans
 
@@ -30,9 +31,12 @@ class Post:
 class Supervisor:
     """Starts, watches and ends children; `posts` stand in the order in which they are to be stopped."""
 
-    def __init__(self, posts: Sequence[Post], say: Callable[[str], None], announce: str) -> None:
-        """`announce` is said once, when all that are essential are ready for the first time."""
+    def __init__(
+        self, posts: Sequence[Post], say: Callable[[str], None], announce: str, rest: Rest | None = None
+    ) -> None:
+        """`announce` is said once, when all that are essential are ready for the first time; `rest` lets some sleep."""
         self._posts = list(posts)
+        self._rest = rest
         self._say = say
         self._announce: str | None = announce
         self._signals = 0
@@ -54,9 +58,15 @@ class Supervisor:
         next_collect = 0.0
         while not self._signals:
             now = time.monotonic()
+            if self._rest is not None:
+                self._rest.tick(now)
             for post in self._posts:
                 child = post.child
-                if child.state == "stopped" and (post.after is None or post.after.state == "ready"):
+                if (
+                    child.state == "stopped"
+                    and not self._sleeps(child)
+                    and (post.after is None or post.after.state == "ready")
+                ):
                     child.start(now)
                     self._say(f"{child.name}: starting" + (f" ({child.hint})" if child.hint else ""))
                 child.tick(now)
@@ -71,6 +81,9 @@ class Supervisor:
                 collect_orphans(self._own())
             self._wake.wait(_TICK_SECONDS)
         return 0
+
+    def _sleeps(self, child: Child) -> bool:
+        return self._rest is not None and self._rest.wanted and child in self._rest.children
 
     def _stop(self) -> bool:
         """End all, one after the other; True when something could not be ended."""

@@ -254,7 +254,8 @@ def _window(training: Training, now: datetime) -> Iterator[Finding]:
         if window.open_at(now)
         else f"closed, opens {window.opens(now):%d %b %H:%M}"
     )
-    yield Finding("training window", "ok", f"trainings begin within {window}; {state}")
+    sleep = "; the engines that Starloop starts sleep meanwhile" if training.engine_asleep else ""
+    yield Finding("training window", "ok", f"trainings begin within {window}; {state}{sleep}")
 
 
 def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:

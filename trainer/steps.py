@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import msgspec
 from sqlmodel import col, select
@@ -21,7 +22,7 @@ from feedback.errors import DataRefusedError
 from feedback.ids import new_id
 from feedback.registry.models import get_model
 from feedback.storage.tables import SuiteLook
-from feedback.window import Window
+from trainer.asleep import engines_asleep
 from trainer.checkpoints import discard_checkpoints
 from trainer.contenders import contend_where_configured
 from trainer.evaluation import pinned
@@ -37,7 +38,7 @@ from trainer.settling import settle
 from trainer.suites import Suites, collect, refuse_overlap, suite_hash
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines
-from trainer.turns import check_window
+from trainer.turns import Hours
 from trainer.workshop import Workshop
 
 Step = Callable[[Workshop, CycleRecord], None]
@@ -86,20 +87,26 @@ def freeze(workshop: Workshop, record: CycleRecord) -> None:
 def train(workshop: Workshop, record: CycleRecord) -> None:
     """Fine-tune in a child process, check the adapter and publish it as the next version."""
 
-    check_window(Window.parse(workshop.settings.training.window), workshop.clock())
+    hours, made = Hours.of(workshop.settings.training), record.row.version is not None
+    if not made:
+        hours.check_begin(workshop.clock())
     lines = TrainingLines(_log.info)
 
     def on_progress(progress: Progress) -> None:
         record.check()
+        hours.check_going_on(workshop.clock())
         lines(progress)
         record.progress(**msgspec.to_builtins(progress))
 
+    what = f"cycle {record.row.id} of {record.row.model}"
+    sleep = nullcontext() if made else engines_asleep(workshop.settings, what, record.pause)
     try:
-        version = workshop.make_version(record.row, on_progress)
+        with sleep:
+            version = workshop.make_version(record.row, on_progress)
+            record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
     except CycleCancelledError:
         discard_checkpoints(workshop.settings.directory / "runs" / record.row.id)
         raise
-    record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
 
 
 def evaluate(workshop: Workshop, record: CycleRecord) -> None:

@@ -90,6 +90,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
             "devices",
             "memory_limit",
             "window",
+            "engine_asleep",
             "log_to",
             "mlflow_url",
         )  # the dataset's to say; estimates alone; where and when it runs; who is told

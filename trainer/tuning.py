@@ -11,6 +11,7 @@ import io
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -33,7 +34,7 @@ from feedback.registry.training_steps import all_steps
 from feedback.storage.file_table import StoredFile
 from feedback.storage.tables import DataImport, ModelVersion, TrainingStep, Tuning
 from feedback.tuning.requests import PREFIX, alias_of, tell
-from feedback.window import Window
+from trainer.asleep import engines_asleep
 from trainer.attempts import PAUSES, attempt, wait
 from trainer.checkpoints import discard_checkpoints
 from trainer.lease import LeaseLostError, LoopLease
@@ -41,7 +42,7 @@ from trainer.record import LoopStoppedError
 from trainer.suites import collect, refuse_overlap
 from trainer.training import BETA, Progress
 from trainer.training_lines import TrainingLines
-from trainer.turns import WindowClosedError, check_window
+from trainer.turns import Hours, WindowClosedError
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -260,17 +261,25 @@ def _make(workshop: Workshop, record: TuningRecord) -> None:
         record.change(f"Dataset {dataset.id}: {dataset.note}", "frozen")
     with workshop.database.reading() as session:
         refuse_overlap(session, collect(session, row.model, workshop.settings), row.dataset_id)
+    hours = Hours.of(workshop.settings.training)
     if not made:
-        check_window(Window.parse(workshop.settings.training.window), workshop.clock())
+        hours.check_begin(workshop.clock())
     lines = TrainingLines(_log.info)
 
     def on_progress(progress: Progress) -> None:
         record.check()
+        hours.check_going_on(workshop.clock())
         lines(progress)
 
     assert workshop.make_tuned is not None
-    version = workshop.make_tuned(record.row, on_progress)
-    _finish(workshop, record, version)
+    sleep = (
+        nullcontext()
+        if made
+        else engines_asleep(workshop.settings, f"a version of {row.model}", record.pause)
+    )
+    with sleep:
+        version = workshop.make_tuned(record.row, on_progress)
+        _finish(workshop, record, version)
 
 
 def _made(workshop: Workshop, row: Tuning) -> bool:

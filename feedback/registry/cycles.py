@@ -21,8 +21,6 @@ GUARDS = ("raters", "replay", "size")
 """Guards of curation that a cycle may be asked to do without, by name."""
 OPEN = ("queued", "running", "canary")
 """States of a cycle that has not ended."""
-TRAINED = ("evaluate", "gate", "settle", "canary")
-"""Steps of a cycle whose version is made."""
 
 _DOING = {"queued": "queued", "running": "running", "canary": "in its canary, where users decide"}
 

@@ -9,6 +9,7 @@ import click
 from feedback.errors import ConflictError
 from server.commands.place import Place, place_options
 from server.engine.process import engine_child, engine_listener, managed_engines
+from server.engine.rest import rest_of
 from server.processes.claim import prepare
 from server.processes.family import myself
 from server.processes.ports import check_free
@@ -41,6 +42,9 @@ def engine(place: Place, base: str | None) -> None:
     children = [engine_child(one, directory, place.environment, owner, click.echo) for one in engines]
     ports = ", ".join(f"{one.host}:{one.port}" for one in engines)
     supervisor = Supervisor(
-        [Post(child) for child in children], click.echo, f"engines listen on {ports} (Ctrl-C ends them)"
+        [Post(child) for child in children],
+        click.echo,
+        f"engines listen on {ports} (Ctrl-C ends them)",
+        rest_of(place.settings, engines, children, click.echo),
     )
     sys.exit(supervisor.run())

@@ -11,6 +11,7 @@ import click
 from server.commands.apart import check_files
 from server.commands.place import Place, place_options, port_option
 from server.engine.process import engine_child, engine_listener, managed_engines
+from server.engine.rest import rest_of
 from server.processes.child import Child, Launch, Terms
 from server.processes.claim import Claim
 from server.processes.family import Identity, myself
@@ -51,6 +52,7 @@ def up(place: Place) -> None:
         [Post(gateway), Post(loop, after=gateway), *map(Post, served)],
         click.echo,
         f"open {url_of(server.host, server.port)}/ (Ctrl-C ends it; logs are in {directory / 'logs'})",
+        rest_of(place.settings, engines, served, click.echo),
     )
     status = supervisor.run()
     claim.release()

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from server.engine.rest import Rest
 from server.processes.child import Child, Launch, Terms
 from server.processes.claim import Claim
 from server.processes.family import myself
@@ -35,7 +36,8 @@ def main() -> int:
         partial(answers, "127.0.0.1", port, "/health"),
         port,
     )
-    status = Supervisor([Post(child)], say, "all ready").run()
+    rest = Rest([child], (directory / "busy").exists, directory, 30.0, say)
+    status = Supervisor([Post(child)], say, "all ready", rest).run()
     claim.release()
     return status
 

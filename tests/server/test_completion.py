@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from feedback.asleep import wanted_asleep
 from feedback.errors import StorageError
 from feedback.ids import parse_id
-from feedback.settings import Server
+from feedback.settings import Engine, Server, Training
 from feedback.storage.journal import Journal
 from tests.server.inside import HELLO, Answer, Inside, inside, settings_for
 from tests.server.upstream import FakeEngine
 
 STREAM = {"stream": True}
+ASKED_ASLEEP: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": HELLO["messages"]},
+    "/v1/messages": {"messages": HELLO["messages"], "max_tokens": 8},
+    "/v1/responses": {"input": "Hello?"},
+}
 
 
 def text_of(answer: Answer) -> str:
@@ -234,6 +241,41 @@ def test_a_missing_engine_is_503_with_a_time_to_come_back(gateway: Inside, engin
         engine.start()
     gateway.wait_for(lambda: not gateway.gateway.engines.missing())
     assert gateway.ask().status == 200
+
+
+def test_while_engines_sleep_nobody_is_answered_and_told_why_and_no_failure_is_kept(
+    engine: FakeEngine, data: Path
+) -> None:
+    port = engine.port
+    managed = replace(
+        settings_for(data, []),
+        engine=[Engine(base="starter", port=port)],
+        training=Training(window="02:00-05:00", engine_asleep=True),
+    )
+    with inside(managed) as gateway:
+        assert gateway.ask().status == 200
+        rises = gateway.gateway.engines.rises("starter")
+        with wanted_asleep(managed.directory).held("while cycle 7 trains, in the training window"):
+            gateway.wait_for(gateway.gateway.engines.missing)
+            asked = len(engine.seen)
+            for path, body in ASKED_ASLEEP.items():
+                answer = gateway.call("POST", path, {"model": "assistant", **body})
+                assert (answer.status, answer.headers["retry-after"]) == (503, "60")
+                assert (
+                    "it sleeps while cycle 7 trains, in the training window"
+                    in answer.json["error"]["message"]
+                )
+            health = gateway.call("GET", "/health/ready")
+            assert health.status == 503
+            assert health.json["missing"] == [
+                "engine starter: it sleeps while cycle 7 trains, in the training window"
+            ]
+            assert len(engine.seen) == asked
+        gateway.eventually(lambda: gateway.ask().status == 200)
+        assert gateway.gateway.engines.rises("starter") == rises + 1  # made ready as after any start
+        gateway.wait_for(lambda: gateway.gateway.journal.backlog() == 0)
+        kept = gateway.call("GET", "/v1/inferences").json["items"]
+        assert {one["status"] for one in kept} == {200}
 
 
 def test_an_answer_that_breaks_off_is_an_error_and_kept(gateway: Inside, engine: FakeEngine) -> None:

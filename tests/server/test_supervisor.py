@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from feedback.asleep import found_asleep, wanted_asleep
 from server.processes.family import Identity, alive, end, identify
 from server.processes.probe import answers
 
@@ -154,3 +155,50 @@ def test_an_engine_that_can_never_start_ends_the_supervisor_with_1_and_its_reaso
     assert supervisor.wait(20) == 1
     assert "cannot go on: the reason stands here" in run.said()
     assert "Traceback" not in run.said()
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from feedback.asleep import wanted_asleep
+with wanted_asleep(Path(sys.argv[1])).held("while a test trains"):
+    time.sleep(120)
+"""
+
+
+def test_engines_sleep_while_the_loop_asks_for_it_and_wake_when_it_was_killed_also_if_they_died_between(
+    run: Run,
+) -> None:
+    _, front, worker = run.started()
+    asleep = found_asleep(run.directory)
+    busy = run.directory / "busy"
+    busy.touch()
+    loop = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, str(run.directory)], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    try:
+        run.until(lambda: "engines: going to sleep while a test trains" in run.said())
+        time.sleep(4)  # longer than it takes where nothing is under way
+        assert alive(front)
+        assert asleep.told() is None
+        busy.unlink()
+        run.until(lambda: asleep.told() is not None)
+        assert not alive(front)
+        assert not alive(worker)
+        time.sleep(1)  # nor is it started again
+        assert run.said().count("engine-fake: starting") == 1
+    finally:
+        loop.kill()
+        loop.wait()
+    run.until(lambda: run.said().count("engine-fake: ready") == 2)
+    assert asleep.told() is None
+    assert answers("127.0.0.1", run.port, "/health")
+
+
+def test_engines_that_start_while_a_training_wants_them_asleep_stay_down_until_it_is_over(run: Run) -> None:
+    run.directory.mkdir(parents=True, exist_ok=True)
+    with wanted_asleep(run.directory).held("while a test trains"):
+        run.start()
+        run.until(lambda: found_asleep(run.directory).told() is not None)
+        assert "starting" not in run.said()
+    run.until(lambda: "all ready" in run.said())

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from feedback import starter
+from feedback.asleep import found_asleep, wanted_asleep
 from feedback.registry.bases import resolve_base
 from server.engine.command import installed_build
 from server.processes.family import alive, end, identify
@@ -27,6 +29,9 @@ from server.processes.record import ProcessRecord, read_records
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
+NIGHT = '[training]\nwindow = "02:00-05:00"\nengine_asleep = true\n'
+LONG = 900
+"""Tokens of an answer that takes longer than the quickest sleep."""
 REQUEST_ID = "01890000-0000-7000-8000-000000000001"
 
 
@@ -41,7 +46,7 @@ class RunningEngine:
         self.directory, self.out = directory, directory.with_name("said.txt")
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         configuration = directory.with_name("starloop.toml")
-        configuration.write_text(f'[storage]\ndirectory = "{directory}"\n[[engine]]\nport = {port}\n')
+        configuration.write_text(f'[storage]\ndirectory = "{directory}"\n[[engine]]\nport = {port}\n{NIGHT}')
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "server.command", "engine", "--config", str(configuration)],
@@ -179,3 +184,25 @@ def test_the_engine_speaks_the_other_apis_with_the_ids_and_last_events_that_the_
         assert not ends[path].intersection(names[:-1])
     none = engine.http.post("/v1/embeddings", json={"model": engine.base, "input": "x"})
     assert (none.status_code, none.json()) == (404, {"detail": "Not Found"})
+
+
+def test_it_finishes_what_it_answers_gives_all_its_memory_away_and_answers_the_same_after_its_sleep(
+    engine: RunningEngine,
+) -> None:
+    before = engine.complete(engine.base).json()["choices"][0]["message"]["content"]
+    record, ready = engine.record(), engine.said().count("ready (")
+    found = found_asleep(engine.directory)
+    answers: list[httpx.Response] = []
+    long = threading.Thread(
+        target=lambda: answers.append(engine.complete(engine.base, max_tokens=LONG, ignore_eos=True))
+    )
+    long.start()
+    with wanted_asleep(engine.directory).held("while a test trains"):
+        engine.until(lambda: found.told() is not None)
+        long.join()
+        assert answers[0].status_code == 200
+        assert answers[0].json()["usage"]["completion_tokens"] == LONG
+        assert [one for one in (record.leader, *record.members) if alive(one)] == []
+    engine.until(lambda: engine.said().count("ready (") == ready + 1)
+    assert found.told() is None
+    assert engine.complete(engine.base).json()["choices"][0]["message"]["content"] == before
