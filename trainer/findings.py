@@ -17,12 +17,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+from feedback.shares import wilson_low
 from trainer.comparison import MINIMUM_SCORED, Comparison, Outcome
 from trainer.statistics import cases_for_non_inferiority, cases_for_superiority
 
 _PLANNED_DIFFERENCE = 0.05
 _PLANNED_DISCORDANCE = 0.20
-_POWER_FACTOR = (1.959964 + 0.841621) / 1.959964
+_Z = 1.959964
+_POWER_FACTOR = (_Z + 0.841621) / _Z
 """How much further than its 95 % bound an estimate must lie for 80 % power."""
 
 _HOPELESS = 1e6
@@ -78,27 +80,75 @@ def golden_finding(golden: Comparison, about: str = "golden set") -> Finding:
     return Finding(about, "open", f"{numbers}; not enough to tell. {_more(golden, wanted)}", wanted)
 
 
-def regression_finding(regression: Comparison, margin: float) -> Finding:
-    """Protected where the lower bound is above −margin, harm where even the upper one is below it."""
+def regression_finding(fair: Comparison, margin: float, every: Comparison | None = None) -> Finding:
+    """Protected where the lower bound is above −margin, harm where even the upper one is below it.
+
+    `every` holds besides the fair cases those that the champion was chosen to pass. They speak against the challenger by
+    half of all differences even where both are equal, so a bound that they hold counts, and one that they break does not
+    (`praised_finding` looks at what was lost of them).
+    """
     about = "regression suite"
+    every = every or fair
     points = f"{100 * margin:g} points"
-    if regression.n == 0:
+    if every.n == 0:
         wanted = cases_for_non_inferiority(margin, 0.0)
         return Finding(
             about,
             "open",
             "regression suite: it is empty, so a loss of what the champion can do would not be seen. Name a file of "
-            f"`examples` for the model; at least {wanted} cases are needed to exclude a loss of {points}",
+            "`examples` for the model, or have answers rated: those praised on the evaluation side become cases; at "
+            f"least {wanted} are needed to exclude a loss of {points}",
             wanted,
         )
-    numbers = f"regression suite: {_numbers(regression)}"
-    if regression.conclusive and regression.interval[0] > -margin:
-        return Finding(about, "for", f"{numbers}; a loss of {points} is excluded")
-    if regression.conclusive and regression.interval[1] < -margin:
-        return Finding(about, "against", f"{numbers}; it lost more than {points} beyond chance")
-    wanted = _deciding_regression(regression, margin)
-    text = f"{numbers}; a loss of {points} is not excluded. {_more(regression, wanted)}"
+    own = every.n - fair.n
+    beside = (
+        f"; with {counted(own, 'answer')} that the champion was praised for: {_numbers(every)}" if own else ""
+    )
+    if fair.conclusive and fair.n and fair.interval[1] < -margin:
+        return Finding(
+            about, "against", f"regression suite: {_numbers(fair)}; it lost more than {points} beyond chance"
+        )
+    for compared, told in ((every, f"{_numbers(every)}"), (fair, f"{_numbers(fair)}{beside}")):
+        if compared.n and compared.conclusive and compared.interval[0] > -margin:
+            return Finding(about, "for", f"regression suite: {told}; a loss of {points} is excluded")
+    numbers = (
+        f"regression suite: {_numbers(fair)}{beside}" if fair.n else f"regression suite: {_numbers(every)}"
+    )
+    if not fair.n and every.difference <= -margin:
+        return Finding(
+            about,
+            "open",
+            f"{numbers}; a loss of {points} is not excluded, nor proven: the champion was praised for all of these answers, "
+            "so a challenger can only lose here. Name a file of `examples` for the model, or decide by the golden set",
+        )
+    compared = fair if fair.n else every
+    wanted = _deciding_regression(compared, margin)
+    text = f"{numbers}; a loss of {points} is not excluded. {_more(compared, wanted)}"
     return Finding(about, "open", text, wanted)
+
+
+def praised_finding(own: Comparison, golden: Sequence[Outcome], margin: float) -> list[Finding]:
+    """What became of answers that the champion was praised for: holds a promotion up, never condemns.
+
+    Any other version breaks some of what the champion has right. How much, the golden set shows, which was drawn blind: what
+    is lost beyond that (its upper bound) and beyond `margin` was not lost by chance. Without a golden set nobody can tell.
+    """
+    if not own.n:
+        return []
+    about = "praised answers"
+    told = f"praised answers: of {own.n} that the champion was praised for, {own.regressions} are lost"
+    right = [outcome for outcome in golden if outcome.champion == 1]
+    if not right:
+        return [
+            Finding(about, "note", f"{told}; how many any other version would lose, a golden set would tell")
+        ]
+    kept = sum(not outcome.regressed for outcome in right)
+    expected = 1 - wilson_low(kept, len(right), _Z)
+    shown = f"{len(right) - kept} of {len(right)} right ones in the golden set"
+    if own.interval[1] < -(margin + expected):
+        text = f"{told}, far more than of {shown}: what users praise was unlearned"
+        return [Finding(about, "open", text)]
+    return [Finding(about, "note", f"{told}; of {shown}")]
 
 
 def critical_finding(outcomes: Sequence[Outcome]) -> Finding:

@@ -1,7 +1,9 @@
 """The offline gate: from paired outcomes to promoted, rejected or inconclusive, with reasons in words.
 
 Pure: it asks nobody and remembers nothing. The golden set decides, because its cases were drawn at random and blind to
-outcome; the regression suite protects, and both together each kind of answer (`trainer.kinds`). The failure hold-out is shown and never weighed: its cases were chosen by the
+outcome; the regression suite protects, and both together each kind of answer (`trainer.kinds`). Answers that the champion was
+praised for it can only pass, so an equal challenger seems to lose there: they can clear a challenger or hold it up, never condemn
+it, until another version is champion. The failure hold-out is shown and never weighed: its cases were chosen by the
 champion's failing them, so even an equal challenger looks better there. A finding `against` is proven harm
 or a failed guardrail and rejects; an `open` one leaves the cycle inconclusive; promotion needs neither.
 """
@@ -23,6 +25,7 @@ from trainer.findings import (
     holdout_finding,
     latency_finding,
     looks_finding,
+    praised_finding,
     regression_finding,
     validity_finding,
 )
@@ -44,6 +47,8 @@ class Evidence(Struct, frozen=True):
     latency: Latency | None
     looks: int = 0
     """How often this very golden set has been read off before."""
+    praised: Sequence[Outcome] = ()
+    """The rest of the regression suite: cases whose answer the present champion itself gave, and was praised for."""
     judge: Finding | None = None
     """What a judge says, where one is asked: it may hold a promotion up, and never makes one."""
 
@@ -69,16 +74,18 @@ class Decision(Struct, frozen=True):
 
 def decide(evidence: Evidence, limits: Promotion) -> Decision:
     """Judge a challenger against the champion; `science.md`'s offline gate."""
+    fair = Comparison.of(evidence.regression)
     suites = {
         "golden": Comparison.of(evidence.golden),
-        "regression": Comparison.of(evidence.regression),
+        "regression": Comparison.of([*evidence.regression, *evidence.praised]),
         "holdout": Comparison.of(evidence.holdout),
         "validity": Comparison.of(evidence.validity),
     }
     findings = [
         golden_finding(suites["golden"]),
-        regression_finding(suites["regression"], limits.margin),
-        critical_finding([*evidence.golden, *evidence.regression]),
+        regression_finding(fair, limits.margin, suites["regression"]),
+        *praised_finding(Comparison.of(evidence.praised), evidence.golden, limits.margin),
+        critical_finding([*evidence.golden, *evidence.regression, *evidence.praised]),
         *kinds_finding([*evidence.golden, *evidence.regression]),
         validity_finding(evidence.validity, suites["validity"], limits.format_floor),
         latency_finding(evidence.latency, limits.latency),

@@ -153,7 +153,8 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
     contract = TaskContract.from_settings(workshop.model(record.row.model))
     evidence = Evidence(
         golden=outcomes(suites.golden, ours, theirs),
-        regression=outcomes(suites.regression, ours, theirs),
+        regression=outcomes([case for case in suites.regression if case.version != champion], ours, theirs),
+        praised=outcomes([case for case in suites.regression if case.version == champion], ours, theirs),
         holdout=outcomes(suites.holdout, ours, theirs),
         validity=validity([*suites.golden, *suites.regression], ours, theirs, contract),
         latency=result["latency"] and msgspec.convert(result["latency"], Latency),

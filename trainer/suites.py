@@ -1,9 +1,10 @@
 """The three suites of cases that versions are judged on, and the refusal of any that training has seen.
 
-A case stands in the regression suite because it came with its right answer as something the model is meant to
-do, as the base's examples and imports for replay do; it stays there whether or not the present champion passes it. To keep
-only what the present champion passes would choose cases by its luck: a challenger that is equal in truth, but
-differs on a tenth of the cases, would then seem to have lost half of that tenth.
+A case stands in the regression suite because it came with its right answer as something the model is meant to do, as the
+base's examples and imports for replay do, or because users praised that answer; it stays there whether or not the present
+champion passes it. What the present champion passes is chosen by its luck: a challenger that is equal in truth, but differs on
+a tenth of the cases, seems to have lost half of that tenth there. Hence the gate holds the cases apart that the champion itself
+was praised for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Evaluation cases: the golden set that people confirm, the regression suite, and the failure hold-out.
 
-Feedback cannot reach the first two: a case's answer comes from a person with the review scope, or with the base
-examples. All stand on the evaluation side, one for each prompt group.
+Feedback cannot reach the golden set: a case's answer comes from a person with the review scope. What protects came with the
+model, was imported, or was praised (`praised.py`). All stand on the evaluation side, one for each prompt group; where a
+golden case is confirmed, it takes the place of a praised one.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class EvalCase:
     """What else it is reported by: `key=value` of the request's metadata, `failure=reason` of a failure case."""
     tools: Tools = None
     """What the answer may call; it is asked with them."""
+    version: str | None = None
+    """Whose answer it is, where it was praised."""
 
 
 def draw_cases(
@@ -58,8 +61,10 @@ def draw_cases(
     One of each prompt group, none drawn before; fewer than `count` where there are no more. The caller commits.
     """
     share = settings.dataset.evaluation_share
-    drawn = set(session.exec(select(Case.inference_id).where(Case.model == model)))
-    taken = set(session.exec(select(Case.group_key).where(Case.model == model)))
+    # Praised cases are passed over here: to leave out what was praised would be to look at outcomes.
+    others = Case.model == model, col(Case.version).is_(None)
+    drawn = set(session.exec(select(Case.inference_id).where(*others)))
+    taken = set(session.exec(select(Case.group_key).where(*others)))
     query = select(Inference.id, Inference.user, Inference.conversation).where(
         Inference.model == model,
         Inference.purpose == "production",
@@ -116,8 +121,13 @@ def confirm_case(
         raise BadFieldError("answer", problem)
     answer = plain_answer(answer.strip(), case.tools)
     case.state, case.answer, case.slice = "confirmed", answer, contract.slice_of(answer)
-    case.confirmed, case.confirmed_by = now.timestamp(), by
+    case.confirmed, case.confirmed_by, case.version = now.timestamp(), by, None
     session.add(case)
+    praised = select(Case).where(
+        Case.model == case.model, Case.group_key == case.group_key, col(Case.version).is_not(None)
+    )
+    for other in session.exec(praised):
+        other.state = "dropped"
     session.flush()
     return case
 
@@ -271,6 +281,7 @@ def _confirmed(session: Session, model: str, suite: str) -> list[EvalCase]:
             case.critical,
             facets_of(metadata),
             case.tools,
+            case.version,
         )
         for case, metadata in session.exec(query)
     ]

@@ -22,6 +22,7 @@ from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, r
 from feedback.datasets.imported import choose_imported, with_imported
 from feedback.datasets.ladder import Targets, climb
 from feedback.datasets.manifest import RULES, Row, counts, line_of, rater_facts, told
+from feedback.datasets.praised import keep_praised
 from feedback.datasets.rated import choose_rated
 from feedback.datasets.replay import CONTRADICTED, choose_replay
 from feedback.datasets.said import Example, Pair
@@ -65,6 +66,9 @@ def build_dataset(
         parent, learned = _champion_dataset(session, model)
     contract = TaskContract.from_settings(configured)
     gathered = gather(database, settings, configured, contract, now, guards_off)
+    with database.session() as session:
+        keep_praised(session, model, gathered, contract, settings, now)
+        session.commit()
     with database.reading() as session:
         judging = set(
             session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))

@@ -17,6 +17,7 @@ from feedback.datasets.imported import calls_tools
 from feedback.datasets.ladder import weight_of
 from feedback.datasets.raters import EVERYBODY, Trust, facts_of, neighbour_facts
 from feedback.datasets.said import BaseExample, Example, Said, Signal
+from feedback.datasets.splits import Side
 from feedback.errors import DataRefusedError
 from feedback.settings import Dataset
 
@@ -54,7 +55,7 @@ def choose_replay(
     apart = {*corrected, *judging}
     left_out = Counter() if left_out is None else left_out
     taught = {contract.slice_of(example.answer) for example in corrections}
-    praised = _well_rated(said, apart, contract, trust, left_out)
+    praised = well_rated(said, "train", apart, contract, trust, left_out)
     sources = (
         _from_base(base, apart, contract),
         [example for example in praised if contract.slice_of(example.answer) in taught],
@@ -104,16 +105,17 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
     ]
 
 
-def _well_rated(
+def well_rated(
     said: Sequence[Said],
+    side: Side,
     apart: Collection[str],
     contract: TaskContract,
     trust: Trust,
     left_out: Counter[str],
 ) -> list[Example]:
-    """Answers that a believed rater gave 4 or 5 or a reviewer accepted, where nobody who is believed, on either side,
-    doubted one like it and like prompts do not speak against it."""
-    doubted = {one.group_key for one in said if _doubted(one, trust)}
+    """Answers of a side that a believed rater gave 4 or 5 or a reviewer accepted, where nobody who is believed, on either
+    side, doubted one like it and like prompts do not speak against it. `apart` are groups to leave out."""
+    doubted = doubted_groups(said, trust)
     found = []
     for one in said:
         praise = [
@@ -123,7 +125,7 @@ def _well_rated(
         ]
         if not praise and one.resolution != "accepted":
             continue
-        if one.side != "train" or one.group_key in doubted or one.group_key in apart:
+        if one.side != side or one.group_key in doubted or one.group_key in apart:
             continue
         if not one.whole or not contract.valid(one.output, tools=one.tools):
             continue
@@ -148,6 +150,11 @@ def _well_rated(
             )
         )
     return found
+
+
+def doubted_groups(said: Sequence[Said], trust: Trust) -> set[str]:
+    """Prompt groups of which somebody who is believed found an answer wanting."""
+    return {one.group_key for one in said if _doubted(one, trust)}
 
 
 def _why(praise: Sequence[Signal], trust: Trust) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from feedback.registry.adapters import adapter_name
 from feedback.registry.versions import get_version
 from feedback.storage.removal_tables import Tombstone
 from feedback.storage.tables import (
+    Case,
     Cycle,
     DataImport,
     DatasetVersion,
@@ -101,7 +102,7 @@ def versions_from_inference(session: Session, inference_id: str) -> list[ModelVe
 
 
 def lineage_of_inference(session: Session, identifier: str) -> dict[str, Any]:
-    """The other way: what was said about an inference, which examples were made of it, which versions learned them.
+    """The other way: what was said about an inference, which examples and cases were made of it, which versions learned them.
 
     An erased one is found by its tombstone. Raises `NotFoundError` for an id that never stood here.
     """
@@ -122,18 +123,20 @@ def lineage_of_inference(session: Session, identifier: str) -> dict[str, Any]:
             {"id": one.id, "rater": one.rater, "content_hash": one.content_hash, "current": one.current}
             for one in said
         ],
+        "cases": _cases(session, col(Case.inference_id) == identifier),
         **_learned(session, col(Example.inference_id) == identifier),
     }
 
 
 def lineage_of_user(session: Session, user: str) -> dict[str, Any]:
-    """How much a user asked and said, which examples were made of it, and which versions learned them."""
+    """How much a user asked and said, which examples and cases were made of it, and which versions learned them."""
     asked = select(Inference.id).where(Inference.user == user)
     said = select(Feedback.id).where(Feedback.rater == user)
     return {
         "user": user,
         "inferences": session.exec(select(func.count()).select_from(asked.subquery())).one(),
         "feedback": session.exec(select(func.count()).select_from(said.subquery())).one(),
+        "cases": _cases(session, col(Case.inference_id).in_(asked)),
         **_learned(
             session,
             or_(
@@ -143,6 +146,14 @@ def lineage_of_user(session: Session, user: str) -> dict[str, Any]:
             ),
         ),
     }
+
+
+def _cases(session: Session, of: ColumnElement[bool]) -> list[dict[str, Any]]:
+    """What versions are judged by; `version` gave the answer where it was praised."""
+    return [
+        {"id": one.id, "suite": one.suite, "state": one.state, "version": one.version}
+        for one in session.exec(select(Case).where(of).order_by(col(Case.id)))
+    ]
 
 
 def _learned(session: Session, of: ColumnElement[bool]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import JSON, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from feedback.storage.canary_table import Canary as Canary
+from feedback.storage.case_table import Case as Case
 from feedback.storage.finding_table import MonthlyFinding as MonthlyFinding
 from feedback.storage.import_table import DataImport as DataImport
 from feedback.storage.judgement_table import Judgement as Judgement
@@ -156,30 +157,6 @@ class Failure(SQLModel, table=True):
     """Why it taught nothing when a dataset version was last made, in words; null where it did, or was not looked at."""
     curated: float | None = None
     """When that was. Until somebody says more, triage leaves the state as curation set it."""
-
-
-class Case(SQLModel, table=True):
-    """A prompt (OpenAI chat form, and its tools) whose right answer a person made or confirmed. Feedback cannot reach it."""
-
-    __tablename__ = "evaluation_case"
-
-    id: str = Field(primary_key=True, max_length=36)
-    model: str = Field(index=True)
-    suite: str
-    """`golden`: drawn at random from live prompts, blind to outcome. `regression`: imported with its answer."""
-    state: str = Field(default="drawn")
-    """`drawn` (waits for a person), `confirmed`, `dropped`."""
-    inference_id: str | None = Field(default=None, max_length=36)
-    prompt_hash: str = Field(index=True, max_length=64)
-    group_key: str = Field(max_length=64)
-    messages: list[dict[str, Any]] = Field(sa_type=JSON)
-    tools: list[Any] | None = Field(default=None, sa_type=JSON)
-    answer: str | None = Field(default=None, sa_type=Text)
-    slice: str | None = None
-    critical: bool = False
-    created: float
-    confirmed: float | None = None
-    confirmed_by: str | None = None
 
 
 class DatasetVersion(SQLModel, table=True):

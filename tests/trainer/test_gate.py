@@ -33,8 +33,9 @@ def judge(
     validity: Sequence[Outcome] = VALID,
     latency: Latency | None = EVEN,
     looks: int = 0,
+    praised: Sequence[Outcome] = (),
 ) -> Decision:
-    return decide(Evidence(golden, regression, holdout, validity, latency, looks), Promotion())
+    return decide(Evidence(golden, regression, holdout, validity, latency, looks, praised), Promotion())
 
 
 def test_a_challenger_better_on_the_golden_set_and_safe_on_the_rest_is_promoted() -> None:
@@ -206,6 +207,52 @@ def test_equal_challengers_are_promoted_no_more_often_than_the_bounds_one_sided_
 
 def test_challengers_that_fix_failures_and_break_as_much_good_are_not_promoted() -> None:
     assert _promoted(400, 0.10, 0.10, 0.0, 0.04) <= 0.05
+
+
+def test_answers_the_champion_was_praised_for_clear_a_challenger_that_keeps_them() -> None:
+    decision = judge(regression=(), praised=outcomes(0, 1, 299))
+    assert decision.decision == "promoted"
+    assert "0 fixes and 1 regression in 300 cases" in decision.reason
+    assert decision.suites["regression"].n == 300
+
+
+def test_losing_what_the_champion_was_praised_for_holds_a_challenger_up_however_safe_the_rest() -> None:
+    decision = judge(praised=outcomes(0, 200, 0))
+    assert (decision.decision, decision.for_a_person) == ("inconclusive", False)
+    assert decision.reasons[0].startswith("praised answers: of 200") and "200 are lost" in decision.reasons[0]
+
+
+def test_where_only_praised_answers_protect_and_many_are_lost_it_is_told_that_more_would_not_help() -> None:
+    decision = judge(golden=outcomes(60, 40, 100, 100), regression=(), praised=outcomes(0, 40, 160))
+    (finding,) = [one for one in decision.findings if one.about == "regression suite"]
+    assert (finding.verdict, finding.deciding) == ("open", None)
+    assert "a challenger can only lose here" in finding.text
+
+
+@pytest.mark.parametrize("churn", [0.05, 0.20])
+def test_a_better_challenger_is_not_refused_for_the_luck_by_which_praised_answers_were_chosen(
+    churn: float,
+) -> None:
+    """Five points better at the planned discordance: it breaks some of what the champion had right, as any version does."""
+    generator = np.random.default_rng(SEED)
+    right, breaks = 0.8, churn / 2 - 0.025
+    decisions = []
+    for _ in range(300):
+        fixes, lost, _ = generator.multinomial(626, [churn / 2 + 0.025, breaks, 1 - churn])
+        golden = outcomes(
+            int(fixes), int(lost), round(right * 626) - int(lost), round(0.2 * 626) - int(fixes)
+        )
+        broken = int(generator.binomial(800, breaks / right))
+        decision = judge(golden, praised=outcomes(0, broken, 800 - broken))
+        decisions += [] if decision.findings[0].verdict != "for" else [decision.decision]
+    assert len(decisions) > 200 and decisions.count("promoted") / len(decisions) > 0.95
+    assert "rejected" not in decisions
+
+
+def test_what_an_earlier_version_was_praised_for_condemns_as_every_regression_case_does() -> None:
+    assert judge(regression=outcomes(2, 60, 440)).decision == "rejected"
+    assert judge(praised=outcomes(2, 60, 440)).decision == "promoted", "the golden set shows as many breaks"
+    assert judge(golden=outcomes(60, 0, 240), praised=outcomes(2, 60, 440)).decision == "inconclusive"
 
 
 def test_ten_points_better_in_truth_is_promoted_at_least_four_times_in_five() -> None:

@@ -242,6 +242,7 @@ def upgrade() -> None:
         sa.Column("messages", sa.JSON(), nullable=False),
         sa.Column("tools", sa.JSON(), nullable=True),
         sa.Column("answer", sa.Text(), nullable=True),
+        sa.Column("version", sa.String(), nullable=True),
         sa.Column("slice", sa.String(), nullable=True),
         sa.Column("critical", sa.Boolean(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),

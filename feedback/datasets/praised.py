@@ -1,0 +1,157 @@
+"""Regression cases from live traffic: answers of the evaluation side that users praised, to be kept right.
+
+Whom to believe, and what speaks against an answer, is curation's to say. Taken are answers that can be compared to the
+letter: where two good answers may be worded differently, another wording is no loss. A case stays from one dataset version
+to the next, also when its inference has gone with age, until somebody who is believed speaks against it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from sqlmodel import Session, col, select
+
+from feedback.datasets.chat import last_user_text
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.groups import prompt_hash
+from feedback.datasets.neighbours import heed_neighbours
+from feedback.datasets.replay import doubted_groups, well_rated
+from feedback.datasets.said import Example
+from feedback.datasets.tool_calls import asked_calls
+from feedback.datasets.votes import key_of
+from feedback.datasets.weighing import Gathered
+from feedback.ids import new_id
+from feedback.settings import Settings
+from feedback.storage.tables import Case, Failure, Inference
+
+CONFIRMED_BY = "raters who are believed"
+_NO_FAULT = ("accepted", "operations")
+"""States of a failure case in which nothing is wrong with the answer."""
+_SAID = {"low_rating", "edited"}
+"""Reasons that are raters' words: how far they are believed is weighed here, so that a liar takes no case away."""
+_REPEATED = 2
+_CHUNK = 500
+
+
+def keep_praised(
+    session: Session,
+    model: str,
+    gathered: Gathered,
+    contract: TaskContract,
+    settings: Settings,
+    now: datetime,
+) -> None:
+    """Take praised answers into the regression suite, and drop those of before that something speaks against by now.
+
+    At most `[evaluation] suite_limit` stand there, and of one rater at most what `[dataset] rater_minimum` and `rater_share`
+    let through. Where nobody is weighed (the guard `raters` is off) nothing changes. The caller commits.
+    """
+    said, trust = gathered.said, gathered.trust
+    if not trust.guarded:
+        return
+    judged = [replace(one, side="train") for one in said if one.side == "evaluation"]
+    trust = heed_neighbours(trust, judged, gathered.base, contract)  # which looks at one side alone
+    found = well_rated(said, "evaluation", (), contract, trust, Counter())
+    praised = _sound(session, {one.inference_id: one for one in found if one.inference_id})
+    agreed = _agreed(praised.values())
+    versions = {one.inference_id: one.version for one in judged}
+    doubted = doubted_groups(said, trust)
+    cases = session.exec(select(Case).where(Case.model == model)).all()
+    staying: Counter[str | None] = Counter()
+    for case in cases:
+        if case.version is None or case.state != "confirmed":
+            continue
+        example = praised.get(case.inference_id or "")
+        heard = case.inference_id in versions  # age or an erasure may have taken all that was said
+        if (
+            case.group_key in doubted
+            or (heard and (example is None or case.group_key not in agreed))
+            or not contract.valid(case.answer or "", tools=case.tools)
+        ):
+            case.state = "dropped"
+            session.add(case)
+        else:
+            staying[example.rater if example else None] += 1
+    taken = {case.group_key for case in cases}
+    fresh = [one for one in _comparable(agreed, contract) if one.group_key not in taken]
+    rules, total = settings.dataset, staying.total()
+    cap = max(rules.rater_minimum, int(rules.rater_share * (total + len(fresh))))
+    for one in sorted(fresh, key=_lot):
+        if total >= settings.evaluation.suite_limit:
+            break
+        if one.feedback_id is not None and staying[one.rater] >= cap:
+            continue
+        staying[one.rater] += 1
+        total += 1
+        session.add(_case(model, one, versions[one.inference_id or ""], contract, now))
+    session.flush()
+
+
+def _sound(session: Session, praised: Mapping[str, Example]) -> dict[str, Example]:
+    """Those that are still on record, and in which triage found no fault."""
+    identifiers = sorted(praised)
+    sound: dict[str, Example] = {}
+    for start in range(0, len(identifiers), _CHUNK):
+        query = (
+            select(Inference.id, Failure.state, Failure.reasons)
+            .outerjoin(Failure, col(Failure.inference_id) == col(Inference.id))
+            .where(col(Inference.id).in_(identifiers[start : start + _CHUNK]))
+        )
+        for identifier, state, reasons in session.exec(query):
+            faults = {one["reason"] for one in reasons or ()} - _SAID
+            if not faults or state in _NO_FAULT:
+                sound[identifier] = praised[identifier]
+    return sound
+
+
+def _agreed(praised: Iterable[Example]) -> dict[str, Example]:
+    """The earliest of each group; no group in which different answers were praised."""
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for one in praised:
+        groups[one.group_key].append(one)
+    return {
+        key: min(some, key=lambda one: one.inference_id or "")
+        for key, some in groups.items()
+        if len({key_of(one.answer) for one in some}) == 1
+    }
+
+
+def _comparable(agreed: Mapping[str, Example], contract: TaskContract) -> list[Example]:
+    """Those whose answer is the only right one: of a kind that the contract tells, a call, or one of few that the model
+    gives, as it was praised for several groups."""
+    given = Counter(key_of(one.answer) for one in agreed.values())
+    return [
+        one
+        for one in agreed.values()
+        if contract.slice_of(one.answer) is not None
+        or (one.tools and asked_calls(one.answer) is not None)
+        or given[key_of(one.answer)] >= _REPEATED
+    ]
+
+
+def _lot(example: Example) -> str:
+    """A hash of the group's first prompt, so that neither age nor outcome has a say, and a larger suite holds the smaller."""
+    return example.group_key
+
+
+def _case(model: str, example: Example, version: str, contract: TaskContract, now: datetime) -> Case:
+    return Case(
+        id=new_id(now),
+        model=model,
+        suite="regression",
+        state="confirmed",
+        inference_id=example.inference_id,
+        prompt_hash=prompt_hash(last_user_text(example.messages)),
+        group_key=example.group_key,
+        messages=example.messages,
+        tools=example.tools,
+        answer=example.answer,
+        version=version,
+        slice=contract.slice_of(example.answer),
+        created=now.timestamp(),
+        confirmed=now.timestamp(),
+        confirmed_by=CONFIRMED_BY,
+    )

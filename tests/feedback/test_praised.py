@@ -1,0 +1,233 @@
+"""Regression cases from what users praised: who may make one, what takes it away, and what it leaves as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from sqlmodel import col, select
+
+from feedback.access.audit import Actor
+from feedback.datasets.cases import confirm_case, draw_cases, regression_cases
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.failures import triage_model
+from feedback.datasets.praised import keep_praised
+from feedback.datasets.weighing import gather
+from feedback.privacy.erasure import erase_user
+from feedback.registry.lineage import lineage_of_inference, lineage_of_user
+from feedback.settings import Settings
+from feedback.starter.grammar import SCHEMA
+from feedback.storage.database import Database
+from feedback.storage.tables import Case
+from tests.feedback.test_freeze import topics
+from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
+
+CONTRACT = TaskContract(SCHEMA)
+ANSWERS = (RIGHT, WRONG, OTHER)
+
+
+@pytest.fixture
+def world(sqlite_database: Database, tmp_path: Path) -> World:
+    return World(sqlite_database, settings_for(tmp_path, evaluation_share=0.9))
+
+
+def settings_for_prose(world: World) -> Settings:
+    """The same without a task contract, for triage too."""
+    model = msgspec.structs.replace(world.settings.model[0], base="somebody/else")
+    return msgspec.structs.replace(world.settings, model=[model])
+
+
+def take(
+    world: World,
+    contract: TaskContract = CONTRACT,
+    limit: int = 1000,
+    guards_off: tuple[str, ...] = (),
+) -> list[Case]:
+    """What a dataset version does to the suite; the cases that stand then, by id."""
+    evaluation = msgspec.structs.replace(world.settings.evaluation, suite_limit=limit)
+    settings: Settings = msgspec.structs.replace(world.settings, evaluation=evaluation)
+    gathered = gather(world.write().database, settings, settings.model[0], contract, NOW, guards_off)
+    with world.database.session() as session:
+        triage_model(session, "assistant", settings, NOW)
+        keep_praised(session, "assistant", gathered, contract, settings, NOW)
+        session.commit()
+        return standing(world)
+
+
+def standing(world: World) -> list[Case]:
+    with world.database.reading() as session:
+        query = select(Case).where(Case.suite == "regression", Case.state == "confirmed")
+        return list(session.exec(query.order_by(col(Case.id))))
+
+
+def prompts(cases: list[Case]) -> set[str]:
+    return {case.messages[-1]["content"] for case in cases}
+
+
+def praised(world: World, count: int = 40, first: int = 0) -> list[str]:
+    """Prompts whose answers, of several kinds, their users praise; each user asks one."""
+    asked = topics(first + count)[first:]
+    for n, prompt in enumerate(asked, first):
+        world.praise(prompt, f"user {n}", ANSWERS[n % 3])
+    return asked
+
+
+def test_praised_answers_of_the_evaluation_side_become_cases_one_for_each_group(world: World) -> None:
+    asked = praised(world)
+    for n, prompt in enumerate(asked):
+        world.praise(prompt + " !", f"user {n}", ANSWERS[n % 3])
+    cases = take(world)
+    assert 20 < len(cases) < 40, (
+        "about four fifths of the groups stand on the evaluation side with their user"
+    )
+    assert len({case.group_key for case in cases}) == len(cases)
+    known = dict(zip(asked, (ANSWERS[n % 3] for n in range(40)), strict=True))
+    assert all(case.answer == known[case.messages[-1]["content"].removesuffix(" !")] for case in cases)
+    assert {case.version for case in cases} == {"base"}
+    with world.database.reading() as session:
+        assert {one.id for one in regression_cases(session, "assistant")} == {case.id for case in cases}
+
+
+def test_taken_once_cases_stay_as_they_are_and_others_come_beside_them(world: World) -> None:
+    praised(world)
+    before = take(world)
+    assert [case.id for case in take(world)] == [case.id for case in before]
+    praised(world, first=40)
+    after = take(world)
+    assert {case.id for case in before} < {case.id for case in after}
+
+
+def test_a_bound_takes_the_first_by_hash_and_a_larger_one_keeps_them(world: World) -> None:
+    praised(world)
+    few = take(world, limit=5)
+    assert len(few) == 5
+    many = take(world, limit=12)
+    assert len(many) == 12 and {case.id for case in few} < {case.id for case in many}
+    keys = sorted(case.group_key for case in take(world))
+    assert {case.group_key for case in few} == set(keys[:5])
+
+
+def test_a_rater_gives_no_more_cases_than_new_examples(world: World) -> None:
+    for n, prompt in enumerate(topics(60)):
+        world.say(world.ask(prompt, RIGHT, f"user {n}"), 5, rater="flood")
+        world.say(world.ask(topics(60, seed=5)[n], ANSWERS[n % 3], f"user {n}"), 5, rater=f"user {n}")
+    cases = take(world)
+    flood = prompts(cases) & set(topics(60))
+    assert len(flood) == world.settings.dataset.rater_minimum == 5
+    assert len(cases) > 40
+
+
+SPOKEN_AGAINST = ["complaint", "correction", "complaint about a like prompt", "other praised answer"]
+
+
+@pytest.mark.parametrize("how", SPOKEN_AGAINST)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_somebody_speaks_against_is_no_case_or_is_one_no_longer(
+    world: World, how: str, when: str
+) -> None:
+    asked = topics(40)
+    ids = [world.praise(prompt, f"user {n}", ANSWERS[n % 3]) for n, prompt in enumerate(asked)]
+    if when == "after":
+        assert take(world)
+    for n, (prompt, identifier) in enumerate(zip(asked[:20], ids[:20], strict=True)):
+        other = ANSWERS[(n + 1) % 3]
+        if how == "complaint":
+            world.say(identifier, 1, rater=f"critic {n}")
+        elif how == "correction":
+            world.say(identifier, None, other, rater=f"critic {n}")
+        elif how == "complaint about a like prompt":
+            world.say(world.ask(prompt + " ?", other, f"critic {n}"), 2, rater=f"critic {n}")
+        else:
+            world.praise(prompt + " ?", f"user {n}", other)
+    found = prompts(take(world))
+    assert found and not found & set(asked[:20])
+
+
+def test_an_answer_that_breaks_the_contract_or_was_cut_is_no_case(world: World) -> None:
+    asked = topics(60)
+    for n in range(30):
+        world.praise(asked[n], f"user {n}", "sorry")
+        cut = world.ask(asked[30 + n], RIGHT, f"user {30 + n}", finish_reason="length")
+        world.say(cut, 5, rater=f"user {n}")
+    assert take(world) == []
+
+
+def test_an_answer_in_which_triage_finds_a_fault_is_no_case_however_often_it_is_praised(world: World) -> None:
+    world.settings = settings_for_prose(world)
+    for n, prompt in enumerate(topics(60)):
+        world.praise(prompt, f"user {n}", "I'm sorry, but I can't help with that." if n < 30 else "billing")
+    assert {case.answer for case in take(world, TaskContract())} == {"billing"}
+
+
+def test_a_liars_complaint_takes_no_case_away(world: World) -> None:
+    asked = topics(60)
+    for n, prompt in enumerate(asked):
+        right = world.ask(prompt, ANSWERS[n % 3], f"user {n}")
+        for honest in range(3):
+            world.say(right, 5, rater=f"honest {n % 12 + 12 * honest}")
+    before = take(world)
+    assert len(before) > 30
+    for case in before:
+        world.say(case.inference_id or "", 1, rater="liar")
+    assert [case.id for case in take(world)] == [case.id for case in before]
+
+
+def test_liars_whom_curation_does_not_believe_make_no_case(world: World) -> None:
+    """One praises everything, also what all others call wrong; another gives each answer five stars and each is wrong."""
+    for n, prompt in enumerate(topics(60)):
+        wrong = world.ask(prompt, WRONG, f"user {n}")
+        for honest in range(3):
+            world.say(wrong, 1, rater=f"honest {honest}")
+        world.say(wrong, 5, rater="liar")
+    lone = topics(30, seed=7)
+    for n, prompt in enumerate(lone):
+        world.say(world.ask(prompt, WRONG, f"lone {n}"), 5, rater="liar")
+    assert not prompts(take(world)) & {*lone, *topics(60)}
+
+
+def test_nothing_is_taken_where_nobody_is_weighed(world: World) -> None:
+    praised(world)
+    assert take(world, guards_off=("raters",)) == []
+
+
+def test_an_answer_in_prose_is_no_case_for_another_may_be_as_good(world: World) -> None:
+    world.settings = settings_for_prose(world)
+    asked = topics(60)
+    for n in range(30):
+        world.praise(asked[n], f"user {n}", f"You can {asked[n]} by calling us.")
+        world.praise(asked[30 + n], f"user {30 + n}", ("billing", "shipping")[n % 2])
+    found = take(world, TaskContract())
+    assert found and prompts(found) <= set(asked[30:])
+    assert {case.answer for case in found} == {"billing", "shipping"}
+
+
+def test_golden_cases_are_drawn_blind_to_praise_and_take_the_praised_ones_place(world: World) -> None:
+    praised(world)
+    cases = {case.group_key: case for case in take(world)}
+    with world.database.session() as session:
+        drawn = draw_cases(session, "assistant", 1000, world.settings, 1, NOW)
+        session.commit()
+    assert cases.keys() == {case.group_key for case in drawn}, "what was praised is drawn as all else is"
+    assert len(standing(world)) == len(cases), "a drawn case has no answer yet"
+    with world.database.session() as session:
+        confirm_case(session, drawn[0].id, OTHER, "rob", NOW, CONTRACT)
+        session.commit()
+    left = {case.group_key for case in take(world)}
+    assert left == cases.keys() - {drawn[0].group_key}
+
+
+def test_an_erased_users_case_goes_with_its_text_and_never_comes_back(world: World) -> None:
+    praised(world)
+    (first, *rest) = take(world)
+    text = first.messages[-1]["content"]
+    user = f"user {topics(40).index(text)}"
+    with world.database.reading() as session:
+        (shown,) = lineage_of_inference(session, first.inference_id or "")["cases"]
+        assert shown == {"id": first.id, "suite": "regression", "state": "confirmed", "version": "base"}
+        assert lineage_of_user(session, user)["cases"] == [shown]
+    erase_user(world.database, world.settings, user, Actor("admin"), lambda: NOW)
+    with world.database.reading() as session:
+        gone = session.get_one(Case, first.id)
+    assert (gone.state, gone.messages, gone.answer) == ("dropped", [], None)
+    assert [case.id for case in take(world)] == [case.id for case in rest]
