@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, cast, get_args
 
@@ -37,6 +38,10 @@ _BUFFER = 1 << 20
 _MOST_EXPANSION, _FREE_EXPANSION = 200, 256 << 20
 """A packed file may hold 200 times its size, and 256 MB in any case: text packs to a tenth, a bomb to a thousandth."""
 
+_LOOKED_AT = 100
+"""Rows from which it is known which columns a file has: lines of JSON need not have the same."""
+_SHOWN = 12
+
 
 class Reading(Struct, frozen=True):
     """How a file is to be read: as it says itself where nothing is given."""
@@ -64,6 +69,7 @@ class Reader:
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         """Raises `BadInputError` where the file as a whole cannot be read (any further)."""
+        self._check_columns()
         found_any = False
         for line, record in self._records():
             found_any = True
@@ -95,6 +101,23 @@ class Reader:
             return canonical(record, self._shape, line)
         except BadFieldError as error:
             return BadRow(line, error.field, error.problem)
+
+    def _check_columns(self) -> None:
+        """A column that no row has is told once, not for each row. Raises `BadInputError`."""
+        if not self._columns:
+            return
+        there: dict[str, None] = {}
+        for _, record in islice(self._records(), _LOOKED_AT):
+            if not isinstance(record, BadRow):
+                there |= dict.fromkeys(record)
+        for part, column in self._columns.items():
+            if there and column not in there:
+                names = ", ".join(repr(one[:60]) for one in islice(there, _SHOWN))
+                more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+                raise BadInputError(
+                    f"{self._name}: has no column {column[:60]!r}, which the mapping gives for `{part}`; its columns are "
+                    f"{names}{more}. Write {part}= and one of these in --map"
+                )
 
     def _told(self) -> str:
         return str(self._shape) if self._container == "jsonl" else f"{self._shape} in {self._container}"

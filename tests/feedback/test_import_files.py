@@ -240,9 +240,32 @@ def test_a_quote_that_is_never_closed_takes_bounded_memory(tmp_path: Path) -> No
     tracemalloc.stop()
 
 
-def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
-    rows = read(wrote(tmp_path / "rows.csv", b"x,a\n1,2\n"), MAP)
-    assert only_bad(rows).problem == "there is no such column; there are: x, a"
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_that_no_row_has_is_told_once_with_those_that_there_are(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"x": ["1"] * 500, "a": ["2"] * 500}), file)
+    else:
+        wrote(file, b"x,a\n" + b"1,2\n" * 500 if kind == "csv" else b'{"x": "1", "a": "2"}\n' * 500)
+    with pytest.raises(BadInputError) as told:
+        read(file, MAP)
+    assert str(told.value) == (
+        f"rows.{kind}: has no column 'q', which the mapping gives for `prompt`; its columns are 'x', 'a'. "
+        "Write prompt= and one of these in --map"
+    )
+
+
+def test_a_line_that_alone_lacks_a_mapped_field_is_told_by_its_number(tmp_path: Path) -> None:
+    bad = only_bad(read(wrote(tmp_path / "rows.jsonl", b'{"x": "1"}\n{"q": "1", "a": "2"}\n'), MAP))
+    assert (bad.line, bad.field, bad.problem) == (1, "q", "there is no such column; there are: x")
+
+
+def test_columns_of_endless_or_hostile_names_are_told_short_and_harmless(tmp_path: Path) -> None:
+    names = ["\x1b[2J", "k" * 100_000, *(f"column {n}" for n in range(50))]
+    file = wrote(tmp_path / "rows.jsonl", json.dumps(dict.fromkeys(names, "1")).encode())
+    with pytest.raises(BadInputError, match="and 40 more") as told:
+        read(file, MAP)
+    assert len(str(told.value)) < 600 and "\x1b" not in str(told.value)
 
 
 def test_columns_with_the_names_of_a_format_need_no_mapping(tmp_path: Path) -> None:

@@ -324,6 +324,14 @@ def test_the_command_names_file_line_field_and_problem_and_ends_with_1(config: P
     assert json.loads(run(config, "imports", "--json").stdout)["items"] == []
 
 
+def test_a_wrong_column_in_the_mapping_ends_with_1_and_one_sentence(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("q,a\n" + "one,yes\n" * 300, encoding="utf-8")
+    done = run(config, "import", str(file), "--model", "assistant", "--map", "prompt=question,answer=a")
+    assert done.exit_code == 1 and done.output.count("question") == 1
+    assert "rows.csv: has no column 'question'" in done.output and "'q', 'a'" in done.output
+
+
 def test_a_mapping_that_is_none_is_wrong_usage(config: Path, tmp_path: Path) -> None:
     for wrong in ("prompt", "nonsense=a", "prompt=q"):
         assert run(config, "import", str(tmp_path), "--model", "assistant", "--map", wrong).exit_code == 2
