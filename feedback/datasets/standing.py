@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.contract import same_answer
 from feedback.datasets.said import Example, Said
+from feedback.storage.seals import seal_of
 from feedback.storage.tables import Failure
 
 _STREAMED = 5000
@@ -67,6 +68,9 @@ def write_standing(
                     "resolved_by": by,
                     "waits": why,
                     "curated": now.timestamp(),
+                    "content_hash": seal_of(
+                        Failure, {"id": row.id, "inference_id": row.inference_id, "correction": correction}
+                    ),
                 }
             )
     if changed:

@@ -1,7 +1,7 @@
 """`starloop db verify`, whole: the record, and the files that were made of it, are what their hashes say.
 
 `storage.verify` proves journal and database. Here are the steps after them: imports, kept files, dataset files and manifests, examples,
-erasures, and the adapters of all versions that may serve.
+evaluation and failure cases, erasures, and the adapters of all versions that may serve.
 """
 
 from __future__ import annotations
@@ -26,8 +26,17 @@ from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.storage.database import Database
 from feedback.storage.file_table import StoredFile
 from feedback.storage.removal_tables import Tombstone
-from feedback.storage.tables import DataImport, DatasetVersion, Example, ModelVersion
-from feedback.storage.verify import NAMED, Verification, verify
+from feedback.storage.seals import broken_seals
+from feedback.storage.tables import (
+    Case,
+    DataImport,
+    DatasetVersion,
+    Example,
+    Failure,
+    Inference,
+    ModelVersion,
+)
+from feedback.storage.verify import NAMED, Verification, lenient_text, verify
 
 _SERVING = ("registered", "promoted", "rejected")
 _READ = 1000
@@ -39,7 +48,7 @@ def prove(database: Database, directory: Path, patience: float = 5.0) -> Verific
     try:
         changed = [
             problem
-            for look in (changed_datasets, changed_adapters, changed_imports, changed_files)
+            for look in (changed_datasets, changed_cases, changed_adapters, changed_imports, changed_files)
             for problem in look(database, directory)
         ]
     except StarloopError:
@@ -56,6 +65,27 @@ def changed_datasets(database: Database, directory: Path) -> Iterator[str]:
     with database.reading() as session:
         for version in session.exec(select(DatasetVersion).order_by(col(DatasetVersion.id))).all():
             yield from _changed_dataset(session, version, directory, mason)
+
+
+def changed_cases(database: Database, directory: Path) -> Iterator[str]:
+    """One sentence for each evaluation case, and each failure case with its correction, that is not what was written, or
+    whose inference is neither on record nor erased. Failure cases are what the hold-out is made of."""
+    with database.reading() as session, lenient_text(session):
+        for kind, name in ((Case, "case"), (Failure, "failure case")):
+            for identifier in broken_seals(session, kind):
+                yield f"{name} {identifier}: it is not what was written"
+            lost = (
+                select(kind.id, kind.inference_id)
+                .outerjoin(Inference, col(Inference.id) == col(kind.inference_id))
+                .outerjoin(Tombstone, col(Tombstone.id) == col(kind.inference_id))
+                .where(
+                    col(kind.inference_id).is_not(None),
+                    col(Inference.id).is_(None),
+                    col(Tombstone.id).is_(None),
+                )
+            )
+            for identifier, inference_id in session.exec(lost):
+                yield f"{name} {identifier}: its inference {inference_id} is neither on record nor erased"
 
 
 def changed_adapters(database: Database, directory: Path) -> Iterator[str]:

@@ -7,7 +7,25 @@ from typing import Any
 from sqlalchemy import JSON, Text
 from sqlmodel import Field, SQLModel
 
+from feedback.storage.seals import sealed
 
+
+@sealed(
+    "id",
+    "model",
+    "suite",
+    "state",
+    "inference_id",
+    "prompt_hash",
+    "group_key",
+    "messages",
+    "tools",
+    "answer",
+    "version",
+    "slice",
+    "critical",
+    "confirmed_by",
+)
 class Case(SQLModel, table=True):
     """A prompt (OpenAI chat form, and its tools) with its right answer.
 
@@ -36,3 +54,5 @@ class Case(SQLModel, table=True):
     created: float
     confirmed: float | None = None
     confirmed_by: str | None = None
+    content_hash: str = Field(default="", max_length=64)
+    """SHA-256 over all but the times (`seals`); `db verify` recomputes it."""

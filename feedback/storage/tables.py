@@ -22,6 +22,7 @@ from feedback.storage.partial import only
 from feedback.storage.review_tables import FAILURES_BY_STATE, FAILURES_RESOLVED
 from feedback.storage.review_tables import Candidate as Candidate
 from feedback.storage.review_tables import RaterHold as RaterHold
+from feedback.storage.seals import sealed
 from feedback.storage.training_tables import TrainingStep as TrainingStep
 from feedback.storage.tuning_table import Tuning as Tuning
 
@@ -136,6 +137,7 @@ class PromptGroup(SQLModel, table=True):
     """Normalised prompt, from which signatures are computed again."""
 
 
+@sealed("id", "inference_id", "correction")
 class Failure(SQLModel, table=True):
     """A failure case: an inference selected by triage, with reasons."""
 
@@ -157,6 +159,8 @@ class Failure(SQLModel, table=True):
     """Why it taught nothing when a dataset version was last made, in words; null where it did, or was not looked at."""
     curated: float | None = None
     """When that was. Until somebody says more, triage leaves the state as curation set it."""
+    content_hash: str = Field(default="", max_length=64)
+    """SHA-256 over inference and correction (`seals`); `db verify` recomputes it."""
 
 
 class DatasetVersion(SQLModel, table=True):

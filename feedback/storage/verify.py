@@ -70,7 +70,7 @@ def verify(database: Database, directory: Path, patience: float = 5.0) -> Verifi
         missing, corrupt = 0, 1  # the page that is damaged is one of an index
     missing += count_aside(directory, "refused")
     corrupt += count_aside(directory, "damaged")
-    with database.reading() as session, _lenient_text(session):
+    with database.reading() as session, lenient_text(session):
         counts = [0, 0]
         duplicated = 0
         problems: list[str] = []
@@ -189,7 +189,7 @@ def _integrity_problems(session: Session) -> int:
 
 
 @contextmanager
-def _lenient_text(session: Session) -> Iterator[None]:
+def lenient_text(session: Session) -> Iterator[None]:
     """Read text that is no longer UTF-8 with replacement marks, so that a damaged row is counted, not stumbled on."""
     if session.get_bind().dialect.name != "sqlite":
         yield

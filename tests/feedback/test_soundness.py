@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
@@ -13,16 +14,23 @@ from sqlmodel import select
 
 from feedback.access.audit import Actor
 from feedback.commands.db import db
+from feedback.datasets.cases import confirm_case, draw_cases, drop_case
+from feedback.datasets.contract import TaskContract
+from feedback.datasets.failures import triage_model
 from feedback.datasets.freeze import build_dataset
+from feedback.datasets.praised import keep_praised
+from feedback.datasets.weighing import gather
 from feedback.ids import new_id
 from feedback.privacy.erasure import erase_user
 from feedback.registry.adapters import AdapterStore
 from feedback.registry.lineage import lineage, lineage_of_inference, lineage_of_user
 from feedback.registry.soundness import prove
 from feedback.registry.versions import mark_version, reserve_version
+from feedback.starter.grammar import SCHEMA
 from feedback.storage.database import Database
 from feedback.storage.removal_tables import Tombstone
-from feedback.storage.tables import DatasetVersion, Feedback, Inference
+from feedback.storage.tables import Case, DatasetVersion, Failure, Feedback, Inference
+from tests.feedback.test_freeze import topics
 from tests.feedback.world import NOW, RIGHT, World, settings_for
 
 LATER = NOW + timedelta(hours=1)
@@ -101,6 +109,78 @@ def test_one_change_of_a_row_is_seen(change: str, world: World) -> None:
         assert session.connection().execute(text(change)).rowcount > 0
         session.commit()
     assert _corrupt(world) >= 1
+
+
+@pytest.fixture
+def judging(world: World) -> World:
+    """Besides, a golden case that a person answered, a regression case that was praised, and failure cases as curation left them."""
+    rules = msgspec.structs.replace(world.settings.dataset, evaluation_share=0.9)
+    world.settings = msgspec.structs.replace(world.settings, dataset=rules)
+    for n, prompt in enumerate(topics(8)):
+        world.praise(prompt, f"user {n}")
+    world.write()
+    contract = TaskContract(SCHEMA)
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, NOW)
+        (case,) = draw_cases(session, "assistant", 1, world.settings, 1, NOW)
+        confirm_case(session, case.id, RIGHT, "rob", NOW, contract)
+        session.commit()
+    gathered = gather(world.database, world.settings, world.settings.model[0], contract, NOW)
+    with world.database.session() as session:
+        keep_praised(session, "assistant", gathered, contract, world.settings, NOW)
+        session.commit()
+    return world
+
+
+def test_cases_are_sound_as_they_are_written_confirmed_dropped_and_erased(judging: World) -> None:
+    with judging.database.session() as session:
+        suites = [case.suite for case in session.exec(select(Case))]
+        assert suites.count("golden") == 1 and suites.count("regression") > 1
+        assert session.exec(select(Failure).where(Failure.state == "corrected")).all()
+        regression = session.exec(select(Case).where(Case.suite == "regression")).first()
+        assert regression is not None
+        drop_case(session, regression.id)
+        session.commit()
+    assert prove(judging.database, judging.settings.directory).sound
+    for user in ("ann", "user 0", "user 1", "user 2", "user 3"):
+        erase_user(judging.database, judging.settings, user, Actor("tester"), lambda: LATER, 1.0)
+    assert prove(judging.database, judging.settings.directory).sound
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE evaluation_case SET answer = replace(answer, 'low', 'lov') WHERE suite = 'golden'", "case"),
+        (
+            "UPDATE evaluation_case SET answer = replace(answer, 'low', 'lov') WHERE suite = 'regression'",
+            "case",
+        ),
+        ("UPDATE evaluation_case SET messages = replace(messages, 'user', 'usar')", "case"),
+        ("UPDATE evaluation_case SET messages = replace(messages, '[', '(')", "case"),
+        ("UPDATE evaluation_case SET answer = CAST(X'7B22FF' AS TEXT) WHERE suite = 'golden'", "case"),
+        ("UPDATE evaluation_case SET group_key = replace(group_key, 'a', 'b')", "case"),
+        ("UPDATE evaluation_case SET version = '1.0' WHERE suite = 'regression'", "case"),
+        ("UPDATE evaluation_case SET state = 'drawn' WHERE suite = 'golden'", "case"),
+        ("UPDATE failure SET correction = replace(correction, 'low', 'lov')", "failure case"),
+        ("UPDATE failure SET inference_id = replace(inference_id, '-7', '-8')", "failure case"),
+    ],
+)
+def test_one_change_of_a_case_is_seen_and_named(change: str, told: str, judging: World) -> None:
+    with judging.database.session() as session:
+        assert session.connection().execute(text(change)).rowcount > 0
+        session.commit()
+    found = prove(judging.database, judging.settings.directory)
+    assert found.corrupt >= 1 and any(one.startswith(f"{told} ") for one in found.problems)
+
+
+def test_a_case_whose_inference_went_without_a_trace_is_told(judging: World) -> None:
+    with judging.database.session() as session:
+        case = session.exec(select(Case).where(Case.suite == "golden")).one()
+        case.inference_id = new_id(LATER)
+        session.add(case)
+        session.commit()
+    (problem,) = prove(judging.database, judging.settings.directory).problems
+    assert problem.endswith(f"its inference {case.inference_id} is neither on record nor erased")
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ def upgrade() -> None:
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("confirmed", sa.Float(), nullable=True),
         sa.Column("confirmed_by", sa.String(), nullable=True),
+        sa.Column("content_hash", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_evaluation_case_model", "evaluation_case", ["model"], unique=False)
@@ -299,6 +300,7 @@ def upgrade() -> None:
         sa.Column("resolved", sa.Float(), nullable=True),
         sa.Column("waits", sa.Text(), nullable=True),
         sa.Column("curated", sa.Float(), nullable=True),
+        sa.Column("content_hash", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("inference_id"),
     )
