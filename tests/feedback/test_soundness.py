@@ -113,6 +113,10 @@ def test_one_change_of_a_row_is_seen(change: str, world: World) -> None:
 
 @pytest.fixture
 def judging(world: World) -> World:
+    return with_cases(world)
+
+
+def with_cases(world: World) -> World:
     """Besides, a golden case that a person answered, a regression case that was praised, and failure cases as curation left them."""
     rules = msgspec.structs.replace(world.settings.dataset, evaluation_share=0.9)
     world.settings = msgspec.structs.replace(world.settings, dataset=rules)
@@ -145,6 +149,23 @@ def test_cases_are_sound_as_they_are_written_confirmed_dropped_and_erased(judgin
     for user in ("ann", "user 0", "user 1", "user 2", "user 3"):
         erase_user(judging.database, judging.settings, user, Actor("tester"), lambda: LATER, 1.0)
     assert prove(judging.database, judging.settings.directory).sound
+
+
+def test_cases_are_sound_and_a_changed_one_is_named_on_either_database(
+    database: Database, tmp_path: Path
+) -> None:
+    world = with_cases(World(database, settings_for(tmp_path)))
+    assert prove(database, tmp_path).sound
+    with database.session() as session:
+        change = (
+            "UPDATE evaluation_case SET answer = replace(answer, 'low', 'lov') WHERE suite = 'regression'"
+        )
+        assert session.connection().execute(text(change)).rowcount == len(
+            session.exec(select(Case).where(Case.suite == "regression")).all()
+        )
+        session.commit()
+    assert all(one.startswith("case ") for one in prove(world.database, tmp_path).problems)
+    assert prove(world.database, tmp_path).corrupt > 1
 
 
 @pytest.mark.parametrize(
