@@ -151,12 +151,13 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
     )  # from the cache, but for cases that are newer than it
     ours, theirs = answers[champion], answers[record.challenger]
     contract = TaskContract.from_settings(workshop.model(record.row.model))
+    fair = [case for case in suites.regression if case.version != champion]
     evidence = Evidence(
         golden=outcomes(suites.golden, ours, theirs),
-        regression=outcomes([case for case in suites.regression if case.version != champion], ours, theirs),
+        regression=outcomes(fair, ours, theirs),
         praised=outcomes([case for case in suites.regression if case.version == champion], ours, theirs),
         holdout=outcomes(suites.holdout, ours, theirs),
-        validity=validity([*suites.golden, *suites.regression], ours, theirs, contract),
+        validity=validity([*suites.golden, *fair] or suites.regression, ours, theirs, contract),
         latency=result["latency"] and msgspec.convert(result["latency"], Latency),
         looks=_count_look(workshop, record, suites),
         judge=finding_of(result.get("judge")),
