@@ -182,7 +182,7 @@ class Training(Section, frozen=True):
     threads: Count = 0
     """0 takes one less than the cores, at least one."""
     devices: str = ""
-    """GPUs that train, as CUDA numbers or names them (`1`, `0,1`, `GPU-…`); empty takes the first, `cpu` takes none."""
+    """GPUs that train, as CUDA numbers or names them (`1`, `0,1`, `GPU-…`), several together; empty takes the first, `cpu` takes none."""
     memory_limit: Count = 0
     """Most bytes of main memory that training on a CPU may take; 0 is what is free when it begins."""
     gradient_checkpointing: bool = False
@@ -195,7 +195,7 @@ class Training(Section, frozen=True):
     teraflops: Annotated[float, Meta(ge=0.0)] = 0.0
     """What the training device does a second, for estimates alone; 0 assumes this machine's CPU."""
     price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
-    """Of the training device, in any currency; 0 gives no estimate of cost."""
+    """Of one training device, in any currency; 0 gives no estimate of cost."""
     hosted_prices: dict[str, float] = {}
     """What services take for training on a million tokens, by name: estimates show it beside."""
     window: str = ""

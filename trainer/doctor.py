@@ -353,7 +353,7 @@ def _training(session: Session | None, settings: Settings, model: Model, machine
         return Finding(
             about, "problem", f"{told}; the {machine.device} has {gigabytes(machine.device_memory)}"
         )
-    beside = machine.gpus[0].free if machine.gpus else machine.free
+    beside = machine.device_free
     if wanted.memory is not None and wanted.memory.total > beside:
         return Finding(
             about,

@@ -28,21 +28,21 @@ from trainer.base_model import BaseModel, load_base
 from trainer.batches import Order
 from trainer.checkpoints import Schedule, read_checkpoint, write_checkpoint
 from trainer.diagnosis import Check, Diagnosis
+from trainer.gradient import add_up, backward
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 from trainer.lora import checkpoint_activations, new_adapter
 from trainer.machine import ROOM
 from trainer.memory import largest_memory, memory_now, within_memory
 from trainer.method import read
-from trainer.objectives import Objective, Supervised, validate
+from trainer.objectives import Objective, Supervised, losses_each, means_of
 from trainer.preference_rows import read_pairs, read_rated
 from trainer.preferences import Direct, Unpaired
+from trainer.ranks import join
 from trainer.soundness import WEIGHTS, check_against
 from trainer.tokens import EncodedRows, Encoder
 from trainer.training import TrainingSpec
 from trainer.training_state import TrainingState
 
-CLIP = 1.0
-"""Largest norm of a step's gradient."""
 VALIDATION_LIMIT = 1024
 """Most validation examples looked at each time."""
 CHECKS_PER_EPOCH = 4
@@ -58,7 +58,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     started = time.monotonic()
     random.seed(spec.seed)
     torch.manual_seed(spec.seed)
-    torch.set_num_threads(spec.threads)
+    ranks = join(Path(spec.out))
+    torch.set_num_threads(max(1, spec.threads // ranks.count))
     repeat_exactly()
 
     # The base and the data. Everything that cannot work is found out before the first step.
@@ -98,10 +99,12 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         """Look at the validation examples, and keep the weights if they are those to keep."""
         if not watched:
             return None
-        means, each = within_memory(
-            state, told, range(len(watched)), [len(example.tokens) for example in watched],
-            lambda: validate(model, base, watched, state.room),
+        each = within_memory(
+            state, told, ranks.mine(range(len(watched))), [len(example.tokens) for example in watched],
+            lambda: losses_each(model, base, watched, state.room, ranks),
         )  # fmt: skip
+        each = ranks.sums(each, base.device)
+        means = means_of(watched, each)
         if means["validation"] is None or not math.isfinite(means["validation"]):
             return None
         mean = round(sum(state.recent) / len(state.recent), 5) if state.recent else None
@@ -138,6 +141,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         state.told = [*(one for one in state.told if one[0] > state.seconds - RETOLD), (state.seconds, event)]
         return event
 
+    if not ranks.first:
+        emit = _silent
     for _, event in state.told:
         emit(event)
 
@@ -150,10 +155,11 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        loss, norm = within_memory(
-            state, told, batch, objective.lengths,
-            lambda batch=batch: _gradient(model, state, objective, batch),  # type: ignore[misc]
+        loss = within_memory(
+            state, told, ranks.mine(batch), objective.lengths,
+            lambda batch=batch: backward(model, state, objective, batch, ranks),  # type: ignore[misc]
         )  # fmt: skip
+        loss, norm = add_up(state, loss, ranks, base.device)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite and state.first_loss is None:
             state.first_loss = loss
@@ -185,9 +191,12 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             gradient_norm=round(norm, 5),
             tokens_per_second=round(state.tokens / (time.monotonic() - loop_started), 1),
         )
-        if saving.due and state.step < steps and not state.watch.over:
+        if ranks.first and saving.due and state.step < steps and not state.watch.over:
             saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
         emit(event)
+    ranks.part()
+    if not ranks.first:
+        return {}
     loop_seconds = time.monotonic() - loop_started
     if watched:
         with torch.no_grad():
@@ -223,6 +232,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "alpha": spec.alpha,
         "seed": spec.seed,
         "threads": spec.threads,
+        "processes": ranks.count,
         "gradient_checkpointing": spec.gradient_checkpointing,
         "device": base.device.type,
         "dtype": str(base.dtype).removeprefix("torch."),
@@ -235,6 +245,10 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "seconds_training": round(loop_seconds, 2),
         "peak_memory_bytes": largest_memory(),
     }
+
+
+def _silent(event: dict[str, Any]) -> None:
+    """The first process tells for all."""
 
 
 def repeat_exactly() -> None:
@@ -259,18 +273,6 @@ def _objective(
         used = {"good": sum(good), "bad": len(good) - sum(good), "rated_left_out": dict(left_out)}
         return Unpaired(base, examples, good, encoder.limit), used
     return Supervised(base, train.examples), {}
-
-
-def _gradient(
-    model: Any, state: TrainingState, objective: Objective, batch: Sequence[int]
-) -> tuple[float, float]:
-    """The step's gradient in the weights, clipped; its loss, and the gradient's norm before that."""
-    state.optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
-    for share in objective.shares(model, batch, state.room):
-        share.backward()
-        loss += share.item()
-    return loss, nn.utils.clip_grad_norm_(state.weights.values(), CLIP).item()
 
 
 def _diagnosed(state: TrainingState, spec: TrainingSpec, trained_share: float, over: bool) -> list[Diagnosis]:

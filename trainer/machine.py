@@ -44,35 +44,51 @@ class Machine(Struct, frozen=True):
 
     @property
     def device_memory(self) -> int:
-        """Of the device that trains: the first GPU, or the machine."""
-        return self.gpus[0].memory if self.gpus else self.memory
+        """Of the device that trains, of several the smallest, or of the machine."""
+        return min((gpu.memory for gpu in self.gpus), default=self.memory)
 
     @property
     def device_free(self) -> int:
         """Of that memory, what nobody holds now."""
-        return self.gpus[0].free if self.gpus else self.free
+        return min((gpu.free for gpu in self.gpus), default=self.free)
 
     def limited_to(self, devices: str) -> Machine:
         """The machine as a training sees it that is given these devices (`[training] devices`).
 
-        Raises `ConflictError` for one that is not there.
+        Raises `ConflictError` for one that is not there, or is named twice.
         """
         if not devices:
-            return self
+            return msgspec.structs.replace(self, gpus=self.gpus[:1])
         wanted = [] if devices == "cpu" else devices.split(",")
-        return msgspec.structs.replace(self, gpus=[self._gpu(one) for one in wanted])
+        numbers = [self._gpu(one) for one in wanted]
+        if len(set(numbers)) < len(numbers):
+            raise ConflictError(
+                f"[training] devices = {devices!r} names a GPU twice, and each trains one part; name each once"
+            )
+        return msgspec.structs.replace(self, gpus=[self.gpus[number] for number in numbers])
 
-    def _gpu(self, name: str) -> Gpu:
-        by_name = {str(number): gpu for number, gpu in enumerate(self.gpus)}
+    def _gpu(self, name: str) -> int:
         # CUDA takes the beginning of a name for the whole
-        found = by_name.get(name) or next((gpu for gpu in self.gpus if gpu.uuid.startswith(name)), None)
+        found = next(
+            (
+                number
+                for number, gpu in enumerate(self.gpus)
+                if str(number) == name or gpu.uuid.startswith(name)
+            ),
+            None,
+        )
         if found is None:
-            there = ", ".join(f"{number} ({gpu.name})" for number, gpu in by_name.items()) or "none"
+            there = ", ".join(f"{number} ({gpu.name})" for number, gpu in enumerate(self.gpus)) or "none"
             raise ConflictError(
                 f"[training] devices names {name!r}, and the GPUs here are: {there}; name one of them, or "
                 'write "cpu" to train without'
             )
         return found
+
+
+def processes(devices: str) -> int:
+    """How many processes train on these devices (`[training] devices`): one on each GPU that is named."""
+    return len(devices.split(","))
 
 
 def find_machine() -> Machine:

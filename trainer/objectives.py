@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainer.base_model import BaseModel
 from trainer.batches import fitting
 from trainer.examples import IGNORED, Encoded, lengths_of
+from trainer.ranks import ALONE, Ranks
 
 
 class Objective(Protocol):
@@ -24,8 +25,8 @@ class Objective(Protocol):
     def lengths(self) -> Sequence[int]:
         """Tokens that each example brings into a forward pass."""
 
-    def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
-        """The loss of a step, in parts of at most `room` padded tokens."""
+    def shares(self, model: Any, batch: Sequence[int], room: int, ranks: Ranks = ALONE) -> Iterator[Tensor]:
+        """This process's part of the loss of a step, in parts of at most `room` padded tokens."""
 
     def ids(self, batch: Sequence[int]) -> list[str]:
         """Names of the examples."""
@@ -45,11 +46,11 @@ class Supervised:
         self._examples = examples
         self.lengths = lengths_of(examples)
 
-    def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
+    def shares(self, model: Any, batch: Sequence[int], room: int, ranks: Ranks = ALONE) -> Iterator[Tensor]:
         """See `Objective`."""
         chosen = {index: self._examples[index] for index in batch}
         total = sum(example.weight * example.trained for example in chosen.values())
-        for part in fitting(batch, self.lengths, room):
+        for part in fitting(ranks.mine(batch), self.lengths, room):
             losses, _ = losses_of(model, self._base, [chosen[index] for index in part])
             yield losses.sum() / total
 
@@ -104,26 +105,30 @@ def _logits(model: Any, base: BaseModel, tokens: Tensor, keep: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def validate(
-    model: nn.Module, base: BaseModel, examples: Sequence[Encoded], room: int
-) -> tuple[dict[str, float | None], list[float]]:
-    """Mean loss per answer token over all, and over new and old examples apart, so that forgetting shows; and each
-    example's own loss."""
+def losses_each(
+    model: nn.Module, base: BaseModel, examples: Sequence[Encoded], room: int, ranks: Ranks = ALONE
+) -> list[float]:
+    """Each example's loss, summed over its answer; 0 for those that another process looks at."""
     model.eval()
     each = [0.0] * len(examples)
     lengths = [len(example.tokens) for example in examples]
-    sums = {True: 0.0, False: 0.0}
-    counts = {True: 0, False: 0}
-    for part in fitting(range(len(examples)), lengths, room):
+    for part in fitting(ranks.mine(range(len(examples))), lengths, room):
         losses = losses_of(model, base, [examples[index] for index in part])[1].tolist()
         for index, loss in zip(part, losses, strict=True):
             each[index] = loss
-            sums[examples[index].new] += loss
-            counts[examples[index].new] += examples[index].trained
+    return each
+
+
+def means_of(examples: Sequence[Encoded], each: Sequence[float]) -> dict[str, float | None]:
+    """Mean loss per answer token over all, and over new and old examples apart, so that forgetting shows."""
+    sums = {True: 0.0, False: 0.0}
+    counts = {True: 0, False: 0}
+    for example, loss in zip(examples, each, strict=True):
+        sums[example.new] += loss
+        counts[example.new] += example.trained
 
     def mean(*slices: bool) -> float | None:
         count = sum(counts[one] for one in slices)
         return round(sum(sums[one] for one in slices) / count, 5) if count else None
 
-    means = {"validation": mean(True, False), "validation_new": mean(True), "validation_old": mean(False)}
-    return means, each
+    return {"validation": mean(True, False), "validation_new": mean(True), "validation_old": mean(False)}

@@ -24,9 +24,10 @@ def wait_for_room(wanted: Preflight, machine: Machine) -> None:
     """Raise `UnavailableError`, so that it is tried again later, where the GPU is large enough but not free."""
     if wanted.memory is None or not machine.gpus or wanted.memory.total <= machine.device_free:
         return
+    fullest = min(machine.gpus, key=lambda gpu: gpu.free)
     raise UnavailableError(
-        f"the training needs about {gigabytes(wanted.memory.total)} on {machine.gpus[0].name}, and of its "
-        f"{gigabytes(machine.device_memory)} only {gigabytes(machine.device_free)} are free: look with nvidia-smi who holds the "
+        f"the training needs about {gigabytes(wanted.memory.total)} on {fullest.name}, and of its "
+        f"{gigabytes(fullest.memory)} only {gigabytes(fullest.free)} are free: look with nvidia-smi who holds the "
         'rest. If it is the engine, lower its share ([[engine]] arguments = ["--gpu-memory-utilization", "0.6"]) or train on '
         "another device ([training] devices)"
     )

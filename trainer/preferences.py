@@ -19,6 +19,7 @@ from trainer.batches import fitting
 from trainer.examples import IGNORED, Encoded, lengths_of
 from trainer.objectives import losses_of
 from trainer.preference_rows import Answers, StoredPairs
+from trainer.ranks import ALONE, Ranks
 from trainer.training import BETA
 
 SFT_WEIGHT = 0.2
@@ -44,14 +45,14 @@ class Direct:
         self.lengths = array("I", pairs.lengths if isinstance(pairs, StoredPairs) else map(_both, pairs))
         self.lengths.extend(lengths_of(rows))
 
-    def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
+    def shares(self, model: Any, batch: Sequence[int], room: int, ranks: Ranks = ALONE) -> Iterator[Tensor]:
         """See `objectives.Objective`."""
         pairs = {index: self._pairs[index] for index in batch if index < len(self._pairs)}
         preferring = sum(pair.chosen.weight for pair in pairs.values())
         rows = {index: self._rows[index - len(self._pairs)] for index in batch if index not in pairs}
         answers = {index: pair.chosen for index, pair in pairs.items()} | rows
         tokens = sum(answer.weight * answer.trained for answer in answers.values())
-        for part in fitting(batch, self.lengths, room):
+        for part in fitting(ranks.mine(batch), self.lengths, room):
             here = [index for index in part if index in pairs]
             self._look_up(model, {index: pairs[index] for index in here})
             imitated = [answers[index] for index in part]
@@ -112,11 +113,11 @@ class Unpaired:
         }
         self.lengths = lengths_of(examples)
 
-    def shares(self, model: Any, batch: Sequence[int], room: int) -> Iterator[Tensor]:
+    def shares(self, model: Any, batch: Sequence[int], room: int, ranks: Ranks = ALONE) -> Iterator[Tensor]:
         """See `objectives.Objective`."""
         rows = {index: self._examples[index] for index in batch}
         drift = self._drift(model, [rows[index] for index in batch], room)
-        for part in fitting(batch, self.lengths, room):
+        for part in fitting(ranks.mine(batch), self.lengths, room):
             unknown = [index for index in part if self._reference[index].isnan()]
             if unknown:
                 examples = [rows[index] for index in unknown]
@@ -149,7 +150,8 @@ class Unpaired:
 
     @torch.no_grad()
     def _drift(self, model: Any, batch: Sequence[Encoded], room: int) -> float:
-        """z: each prompt of the step with the answer to the one before it."""
+        """z: each prompt of the step with the answer to the one before it. Every process finds all of it: one that runs out of
+        memory begins again, and would otherwise ask the others twice."""
         before = [batch[-1], *batch[:-1]]
         mixed = [crossed(here, there) for here, there in zip(batch, before, strict=True) if here is not there]
         mixed = [example for example in mixed if len(example.tokens) <= self._limit]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from feedback.datasets.tool_calls import answer_text
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
 from feedback.storage.tables import ModelVersion
-from trainer.machine import ROOM, Device, Machine
+from trainer.machine import ROOM, Device, Machine, processes
 from trainer.method import Method, read
 
 _log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class Speed(Struct, frozen=True):
     """What an earlier training on this base came to."""
 
     tokens_per_second: float
+    """Of one device."""
     seconds_loading: float
     version: str
 
@@ -126,6 +127,8 @@ class Preflight(Struct, frozen=True, kw_only=True):
     """What one training will take."""
 
     device: Device
+    processes: int = 1
+    """One on each device."""
     rows: int
     tokens: int
     """Of one pass over the rows."""
@@ -157,7 +160,8 @@ class Preflight(Struct, frozen=True, kw_only=True):
             )
         if self.memory is not None:
             held = f" with the base in 4 bits ({self.quantisation})" if self.quantisation else ""
-            parts.append(f"{gigabytes(self.memory.total)} of memory{held}")
+            each = f" on each of {self.processes} devices" if self.processes > 1 else ""
+            parts.append(f"{gigabytes(self.memory.total)} of memory{held}{each}")
         parts.append(f"{_duration(self.seconds)} ({self.rests_on})")
         if self.cost is not None:
             parts.append(f"costs {self.cost:,.2f}")
@@ -203,18 +207,21 @@ def preflight(
     """What training on the rows will take. Pure."""
     sides = 1 if method == "sft" else 2  # a preference has two answers
     epochs = settings.epochs or chosen_epochs(parameters)
+    shared = processes(settings.devices)
     if speed is not None:
-        seconds = speed.seconds_loading + sides * rows.tokens * epochs / speed.tokens_per_second
-        rests_on = f"{speed.tokens_per_second:,.0f} tokens/s as with {speed.version}"
+        per_second = speed.tokens_per_second * shared
+        seconds = speed.seconds_loading + sides * rows.tokens * epochs / per_second
+        rests_on = f"{per_second:,.0f} tokens/s as with {speed.version}"
     else:
         planned = estimate_time(sides * rows.tokens, parameters, settings)
-        seconds = _LOADING + planned.hours * 3600
+        seconds = _LOADING + planned.hours * 3600 / shared
         rests_on = f"{planned.teraflops:g} teraflop/s assumed; the first training will tell"
     price = settings.price_per_hour
     again = replace(settings, gradient_checkpointing=True)
     fewer = replace(again, quantisation="nf4")
     return Preflight(
         device=device,
+        processes=shared,
         rows=rows.count,
         tokens=rows.tokens,
         epochs=epochs,
@@ -227,7 +234,7 @@ def preflight(
         if shape is None or settings.quantisation
         else memory_of(shape, rows, fewer, device, sides).total,
         seconds=seconds,
-        cost=round(seconds / 3600 * price, 4) if price else None,
+        cost=round(seconds / 3600 * price * shared, 4) if price else None,
         hosted={
             name: round(rows.tokens * epochs * each / 1e6, 4) for name, each in settings.hosted_prices.items()
         },
@@ -237,10 +244,11 @@ def preflight(
 
 
 def memory_of(shape: Shape, rows: Rows, settings: Training, device: Device, sides: int = 1) -> Memory:
-    """The most that a step takes at once. Pure."""
+    """The most that a step takes at once, on one device. Pure."""
     size = _BYTES[device]
     longest = min(rows.longest, settings.max_tokens)
-    tokens = min(sides * settings.batch * longest, max(ROOM[device], sides * longest))
+    batch = ceil(settings.batch / processes(settings.devices))
+    tokens = min(sides * batch * longest, max(ROOM[device], sides * longest))
     linear = 9 * shape.hidden + 2 * shape.key_value + 3 * shape.inner
     adapter = settings.rank * linear * shape.layers
     layer = _HIDDEN * shape.hidden + _INNER * shape.inner
@@ -299,6 +307,7 @@ def speed_of(
             per_second = float(facts.get("tokens_per_second") or 0.0)
             if per_second > 0:
                 name = f"{version.model}@{version.number}"
+                per_second /= int(facts.get("processes") or 1)
                 return Speed(per_second, float(facts.get("seconds_loading") or 0.0), name)
     return None
 

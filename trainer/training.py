@@ -134,7 +134,7 @@ class Place(Struct, frozen=True):
     """Where a training runs. It does not decide the weights."""
 
     devices: str = ""
-    """The GPUs that it sees; empty: all that there are, `cpu`: none."""
+    """The GPUs that train, a process on each; empty: the first that there is, `cpu`: none."""
     memory: int = 0
     """Bytes of main memory that it may take; 0 is no limit."""
 
@@ -221,7 +221,7 @@ def _to_the_end(
                 threads=spec.threads,
                 timeout_seconds=max(1.0, deadline - time.monotonic()) if deaths else spec.timeout_seconds,
                 on_event=on_event,
-                devices=place.devices,
+                devices=place.devices.split(","),
                 memory=place.memory,
             )
         except ChildDiedError as error:

@@ -119,10 +119,12 @@ def _ours(
     from trainer.base_model import BaseModel
     from trainer.batches import Order
     from trainer.examples import Encoded
-    from trainer.finetune import _gradient, repeat_exactly
+    from trainer.finetune import repeat_exactly
+    from trainer.gradient import add_up, backward
     from trainer.lora import new_adapter
     from trainer.machine import ROOM
     from trainer.objectives import Supervised
+    from trainer.ranks import ALONE
     from trainer.training_state import TrainingState
 
     repeat_exactly()
@@ -142,7 +144,7 @@ def _ours(
             _wait(torch)
             started, tokens = time.perf_counter(), 0
         batch = order.at(step)[1]
-        loss, _ = _gradient(adapted, state, objective, batch)
+        loss, _ = add_up(state, backward(adapted, state, objective, batch), ALONE, base.device)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         losses.append(loss)

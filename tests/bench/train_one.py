@@ -77,10 +77,12 @@ def _ours(
 
     from trainer.base_model import load_base
     from trainer.batches import Order
-    from trainer.finetune import _gradient, repeat_exactly
+    from trainer.finetune import repeat_exactly
+    from trainer.gradient import add_up, backward
     from trainer.lora import new_adapter
     from trainer.machine import ROOM
     from trainer.objectives import Supervised
+    from trainer.ranks import ALONE
     from trainer.training_state import TrainingState
 
     repeat_exactly()
@@ -95,7 +97,7 @@ def _ours(
     model.train()
     for step in range(order.per_epoch):
         batch = order.at(step)[1]
-        _gradient(model, state, objective, batch)
+        add_up(state, backward(model, state, objective, batch), ALONE, base.device)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         tokens += sum(objective.lengths[index] for index in batch)
@@ -182,10 +184,11 @@ def _validated(model: Any, rows: Sequence[Row]) -> float:
 
     from trainer.base_model import BaseModel
     from trainer.machine import ROOM
-    from trainer.objectives import validate
+    from trainer.objectives import losses_each, means_of
 
     base = BaseModel(model, None, torch.device("cpu"), torch.float32)
-    mean = validate(model, base, _examples(rows), ROOM["cpu"])[0]["validation"]
+    examples = _examples(rows)
+    mean = means_of(examples, losses_each(model, base, examples, ROOM["cpu"]))["validation"]
     assert mean is not None
     return mean
 
@@ -196,11 +199,13 @@ def memory(dataset: Path, method: str) -> dict[str, Any]:
     from feedback import starter
     from trainer.base_model import load_base
     from trainer.batches import Order
-    from trainer.finetune import _gradient, _objective
+    from trainer.finetune import _objective
+    from trainer.gradient import add_up, backward
     from trainer.lora import new_adapter
     from trainer.machine import ROOM
     from trainer.memory import largest_memory, memory_now
     from trainer.method import read
+    from trainer.ranks import ALONE
     from trainer.tokens import Encoder
     from trainer.training import TrainingSpec
     from trainer.training_state import TrainingState
@@ -224,7 +229,7 @@ def memory(dataset: Path, method: str) -> dict[str, Any]:
     state = TrainingState(model, RATE, 3, ROOM["cpu"])
     model.train()
     for step in range(WARM_UP):
-        _gradient(model, state, objective, order.at(step)[1])
+        add_up(state, backward(model, state, objective, order.at(step)[1]), ALONE, base.device)
         state.optimizer.step()
     return {
         "method": method,

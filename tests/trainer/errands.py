@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -42,6 +43,25 @@ def tell_its_place(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
         "memory": resource.getrlimit(resource.RLIMIT_DATA)[0],
         "first_to_go": Path("/proc/self/oom_score_adj").read_text().strip(),
     }
+
+
+def write_its_place(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Into a file of its own, for those whose results nobody asks for; the first waits for the others."""
+    place = {"nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"], **tell_its_place(spec, emit)}
+    file = Path(spec["places"]) / f"place-{os.environ['RANK']}"
+    file.with_suffix(".partial").write_text(json.dumps(place))
+    file.with_suffix(".partial").rename(file)
+    while len(list(file.parent.glob("place-?"))) < int(os.environ["WORLD_SIZE"]):
+        time.sleep(0.05)
+    return {}
+
+
+def refuse_as_the_second(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    return refuse(spec, emit) if os.environ["RANK"] == "1" else wait(spec, emit)
+
+
+def die_as_the_second(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    return die({"signal": signal.SIGKILL, **spec} if os.environ["RANK"] == "1" else {"signal": 0}, emit)
 
 
 def take_memory(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:

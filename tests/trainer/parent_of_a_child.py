@@ -1,4 +1,4 @@
-"""A process that runs a child and waits for it, to be killed by a test: `python parent_of_a_child.py FOLDER ERRAND`."""
+"""A process that runs a child and waits for it, to be killed by a test: `python parent_of_a_child.py FOLDER ERRAND [DEVICE…]`."""
 
 from __future__ import annotations
 
@@ -15,4 +15,5 @@ if __name__ == "__main__":
         threads=1,
         timeout_seconds=100,
         on_event=lambda event: print(event["pid"], flush=True) if event else None,
+        devices=sys.argv[3:] or ("",),
     )

@@ -33,7 +33,7 @@ def wanting(gigabytes: int) -> Preflight:
 
 
 def test_a_training_sees_the_devices_that_it_is_given() -> None:
-    assert MACHINE.limited_to("").gpus == [ENGINES, OURS]
+    assert MACHINE.limited_to("").gpus == [ENGINES]
     assert MACHINE.limited_to("1").gpus == [OURS]
     assert MACHINE.limited_to("1,0").gpus == [OURS, ENGINES]
     assert MACHINE.limited_to("GPU-c3").gpus == [OURS]
@@ -41,6 +41,19 @@ def test_a_training_sees_the_devices_that_it_is_given() -> None:
     for missing in ("2", "0,7", "GPU-e5"):
         with pytest.raises(ConflictError, match=r"the GPUs here are: 0 \(NVIDIA L4\), 1 \(NVIDIA L4\)"):
             MACHINE.limited_to(missing)
+
+
+def test_a_gpu_that_is_named_twice_is_refused() -> None:
+    for twice in ("0,0", "0,GPU-a1"):
+        with pytest.raises(ConflictError, match="names a GPU twice"):
+            MACHINE.limited_to(twice)
+
+
+def test_of_several_gpus_the_fullest_is_waited_for() -> None:
+    both = MACHINE.limited_to("1,0")
+    assert both.device_free == 1 << 30
+    with pytest.raises(UnavailableError, match=r"only 1\.1 GB are free"):
+        wait_for_room(wanting(18), both)
 
 
 def test_main_memory_is_bounded_where_the_cpu_trains() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
@@ -135,6 +136,25 @@ def test_the_newest_version_of_the_same_base_and_device_gives_the_speed() -> Non
     ]
     assert speed_of(versions, 7, "cpu") == Speed(5.0, 1.0, "m@1.1")
     assert speed_of(versions, 8, "cpu") is None
+
+
+def test_several_devices_share_a_step_and_each_is_paid_for() -> None:
+    settings = Training(epochs=2, price_per_hour=3.6, batch=8)
+    speed = Speed(1000.0, 0.0, "assistant@1.0")
+    one, two = (
+        preflight(LLAMA_8B, 8_030_261_248, ROWS, replace(settings, devices=devices), "cuda", speed=speed)
+        for devices in ("0", "0,1")
+    )
+    assert one.memory is not None and two.memory is not None
+    assert two.memory.activations == one.memory.activations / 2 and two.memory.weights == one.memory.weights
+    assert two.seconds == one.seconds / 2 and two.cost == one.cost
+    assert "on each of 2 devices" in two.told() and "on each of" not in one.told()
+    facts = {"base_parameters": 7, "device": "cuda", "tokens_per_second": 9.0, "processes": 2}
+    version = ModelVersion(
+        id="1", model="m", number="1.0", base="b", base_revision="r", adapter_hash="h", note="", facts=facts,
+        created=0.0,
+    )  # fmt: skip
+    assert speed_of([version], 7, "cuda") == Speed(4.5, 0.0, "m@1.0")
 
 
 def test_what_cannot_fit_is_refused_with_its_numbers_and_what_to_change() -> None:

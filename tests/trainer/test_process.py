@@ -45,7 +45,7 @@ def send(
         threads=3,
         timeout_seconds=timeout_seconds,
         on_event=on_event,
-        devices=devices,
+        devices=(devices,),
         memory=memory,
     )
 

@@ -101,8 +101,10 @@ def test_the_adapter_has_learned_for_the_base_as_it_is(base: Path, dataset: Path
     examples = [encoder.encode(row(number)) for number in range(24)]
     adapted: Any = PeftModel.from_pretrained(whole.model, str(tmp_path / "adapter"))
     with adapted.disable_adapter():
-        before = finetune.validate(adapted, whole, examples, 8192)[0]["validation"]
-    after = finetune.validate(adapted, whole, examples, 8192)[0]["validation"]
+        before = finetune.means_of(examples, finetune.losses_each(adapted, whole, examples, 8192))[
+            "validation"
+        ]
+    after = finetune.means_of(examples, finetune.losses_each(adapted, whole, examples, 8192))["validation"]
     assert before is not None and after is not None and after < 0.5 * before
 
 
