@@ -15,9 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, variance
 
-import numpy as np
-
-from feedback.analysis.association import more_often
+from feedback.analysis.association import more_often_in_one
 from trainer.findings import Finding, counted
 
 WINDOW = 1000
@@ -110,8 +108,7 @@ def _share(
         return Finding(about, "against", f"{text}; {recent}: it broke down")
     if level is None or share <= beside + most:
         return Finding(about, "note", text)
-    p = more_often(np.array([bad]), np.array([len(ours)]), bad + other, len(ours) + len(theirs))
-    if p[0] < level:
+    if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) < level:
         return Finding(about, "against", f"{text}; more than {most:.0%} worse beyond chance")
     return Finding(about, "note", f"{text}; no more than chance explains so far")
 

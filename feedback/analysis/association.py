@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,24 @@ def more_often(with_failures: Counts, with_all: Counts, failures: int, everythin
 
     p: Shares = hypergeom.sf(with_failures - 1, everything, failures, with_all)
     return p.clip(0.0, 1.0)
+
+
+def more_often_in_one(with_failures: int, with_all: int, failures: int, everything: int) -> float:
+    """`more_often` for one property of at most some thousand cases, exactly, without the seconds that scipy.stats takes to load.
+
+    Terms of the tail follow from each other in whole numbers, so nothing is lost where it is tiny.
+    """
+    fewest = max(with_failures, with_all + failures - everything, 0)
+    most = min(with_all, failures)
+    if fewest > most:
+        return 0.0
+    term = math.comb(failures, fewest) * math.comb(everything - failures, with_all - fewest)
+    tail = 0
+    for found in range(fewest, most + 1):
+        tail += term
+        left = (failures - found) * (with_all - found)
+        term = term * left // ((found + 1) * (everything - failures - with_all + found + 1))
+    return tail / math.comb(everything, with_all)
 
 
 def least_possible(with_all: Counts, failures: int, everything: int) -> Shares:

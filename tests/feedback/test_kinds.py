@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import false_discovery_control, fisher_exact
 
-from feedback.analysis.association import false_discovery_adjusted, more_often
+from feedback.analysis.association import false_discovery_adjusted, more_often, more_often_in_one
 from feedback.analysis.clusters import clusters_of
 from feedback.analysis.kinds import failing_kinds
 from feedback.analysis.terms import terms_of
@@ -37,6 +37,17 @@ def traffic(count: int, seed: int = 0) -> list[str]:
 
 
 # -- the statistics
+
+
+def test_the_tail_of_one_property_is_that_of_many() -> None:
+    draw = random.Random(5)
+    for _ in range(300):
+        everything = draw.choice([20, 300, 2000])
+        failures, with_all = draw.randint(0, everything), draw.randint(1, everything)
+        bad = draw.randint(0, min(failures, with_all))
+        (expected,) = more_often(np.array([bad]), np.array([with_all]), failures, everything)
+        found = more_often_in_one(bad, with_all, failures, everything)
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-300)
 
 
 def test_the_test_is_fishers() -> None:
