@@ -226,8 +226,8 @@ def history(
             continue
         challenger = Version(ground, chosen)
         evidence = Evidence(
-            golden=_outcomes(champion.golden, challenger.golden),
-            regression=_outcomes(champion.regression, challenger.regression),
+            golden=_outcomes(ground.golden, champion.golden, challenger.golden),
+            regression=_outcomes(ground.regression, champion.regression, challenger.regression),
             holdout=[],
             validity=[Outcome(str(number), 1.0, 1.0) for number in range(50)],
             latency=_SAME,
@@ -276,9 +276,11 @@ def _base_example(row: Row, ground: Ground, settings: Dataset) -> BaseExample:
     return BaseExample(conversation, group, side)
 
 
-def _outcomes(ours: Sequence[bool], theirs: Sequence[bool]) -> list[Outcome]:
-    pairs = zip(ours, theirs, strict=True)
-    return [Outcome(str(number), float(one), float(other)) for number, (one, other) in enumerate(pairs)]
+def _outcomes(cases: Sequence[Row], ours: Sequence[bool], theirs: Sequence[bool]) -> list[Outcome]:
+    return [
+        Outcome(text, float(one), float(other), label)
+        for (text, label), one, other in zip(cases, ours, theirs, strict=True)
+    ]
 
 
 def _truth(ground: Ground, champion: Version, challenger: Version) -> tuple[float, float]:
