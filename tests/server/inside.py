@@ -166,16 +166,16 @@ class Inside:
         await self.app(scope, receive, take)
         return answer
 
-    async def until(self, condition: Any, seconds: float = 5.0) -> None:
+    async def until(self, condition: Any, seconds: float = 20.0) -> None:
         """Wait for something that other threads or tasks bring about."""
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.01)
 
-    def wait_for(self, condition: Any, seconds: float = 5.0) -> None:
+    def wait_for(self, condition: Any, seconds: float = 20.0) -> None:
         self.run(self.until(condition, seconds))
 
-    def eventually(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    def eventually(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         """As `wait_for`, for a condition that makes requests itself."""
         deadline = monotonic() + seconds
         while not condition():

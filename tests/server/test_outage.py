@@ -107,7 +107,7 @@ def live(*outcomes: Snapshot | Exception) -> LiveSnapshot:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = monotonic() + 5
+    deadline = monotonic() + 30
     while not condition():
         assert monotonic() < deadline
 

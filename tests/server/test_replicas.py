@@ -169,7 +169,7 @@ def test_polling_finds_an_engine_that_comes_later() -> None:
             await known.start()
             assert "starter" in known.missing()
             engine.start()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 while known.missing():
                     await asyncio.sleep(0.05)
 

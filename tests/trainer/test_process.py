@@ -50,7 +50,7 @@ def send(
     )
 
 
-def gone(pid: int, seconds: float = 5.0) -> bool:
+def gone(pid: int, seconds: float = 20.0) -> bool:
     """Whether the process ends within that time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
