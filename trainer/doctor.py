@@ -30,8 +30,9 @@ from feedback.storage.tables import Case, DatasetVersion, Failure, Key
 from feedback.window import Window
 from trainer.machine import Machine, find_machine
 from trainer.notices import SECRET_VARIABLE
+from trainer.pace import pace_of, speed_of
 from trainer.placement import require_quantiser
-from trainer.preflight import Rows, Shape, gigabytes, plan, preflight, speed_of
+from trainer.preflight import Rows, Shape, gigabytes, plan, preflight
 from trainer.teacher import KEY_VARIABLE
 from trainer.tracking import require_libraries
 
@@ -345,9 +346,9 @@ def _training(session: Session | None, settings: Settings, model: Model, machine
         wanted = plan(directory, folder, settings.training, machine, "sft", speed)
     if wanted is None:
         what = "1,000 rows of 200 tokens"
-        wanted = preflight(
-            Shape.of(directory), parameters, _PLANNED, settings.training, machine.device, "sft", speed
-        )
+        pace = pace_of(machine, settings.training) if speed is None else None
+        shape, training = Shape.of(directory), settings.training
+        wanted = preflight(shape, parameters, _PLANNED, training, machine.device, "sft", speed, pace)
     told = f"{what}: {wanted.told()}"
     if wanted.memory is not None and wanted.memory.total > machine.device_memory:
         return Finding(

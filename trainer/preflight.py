@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from feedback.checks.template import renders_tools
 from feedback.datasets.tool_calls import answer_text
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
-from feedback.storage.tables import ModelVersion
 from trainer.machine import ROOM, Device, Machine, processes
 from trainer.method import Method, read
+from trainer.pace import Pace, Speed, pace_of
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ _HIDDEN, _INNER = 9, 4
 _HEAP, _HOLES = 32 << 20, 2
 """Blocks of main memory below this come from the C library's heap, which keeps about as much again in holes (measured)."""
 _SAMPLE = 2000
-_LOADING = 8.0
-"""Seconds from the start of the process to the first step on a small base."""
+_BESIDE = 3.5
+"""Seconds that the training of a small base takes besides its steps (measured)."""
 _BYTES: dict[Device, int] = {"cpu": 4, "cuda": 2}
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in 4 bits: each 64 of them share a scale of 8 bits, and 256 scales one of 32."""
@@ -112,15 +112,6 @@ class Memory(Struct, frozen=True):
     @property
     def total(self) -> int:
         return self.process + self.weights + self.adapter + self.activations + self.logits
-
-
-class Speed(Struct, frozen=True):
-    """What an earlier training on this base came to."""
-
-    tokens_per_second: float
-    """Of one device."""
-    seconds_loading: float
-    version: str
 
 
 class Preflight(Struct, frozen=True, kw_only=True):
@@ -203,19 +194,22 @@ def preflight(
     device: Device,
     method: Method = "sft",
     speed: Speed | None = None,
+    pace: Pace | None = None,
 ) -> Preflight:
-    """What training on the rows will take. Pure."""
+    """What training on the rows will take, by an earlier one's speed, else by the device's pace. Pure."""
     sides = 1 if method == "sft" else 2  # a preference has two answers
     epochs = settings.epochs or chosen_epochs(parameters)
     shared = processes(settings.devices)
     if speed is not None:
         per_second = speed.tokens_per_second * shared
-        seconds = speed.seconds_loading + sides * rows.tokens * epochs / per_second
+        seconds = speed.seconds_beside + sides * rows.tokens * epochs / per_second
         rests_on = f"{per_second:,.0f} tokens/s as with {speed.version}"
     else:
-        planned = estimate_time(sides * rows.tokens, parameters, settings)
-        seconds = _LOADING + planned.hours * 3600 / shared
-        rests_on = f"{planned.teraflops:g} teraflop/s assumed; the first training will tell"
+        taken = settings if pace is None else replace(settings, teraflops=pace.teraflops)
+        planned = estimate_time(sides * rows.tokens, parameters, taken)
+        seconds = _BESIDE + planned.hours * 3600 / shared
+        rests_on = f"{planned.teraflops:g} teraflop/s assumed" if pace is None else pace.rests_on
+        rests_on += "; the first training will tell"
     price = settings.price_per_hour
     again = replace(settings, gradient_checkpointing=True)
     fewer = replace(again, quantisation="nf4")
@@ -293,23 +287,8 @@ def plan(
     ) as error:  # `tokenizers` raises nothing narrower; the training itself will say what is wrong
         _log.info("no estimate of the training: %s", error)
         return None
-    return preflight(Shape.of(base), parameters_of(base), rows, settings, machine.device, method, speed)
-
-
-def speed_of(
-    versions: Iterable[ModelVersion], parameters: int, device: Device, quantisation: str = ""
-) -> Speed | None:
-    """What the newest of a model's versions with such a base, so quantised, was trained at, on such a device."""
-    wanted = (parameters, device, quantisation or None)
-    for version in versions:
-        facts = version.facts
-        if (facts.get("base_parameters"), facts.get("device"), facts.get("quantisation")) == wanted:
-            per_second = float(facts.get("tokens_per_second") or 0.0)
-            if per_second > 0:
-                name = f"{version.model}@{version.number}"
-                per_second /= int(facts.get("processes") or 1)
-                return Speed(per_second, float(facts.get("seconds_loading") or 0.0), name)
-    return None
+    pace = pace_of(machine, settings) if speed is None else None
+    return preflight(Shape.of(base), parameters_of(base), rows, settings, machine.device, method, speed, pace)
 
 
 def refuse_unrendered(wanted: Preflight) -> None:

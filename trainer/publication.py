@@ -28,8 +28,9 @@ from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
 from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
+from trainer.pace import speed_of
 from trainer.placement import place_on, require_quantiser, wait_for_room
-from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered, speed_of
+from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
 from trainer.tracking import require_libraries, tracking_of

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, median
@@ -32,7 +33,8 @@ from tests.bench.train_rows import turns, write_version
 from tests.bench.train_serving import serving
 from tests.bench.train_serving import table as serving_table
 from trainer.machine import find_machine
-from trainer.preflight import Speed, compared, plan
+from trainer.pace import Speed
+from trainer.preflight import compared, plan
 from trainer.process import _environment, default_threads
 from trainer.training import Progress, TrainingSpec, train
 
@@ -67,6 +69,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }
 _SECONDS = 900.0
+PARTS = ("serving", "start", "speed", "estimates", "memory")
 
 
 def talks(kind: str) -> list[tuple[list[int], list[int]]]:
@@ -168,7 +171,8 @@ def estimates(folder: Path, families: dict[str, str]) -> list[dict[str, Any]]:
                 "the base's configuration tells its shape"
             )
             facts = train(spec, lambda progress: None).facts
-            speed = Speed(facts["tokens_per_second"], facts["seconds_loading"], "the first")
+            beside = facts["seconds"] - facts["seconds_training"]
+            speed = Speed(facts["tokens_per_second"], beside, "the first")
             errors = compared(wanted, facts)
             results.append(
                 {
@@ -204,6 +208,13 @@ def _cpu_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _again(results: dict[str, Any]) -> str:
+    again = results.get("again")
+    return (
+        f'; of these, `ARGS="--only {again.split()[0]} …"` again {again.partition(" ")[2]}' if again else ""
+    )
+
+
 def page(results: dict[str, Any]) -> list[str]:
     """What is written: the machine, the command and the tables."""
     names = ("torch", "transformers", "peft")
@@ -211,7 +222,7 @@ def page(results: dict[str, Any]) -> list[str]:
     lines = [
         "# A training on CPU cores, beside TRL's",
         "",
-        f"`make bench-train{results.get('arguments', '')}`, {results['minutes']:.1f} minutes. Machine: {machine()}{_company(results)}. {versions}, {TRL[0].replace('==', ' ')} "
+        f"`make bench-train{results.get('arguments', '')}`, {results['minutes']:.1f} minutes{_again(results)}. Machine: {machine()}{_company(results)}. {versions}, {TRL[0].replace('==', ' ')} "
         f"with the same ones; {default_threads()} thread. The starter model, LoRA of rank {16} on every linear layer but the head, 16 rows "
         "a step, AdamW at one rate, one pass over the same token ids, loss on the answers' tokens.",
         "",
@@ -298,7 +309,7 @@ def page(results: dict[str, Any]) -> list[str]:
         *lines,
         "",
         "Random weights: 3 layers of 256, vocabulary 2,048, 96 conversations of up to ten questions, one epoch. Before a model was ever "
-        "trained its time rests on an assumed speed of the machine's cores; from then on, on the measured one.",
+        "trained its time rests on a moment's trial of the cores; from then on, on the training before.",
     ]
 
 
@@ -348,19 +359,29 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = p
     parser.add_argument(
         "--quick", action="store_true", help="one turn, 1,000 examples, two architectures; only shown"
     )
+    parser.add_argument("--only", choices=PARTS, help="this part, the others as they stand beside --output")
     chosen = parser.parse_args(arguments)
     began, others = time.monotonic(), _Others()
     quick = chosen.quick
     results: dict[str, Any] = {"arguments": " ARGS=--quick" if quick else ""}
+    if chosen.only:
+        results = json.loads(chosen.output.with_suffix(".json").read_bytes())
+        results["again"] = f"{chosen.only} on {datetime.now(UTC):%Y-%m-%d}"
+    peers.FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=peers.FOLDER) as name:
         folder = Path(name)
-        results["serving"] = serving(folder / "serving", *((1, 5.0) if quick else ()))
-        results["start"] = starts(folder, 1 if quick else 5)
-        results["speed"] = speeds(folder, 1 if quick else 3)
         few = dict(list(FAMILIES.items())[2:4])
-        results["estimates"] = estimates(folder, few if quick else FAMILIES)
-        results["memory"] = memories(folder, dict.fromkeys(SCALES, (1000,)) if quick else SCALES)
-    results["minutes"], results["others"] = (time.monotonic() - began) / 60, others.share()
+        parts: dict[str, Callable[[], Any]] = {
+            "serving": lambda: serving(folder / "serving", *((1, 5.0) if quick else ())),
+            "start": lambda: starts(folder, 1 if quick else 5),
+            "speed": lambda: speeds(folder, 1 if quick else 3),
+            "estimates": lambda: estimates(folder, few if quick else FAMILIES),
+            "memory": lambda: memories(folder, dict.fromkeys(SCALES, (1000,)) if quick else SCALES),
+        }
+        for part in [chosen.only] if chosen.only else PARTS:
+            results[part] = parts[part]()
+    if not chosen.only:
+        results["minutes"], results["others"] = (time.monotonic() - began) / 60, others.share()
     results["machine"] = machine()
     lines = page(results)
     for line in lines:

@@ -20,10 +20,10 @@ from feedback.storage.tables import ModelVersion
 from tests.trainer.tiny import row, write_dataset
 from trainer import machine as machines
 from trainer.machine import Gpu, Machine, find_machine
+from trainer.pace import Speed, speed_of
 from trainer.preflight import (
     Rows,
     Shape,
-    Speed,
     compared,
     memory_of,
     plan,
@@ -31,7 +31,6 @@ from trainer.preflight import (
     refuse_too_large,
     refuse_unrendered,
     rows_of,
-    speed_of,
 )
 
 LLAMA_8B = Shape(
@@ -112,30 +111,6 @@ def test_time_and_money_come_from_what_was_measured_and_from_an_assumption_befor
     assert later.cost == pytest.approx(0.204) and later.hosted == {"elsewhere": 1.0}
     assert "as with assistant@1.0" in later.told() and "elsewhere 1.00" in later.told()
     assert preflight(None, 1, ROWS, settings, "cpu", "dpo", Speed(1000.0, 0.0, "x")).seconds == 400
-
-
-def test_the_newest_version_of_the_same_base_and_device_gives_the_speed() -> None:
-    def version(number: str, **facts: Any) -> ModelVersion:
-        return ModelVersion(
-            id=number,
-            model="m",
-            number=number,
-            base="b",
-            base_revision="r",
-            adapter_hash="h",
-            note="",
-            facts=facts,
-            created=0.0,
-        )
-
-    versions = [
-        version("1.3"),
-        version("1.2", base_parameters=7, device="cuda", tokens_per_second=9.0),
-        version("1.1", base_parameters=7, device="cpu", tokens_per_second=5.0, seconds_loading=1.0),
-        version("1.0", base_parameters=7, device="cpu", tokens_per_second=1.0),
-    ]
-    assert speed_of(versions, 7, "cpu") == Speed(5.0, 1.0, "m@1.1")
-    assert speed_of(versions, 8, "cpu") is None
 
 
 def test_several_devices_share_a_step_and_each_is_paid_for() -> None:

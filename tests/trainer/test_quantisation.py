@@ -15,8 +15,9 @@ from feedback.settings import Training
 from tests.trainer.tiny import row, training_spec, write_base, write_dataset
 from trainer import finetune, placement
 from trainer.base_model import load_base
+from trainer.pace import speed_of
 from trainer.placement import require_quantiser
-from trainer.preflight import Rows, Shape, memory_of, preflight, refuse_too_large, speed_of
+from trainer.preflight import Rows, Shape, memory_of, preflight, refuse_too_large
 from trainer.soundness import check_adapter
 from trainer.training import train
 
