@@ -252,6 +252,8 @@ class CaseView(Struct, kw_only=True):
     tools: list[Any] | None
     """What the answer may call: confirmed by calls as JSON, or by OpenAI's message with them."""
     answer: str | None
+    version: str | None
+    """Whose answer it is where it was praised (`base`, or a number); null for all other cases."""
     slice: str | None
     critical: bool
     created: datetime

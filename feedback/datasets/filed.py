@@ -25,6 +25,7 @@ from feedback.datasets.said import BaseExample, Example, Pair
 from feedback.errors import DataRefusedError, NotFoundError
 from feedback.privacy.screening import screened
 from feedback.settings import Settings
+from feedback.storage.case_table import JUDGING
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, DataImport, DatasetVersion
 
@@ -128,4 +129,4 @@ def _placed(
 
 
 def _judging(session: Session, model: str) -> set[str]:
-    return set(session.exec(select(Case.group_key).where(Case.model == model, col(Case.state) != "dropped")))
+    return set(session.exec(select(Case.group_key).where(Case.model == model, col(Case.state).in_(JUDGING))))

@@ -33,6 +33,7 @@ from feedback.errors import ConflictError, NotFoundError, StorageError
 from feedback.registry.models import get_model
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Settings
+from feedback.storage.case_table import JUDGING
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, DataImport, DatasetVersion
 from feedback.storage.tables import Example as ExampleRow
@@ -71,7 +72,7 @@ def build_dataset(
         session.commit()
     with database.reading() as session:
         judging = set(
-            session.exec(select(Case.group_key).where(Case.model == model, Case.state != "dropped"))
+            session.exec(select(Case.group_key).where(Case.model == model, col(Case.state).in_(JUDGING)))
         )
         accepted = accepted_candidates(session, model, settings.teacher.accept == "checked")
     corrections = choose_corrections(

@@ -2,7 +2,8 @@
 
 Whom to believe, and what speaks against an answer, is curation's to say. Taken are answers that can be compared to the
 letter: where two good answers may be worded differently, another wording is no loss. A case stays from one dataset version
-to the next, also when its inference has gone with age, until somebody who is believed speaks against it.
+to the next, also when its inference has gone with age, until somebody who is believed speaks against it. Then it lapses; it
+comes back when that is withdrawn, believed no longer, or found wrong by a reviewer.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def keep_praised(
     settings: Settings,
     now: datetime,
 ) -> None:
-    """Take praised answers into the regression suite, and drop those of before that something speaks against by now.
+    """Take praised answers into the regression suite, and let those of before lapse that something speaks against by now.
 
     At most `[evaluation] suite_limit` stand there, and of one rater at most what `[dataset] rater_minimum` and `rater_share`
     let through. Where nobody is weighed (the guard `raters` is off) nothing changes. The caller commits.
@@ -58,24 +59,33 @@ def keep_praised(
     praised = _sound(session, {one.inference_id: one for one in found if one.inference_id})
     agreed = _agreed(praised.values())
     versions = {one.inference_id: one.version for one in judged}
+    liked: dict[str, set[str]] = defaultdict(set)
+    for one in praised.values():
+        liked[one.group_key].add(key_of(one.answer))
     doubted = doubted_groups(said, trust)
     cases = session.exec(select(Case).where(Case.model == model)).all()
     staying: Counter[str | None] = Counter()
+    lapsed: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
+        if case.state == "lapsed":
+            lapsed[case.group_key].append(case)
         if case.version is None or case.state != "confirmed":
             continue
         example = praised.get(case.inference_id or "")
         heard = case.inference_id in versions  # age or an erasure may have taken all that was said
         if (
             case.group_key in doubted
-            or (heard and (example is None or case.group_key not in agreed))
+            or (heard and example is None)
+            or liked[case.group_key] - {key_of(case.answer or "")}  # its own praise may have gone with age
             or not contract.valid(case.answer or "", tools=case.tools)
         ):
-            case.state = "dropped"
-            session.add(case)
+            case.state = "lapsed"
+            lapsed[case.group_key].append(case)
         else:
+            case.slice = contract.slice_of(case.answer or "")
             staying[example.rater if example else None] += 1
-    taken = {case.group_key for case in cases}
+        session.add(case)
+    taken = {case.group_key for case in cases if case.state != "lapsed"}
     fresh = [one for one in _comparable(agreed, contract) if one.group_key not in taken]
     rules, total = settings.dataset, staying.total()
     cap = max(rules.rater_minimum, int(rules.rater_share * (total + len(fresh))))
@@ -86,7 +96,10 @@ def keep_praised(
             continue
         staying[one.rater] += 1
         total += 1
-        session.add(_case(model, one, versions[one.inference_id or ""], contract, now))
+        again = (case for case in lapsed[one.group_key] if _is_of(case, one))
+        case = next(again, None) or _case(model, one, versions[one.inference_id or ""], contract, now)
+        case.state, case.slice = "confirmed", contract.slice_of(one.answer)
+        session.add(case)
     session.flush()
 
 
@@ -135,6 +148,12 @@ def _comparable(agreed: Mapping[str, Example], contract: TaskContract) -> list[E
 def _lot(example: Example) -> str:
     """A hash of the group's first prompt, so that neither age nor outcome has a say, and a larger suite holds the smaller."""
     return example.group_key
+
+
+def _is_of(case: Case, example: Example) -> bool:
+    """Whether this is the case that would be made of the example."""
+    made = case.inference_id, case.answer, case.messages
+    return made == (example.inference_id, example.answer, example.messages)
 
 
 def _case(model: str, example: Example, version: str, contract: TaskContract, now: datetime) -> Case:

@@ -19,6 +19,7 @@ from feedback.datasets.neighbours import DENIED
 from feedback.datasets.splits import row_side, user_key
 from feedback.datasets.tool_calls import turn_of
 from feedback.errors import NotFoundError
+from feedback.storage.case_table import JUDGING
 from feedback.storage.tables import Case, DatasetVersion, Example, Failure, Inference
 
 _RUNGS = {
@@ -191,7 +192,7 @@ def _where(
     )
     if group is None or (failure.curated is None and failure.state == "quarantine"):
         return "no dataset version was made since it came; the next one looks at it"
-    if session.exec(select(Case.id).where(Case.group_key == group.key, Case.state != "dropped")).first():
+    if session.exec(select(Case.id).where(Case.group_key == group.key, col(Case.state).in_(JUDGING))).first():
         return "its prompt is one that versions are judged by, so it is never trained on"
     side = row_side(group.key, user_key(inference.user, inference.conversation, inference.id), share)
     if group.unused or side is None:

@@ -179,8 +179,9 @@ def _unsay(session: Session, inference_id: str, rater: str, words: Collection[st
 
 
 def _unanswer(session: Session, inference_id: str, words: Collection[str]) -> int:
-    """A golden answer that is this correction waits for a person again."""
-    cases = session.exec(select(Case).where(Case.inference_id == inference_id)).all()
+    """A golden answer that is this correction waits for a person again; what was praised, a version said itself."""
+    query = select(Case).where(Case.inference_id == inference_id, col(Case.version).is_(None))
+    cases = session.exec(query).all()
     found = [case for case in cases if case.answer is not None and case.answer.strip() in words]
     for case in found:
         case.answer, case.slice = None, None

@@ -25,6 +25,7 @@ from feedback.privacy.scrub import scrub_database
 from feedback.privacy.tombstones import open_mason
 from feedback.settings import Settings
 from feedback.storage.adoption import adopt
+from feedback.storage.case_table import JUDGING
 from feedback.storage.database import Database
 from feedback.storage.exclusive import alone
 from feedback.storage.removal_tables import Erasure
@@ -119,7 +120,7 @@ def _still_needed(database: Database, settings: Settings, cutoff: float) -> Call
                 col(PromptGroup.group_key).in_(
                     select(Example.group_key).where(col(Example.erased).is_(None))
                 ),
-                col(PromptGroup.group_key).in_(select(Case.group_key).where(Case.state != "dropped")),
+                col(PromptGroup.group_key).in_(select(Case.group_key).where(col(Case.state).in_(JUDGING))),
             )
         )
         for key in session.exec(frozen, execution_options={"yield_per": _READ}):

@@ -9,6 +9,9 @@ from sqlmodel import Field, SQLModel
 
 from feedback.storage.seals import sealed
 
+JUDGING = ("drawn", "confirmed")
+"""States of cases that versions are, or will be, judged by."""
+
 
 @sealed(
     "id",
@@ -40,7 +43,7 @@ class Case(SQLModel, table=True):
     suite: str
     """`golden`: drawn at random from live prompts, blind to outcome. `regression`: old skill, to be kept."""
     state: str = Field(default="drawn")
-    """`drawn` (waits for a person), `confirmed`, `dropped`."""
+    """`drawn` (waits for a person), `confirmed`, `dropped` (for good), `lapsed` (was praised, and something speaks against it)."""
     inference_id: str | None = Field(default=None, max_length=36)
     prompt_hash: str = Field(index=True, max_length=64)
     group_key: str = Field(max_length=64)

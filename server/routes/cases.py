@@ -21,7 +21,7 @@ from server.views import CaseView, Listed, listed, view
 from server.wire import Confirm, Draw
 
 _REVIEW = {SCOPES: ("review",)}
-CaseState = Literal["drawn", "confirmed", "dropped"]
+CaseState = Literal["drawn", "confirmed", "lapsed", "dropped"]
 
 
 @get("/v1/cases", opt=_REVIEW, sync_to_thread=True)

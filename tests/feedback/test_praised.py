@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from sqlmodel import col, select
 
 from feedback.access.audit import Actor
-from feedback.datasets.cases import confirm_case, draw_cases, regression_cases
+from feedback.datasets.cases import confirm_case, draw_cases, drop_case, regression_cases
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.failures import triage_model
+from feedback.datasets.failures import resolve_failure, triage_model
 from feedback.datasets.praised import keep_praised
 from feedback.datasets.weighing import gather
 from feedback.privacy.erasure import erase_user
+from feedback.privacy.retention import expire
 from feedback.registry.lineage import lineage_of_inference, lineage_of_user
 from feedback.settings import Settings
 from feedback.starter.grammar import SCHEMA
 from feedback.storage.database import Database
-from feedback.storage.tables import Case
+from feedback.storage.tables import Case, Failure
 from tests.feedback.test_freeze import topics
 from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
 
@@ -59,6 +63,15 @@ def standing(world: World) -> list[Case]:
     with world.database.reading() as session:
         query = select(Case).where(Case.suite == "regression", Case.state == "confirmed")
         return list(session.exec(query.order_by(col(Case.id))))
+
+
+def states(world: World) -> dict[str, int]:
+    with world.database.reading() as session:
+        return dict(Counter(session.exec(select(Case.state))))
+
+
+def everything(cases: list[Case]) -> list[dict[str, Any]]:
+    return [case.model_dump() for case in cases]
 
 
 def prompts(cases: list[Case]) -> set[str]:
@@ -160,6 +173,78 @@ def test_an_answer_in_which_triage_finds_a_fault_is_no_case_however_often_it_is_
     assert {case.answer for case in take(world, TaskContract())} == {"billing"}
 
 
+def test_what_a_complaint_took_away_comes_back_as_it_was_when_a_reviewer_finds_the_answer_right(
+    world: World,
+) -> None:
+    praised(world)
+    before = take(world)
+    for n, case in enumerate(before):
+        world.say(case.inference_id or "", 1, rater=f"critic {n}")
+    assert take(world) == [] and states(world) == {"lapsed": len(before)}
+    with world.database.session() as session:
+        for failure in session.exec(select(Failure)).all():
+            resolve_failure(session, failure.id, "accept", None, "rob", world.settings, NOW)
+        session.commit()
+    assert everything(take(world)) == everything(before)
+
+
+def test_who_takes_a_complaint_back_brings_the_case_back_unless_a_person_dropped_it(world: World) -> None:
+    praised(world)
+    first, *rest = before = take(world)
+    for n, case in enumerate(before):
+        world.say(case.inference_id or "", 1, rater=f"critic {n}")
+    assert take(world) == []
+    with world.database.session() as session:
+        drop_case(session, first.id)
+        session.commit()
+    for n, case in enumerate(before):
+        world.say(case.inference_id or "", 5, rater=f"critic {n}")
+    assert everything(take(world)) == everything(rest)
+
+
+def test_a_praised_answer_that_its_user_changed_is_taken_in_the_new_answers_place(world: World) -> None:
+    asked = praised(world)
+    before = take(world)
+    for case in before:
+        n = asked.index(case.messages[-1]["content"])
+        world.say(case.inference_id or "", 1, rater=f"user {n}")
+        world.say(
+            world.ask(asked[n] + " ?", OTHER if n % 3 < 2 else RIGHT, f"user {n}"), 5, rater=f"user {n}"
+        )
+    assert take(world) == [], "the complaint speaks against the group"
+    for case in before:
+        n = asked.index(case.messages[-1]["content"])
+        world.say(case.inference_id or "", 5, rater=f"user {n}")
+    assert take(world) == [], "two answers are praised in each"
+
+
+def test_age_takes_no_case_but_another_answer_that_is_praised_since_takes_its_place(world: World) -> None:
+    asked = praised(world)
+    before = take(world)
+    capture = msgspec.structs.replace(world.settings.capture, retention_days=30)
+    settings = msgspec.structs.replace(world.settings, capture=capture)
+    expire(world.database, settings, Actor("admin"), NOW + timedelta(days=40))
+    assert everything(take(world)) == everything(before)
+    changed = [prompt for prompt in asked[:20] if prompt in prompts(before)]
+    for prompt in changed:
+        n = asked.index(prompt)
+        world.praise(prompt + " ?", f"user {n}", ANSWERS[(n + 1) % 3])
+    after = {case.group_key: case.answer for case in take(world)}
+    assert len(changed) > 5 and after.keys() == {case.group_key for case in before}
+    assert sum(after[case.group_key] != case.answer for case in before) == len(changed)
+
+
+def test_the_kind_of_a_case_is_that_of_the_present_contract(world: World) -> None:
+    praised(world)
+    assert {case.slice for case in take(world)} == {"refund", "bug", "login"}
+    urgency = {
+        "type": "object",
+        "properties": {"urgency": {"enum": ["low", "high"]}},
+        "required": ["urgency"],
+    }
+    assert {case.slice for case in take(world, TaskContract(urgency))} == {"low"}
+
+
 def test_a_liars_complaint_takes_no_case_away(world: World) -> None:
     asked = topics(60)
     for n, prompt in enumerate(asked):
@@ -231,3 +316,31 @@ def test_an_erased_users_case_goes_with_its_text_and_never_comes_back(world: Wor
         gone = session.get_one(Case, first.id)
     assert (gone.state, gone.messages, gone.answer) == ("dropped", [], None)
     assert [case.id for case in take(world)] == [case.id for case in rest]
+
+
+def test_a_case_that_lapsed_goes_with_its_text_too_when_its_user_is_erased(world: World) -> None:
+    asked = praised(world)
+    first = take(world)[0]
+    world.say(first.inference_id or "", 1, rater="critic")
+    assert first.id not in {case.id for case in take(world)}
+    erase_user(
+        world.database,
+        world.settings,
+        f"user {asked.index(first.messages[-1]['content'])}",
+        Actor("admin"),
+        lambda: NOW,
+    )
+    with world.database.reading() as session:
+        gone = session.get_one(Case, first.id)
+    assert (gone.state, gone.messages, gone.answer) == ("dropped", [], None)
+    assert first.group_key not in {case.group_key for case in take(world)}
+
+
+def test_an_erased_raters_words_that_repeat_the_answer_take_no_case_away(world: World) -> None:
+    for n, prompt in enumerate(topics(40)):
+        world.say(world.ask(prompt, ANSWERS[n % 3], f"user {n}"), 5, ANSWERS[n % 3], rater=f"friend {n}")
+    before = take(world)
+    assert len(before) > 20
+    friend = topics(40).index(before[0].messages[-1]["content"])
+    erase_user(world.database, world.settings, f"friend {friend}", Actor("admin"), lambda: NOW)
+    assert everything(take(world)) == everything(before)

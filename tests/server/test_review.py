@@ -120,6 +120,27 @@ def test_a_case_is_drawn_from_live_prompts_and_confirmed_by_a_person(gateway: In
     assert [one["id"] for one in confirmed] == [case["id"]]
 
 
+def test_a_praised_case_says_whose_answer_it_is_and_is_found_by_its_state(gateway: Inside) -> None:
+    for version, state in (("1.0", "confirmed"), ("base", "lapsed"), (None, "confirmed")):
+        identifier, created = fresh(gateway)
+        row = Case(
+            id=identifier,
+            model="assistant",
+            suite="regression",
+            state=state,
+            prompt_hash=identifier,
+            group_key=identifier,
+            messages=[{"role": "user", "content": "Hello?"}],
+            answer="{}",
+            version=version,
+            created=created,
+        )
+        add(gateway, row)
+    shown = items(gateway.call("GET", "/v1/cases?suite=regression&state=confirmed"))
+    assert [one["version"] for one in shown] == [None, "1.0"]
+    assert [one["version"] for one in items(gateway.call("GET", "/v1/cases?state=lapsed"))] == ["base"]
+
+
 def test_a_case_can_be_dropped_and_an_answer_that_breaks_the_contract_is_refused(gateway: Inside) -> None:
     identifier, created = fresh(gateway)
     messages = [{"role": "user", "content": "Hello?"}]
