@@ -78,13 +78,14 @@ def decide(evidence: Evidence, limits: Promotion) -> Decision:
     suites = {
         "golden": Comparison.of(evidence.golden),
         "regression": Comparison.of([*evidence.regression, *evidence.praised]),
+        "praised": Comparison.of(evidence.praised),
         "holdout": Comparison.of(evidence.holdout),
         "validity": Comparison.of(evidence.validity),
     }
     findings = [
         golden_finding(suites["golden"]),
         regression_finding(fair, limits.margin, suites["regression"]),
-        *praised_finding(Comparison.of(evidence.praised), evidence.golden, limits.margin),
+        *praised_finding(suites["praised"], evidence.golden, limits.margin),
         critical_finding([*evidence.golden, *evidence.regression, *evidence.praised]),
         *kinds_finding([*evidence.golden, *evidence.regression]),
         validity_finding(evidence.validity, suites["validity"], limits.format_floor),

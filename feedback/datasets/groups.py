@@ -128,7 +128,7 @@ def assign_groups(
     fresh = {key: prompt for key, prompt in wanted.items() if key not in groups}
     if not fresh:
         return groups
-    _one_at_a_time(session)
+    one_at_a_time(session)
     found = groups_by_hash(session, list(fresh))  # placed by another process while we waited
     fresh = {key: prompt for key, prompt in fresh.items() if key not in found}
     known = known or KnownPrompts(settings)
@@ -150,8 +150,8 @@ def groups_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, Group]:
     return found
 
 
-def _one_at_a_time(session: Session) -> None:
-    """Keep other processes from placing prompts until this transaction ends; SQLite's write lock does so already."""
+def one_at_a_time(session: Session) -> None:
+    """Keep other processes from placing prompts and taking cases until this transaction ends, as SQLite's write lock does."""
     connection = session.connection()
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))

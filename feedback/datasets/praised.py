@@ -9,7 +9,7 @@ comes back when that is withdrawn, believed no longer, or found wrong by a revie
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,10 +17,10 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.chat import last_user_text
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.groups import prompt_hash
+from feedback.datasets.groups import one_at_a_time, prompt_hash
 from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.replay import doubted_groups, well_rated
-from feedback.datasets.said import Example
+from feedback.datasets.said import Example, place_of
 from feedback.datasets.tool_calls import asked_calls
 from feedback.datasets.votes import key_of
 from feedback.datasets.weighing import Gathered
@@ -56,12 +56,10 @@ def keep_praised(
     judged = [replace(one, side="train") for one in said if one.side == "evaluation"]
     trust = heed_neighbours(trust, judged, gathered.base, contract)  # which looks at one side alone
     found = well_rated(said, "evaluation", (), contract, trust, Counter())
+    one_at_a_time(session)
     praised = _sound(session, {one.inference_id: one for one in found if one.inference_id})
-    agreed = _agreed(praised.values())
     versions = {one.inference_id: one.version for one in judged}
-    liked: dict[str, set[str]] = defaultdict(set)
-    for one in praised.values():
-        liked[one.group_key].add(key_of(one.answer))
+    turns = _turns(praised.values())
     doubted = doubted_groups(said, trust)
     cases = session.exec(select(Case).where(Case.model == model)).all()
     staying: Counter[str | None] = Counter()
@@ -76,7 +74,7 @@ def keep_praised(
         if (
             case.group_key in doubted
             or (heard and example is None)
-            or liked[case.group_key] - {key_of(case.answer or "")}  # its own praise may have gone with age
+            or _otherwise(case, turns.get(_turn(case), []))
             or not contract.valid(case.answer or "", tools=case.tools)
         ):
             case.state = "lapsed"
@@ -86,14 +84,16 @@ def keep_praised(
             staying[example.rater if example else None] += 1
         session.add(case)
     taken = {case.group_key for case in cases if case.state != "lapsed"}
+    agreed = [some[0] for some in turns.values() if len({key_of(one.answer) for one in some}) == 1]
     fresh = [one for one in _comparable(agreed, contract) if one.group_key not in taken]
     rules, total = settings.dataset, staying.total()
     cap = max(rules.rater_minimum, int(rules.rater_share * (total + len(fresh))))
     for one in sorted(fresh, key=_lot):
         if total >= settings.evaluation.suite_limit:
             break
-        if one.feedback_id is not None and staying[one.rater] >= cap:
+        if one.group_key in taken or (one.feedback_id is not None and staying[one.rater] >= cap):
             continue
+        taken.add(one.group_key)
         staying[one.rater] += 1
         total += 1
         again = (case for case in lapsed[one.group_key] if _is_of(case, one))
@@ -120,34 +120,41 @@ def _sound(session: Session, praised: Mapping[str, Example]) -> dict[str, Exampl
     return sound
 
 
-def _agreed(praised: Iterable[Example]) -> dict[str, Example]:
-    """The earliest of each group; no group in which different answers were praised."""
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for one in praised:
-        groups[one.group_key].append(one)
-    return {
-        key: min(some, key=lambda one: one.inference_id or "")
-        for key, some in groups.items()
-        if len({key_of(one.answer) for one in some}) == 1
-    }
+def _turns(praised: Iterable[Example]) -> dict[tuple[str, str], list[Example]]:
+    """By turn, the earliest answer first."""
+    turns: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    for one in sorted(praised, key=lambda one: one.inference_id or ""):
+        turns[_turn(one)].append(one)
+    return turns
 
 
-def _comparable(agreed: Mapping[str, Example], contract: TaskContract) -> list[Example]:
+def _turn(one: Example | Case) -> tuple[str, str]:
+    """What can have but one right answer: a group, and a place in its conversations."""
+    return one.group_key, place_of(one.messages, one.tools)
+
+
+def _otherwise(case: Case, praised: Sequence[Example]) -> bool:
+    """Whether another answer than the case's is praised, whose own praise may have gone with age."""
+    return any(key_of(one.answer) != key_of(case.answer or "") for one in praised)
+
+
+def _comparable(agreed: Sequence[Example], contract: TaskContract) -> list[Example]:
     """Those whose answer is the only right one: of a kind that the contract tells, a call, or one of few that the model
     gives, as it was praised for several groups."""
-    given = Counter(key_of(one.answer) for one in agreed.values())
+    groups = {(one.group_key, key_of(one.answer)) for one in agreed}
+    given = Counter(answer for _, answer in groups)
     return [
         one
-        for one in agreed.values()
+        for one in agreed
         if contract.slice_of(one.answer) is not None
         or (one.tools and asked_calls(one.answer) is not None)
         or given[key_of(one.answer)] >= _REPEATED
     ]
 
 
-def _lot(example: Example) -> str:
+def _lot(example: Example) -> tuple[str, str]:
     """A hash of the group's first prompt, so that neither age nor outcome has a say, and a larger suite holds the smaller."""
-    return example.group_key
+    return example.group_key, example.inference_id or ""
 
 
 def _is_of(case: Case, example: Example) -> bool:

@@ -22,6 +22,18 @@ class Signal(NamedTuple):
     """The inference whose answer they found worse than this one."""
 
 
+def place_of(messages: Messages, tools: list[Any] | None) -> str:
+    """What tells a turn from others after the same question: its tools, and what they returned until then.
+
+    A call, and the answer that is made of what it returned, are right in turns and never in each other's place.
+    """
+    if not tools:
+        return ""
+    asked = max((at for at, one in enumerate(messages) if one["role"] == "user"), default=-1)
+    after = [{**one, "tool_calls": None, "tool_call_id": None} for one in messages[asked + 1 :]]
+    return content_hash(after, "", tools)
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """A production answer with all that was said about it."""
@@ -49,15 +61,8 @@ class Said:
 
     @property
     def place(self) -> str:
-        """What tells it from other turns after the same question: its tools, and what they returned until then.
-
-        A call, and the answer that is made of what it returned, are right in turns and never in each other's place.
-        """
-        if not self.tools:
-            return ""
-        asked = max((at for at, one in enumerate(self.messages) if one["role"] == "user"), default=-1)
-        after = [{**one, "tool_calls": None, "tool_call_id": None} for one in self.messages[asked + 1 :]]
-        return content_hash(after, "", self.tools)
+        """What tells it from other turns after the same question (`place_of`)."""
+        return place_of(self.messages, self.tools)
 
 
 class BaseExample(NamedTuple):

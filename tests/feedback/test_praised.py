@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -344,3 +346,54 @@ def test_an_erased_raters_words_that_repeat_the_answer_take_no_case_away(world: 
     friend = topics(40).index(before[0].messages[-1]["content"])
     erase_user(world.database, world.settings, f"friend {friend}", Actor("admin"), lambda: NOW)
     assert everything(take(world)) == everything(before)
+
+
+def test_a_call_and_the_answer_made_of_what_it_returned_are_praised_side_by_side(world: World) -> None:
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+    asked = topics(40)
+
+    def converse(n: int) -> None:
+        call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": f'{{"n": {n}}}'}}
+        messages: list[dict[str, Any]] = [{"role": "user", "content": asked[n]}]
+        for output, reason in ((json.dumps([call]), "tool_calls"), (ANSWERS[n % 3], "stop")):
+            request = json.dumps({"messages": messages, "tools": tools})
+            turn = world.ask(asked[n], output, f"user {n}", request=request, finish_reason=reason)
+            world.say(turn, 5, rater=f"user {n}")
+            messages += [
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "content": f"found {n}"},
+            ]
+
+    for n in range(40):
+        converse(n)
+    cases = take(world)
+    assert len(cases) > 20 and len({case.group_key for case in cases}) == len(cases)
+    assert all(case.tools == tools and "find" in (case.answer or "") for case in cases)
+    assert everything(take(world)) == everything(cases)
+
+
+def test_two_that_make_dataset_versions_at_once_take_one_case_for_each_group(
+    database: Database, tmp_path: Path
+) -> None:
+    world = World(database, settings_for(tmp_path, evaluation_share=0.9))
+    praised(world)
+    gathered = gather(world.write().database, world.settings, world.settings.model[0], CONTRACT, NOW, ())
+    begun = threading.Event()
+
+    def other() -> None:
+        with database.session() as session:
+            begun.set()
+            keep_praised(session, "assistant", gathered, CONTRACT, world.settings, NOW)
+            session.commit()
+
+    thread = threading.Thread(target=other)
+    with database.session() as session:
+        keep_praised(session, "assistant", gathered, CONTRACT, world.settings, NOW)
+        thread.start()
+        assert begun.wait(10)
+        thread.join(0.5)
+        assert thread.is_alive(), "it waits for its turn"
+        session.commit()
+    thread.join(60)
+    cases = standing(world)
+    assert len(cases) > 20 and len({case.group_key for case in cases}) == len(cases)

@@ -76,6 +76,9 @@ def test_a_version_that_loses_what_the_champion_is_praised_for_is_held_up(world:
     cycle = run(world, world.request())
     assert cycle.decision == "inconclusive" and champion(world) is None
     assert "praised answers: of" in (cycle.reason or "")
+    assert cycle.result is not None
+    praised = cycle.result["gate"]["suites"]["praised"]
+    assert praised["n"] == praised["regressions"] > 100 and praised["fixes"] == 0
 
 
 def test_a_version_that_loses_what_an_earlier_one_was_praised_for_is_rejected(world: World) -> None:
