@@ -35,7 +35,7 @@ from trainer.proposals import propose_where_configured
 from trainer.record import CycleCancelledError, CycleRecord
 from trainer.scoring import Answers, outcomes, validity
 from trainer.settling import settle
-from trainer.suites import Suites, collect, refuse_overlap, suite_hash
+from trainer.suites import Suites, collect, fair_to, refuse_overlap, suite_hash
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines
 from trainer.turns import Hours
@@ -151,7 +151,7 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
     )  # from the cache, but for cases that are newer than it
     ours, theirs = answers[champion], answers[record.challenger]
     contract = TaskContract.from_settings(workshop.model(record.row.model))
-    fair = [case for case in suites.regression if case.version != champion]
+    fair = fair_to([champion], suites.regression)
     evidence = Evidence(
         golden=outcomes(suites.golden, ours, theirs),
         regression=outcomes(fair, ours, theirs),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 from sqlmodel import Session, select
@@ -55,6 +55,11 @@ def collect(session: Session, model: str, settings: Settings) -> Suites:
 def _bounded(cases: Sequence[EvalCase], limit: int) -> list[EvalCase]:
     """Chosen by a hash of the id, so that neither age nor a file's order has a say, and answers stay cached."""
     return sorted(cases, key=lambda case: hashlib.sha256(case.id.encode()).digest())[:limit]
+
+
+def fair_to(versions: Collection[str], cases: Iterable[EvalCase]) -> list[EvalCase]:
+    """Cases for whose answers none of these versions was praised: what it was praised for, it has right by choice."""
+    return [case for case in cases if case.version is None or case.version not in versions]
 
 
 def suite_hash(cases: Iterable[EvalCase]) -> str:

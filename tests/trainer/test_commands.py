@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, ModelVersion
-from tests.trainer.world import MODEL, World
+from tests.trainer.test_praised_cases import knowing, users_praise
+from tests.trainer.world import MODEL, World, talented
 from trainer.commands.cycle import cycle
 from trainer.commands.evaluate import evaluate
 from trainer.lease import LoopLease
@@ -197,6 +198,22 @@ def test_versions_are_compared_on_all_suites_with_the_first(shell: Shell) -> Non
     assert (against["version"], against["fixes"], against["difference"]) == ("base", 50, 0.5)
     table = shell.run(evaluate, "--model", MODEL, "--versions", "base,1.0").stdout
     assert "+50.0" in table and "regression" in table
+
+
+def test_versions_are_compared_on_cases_that_neither_was_praised_for(shell: Shell) -> None:
+    world = shell.world
+    world.users_correct(200)
+    world.people_confirm(old=50, new=50)
+    world.server.versions["base"] = lambda text: (
+        "yes" if text.startswith("whether") else talented("old")(text)
+    )
+    users_praise(world)
+    world.learns = knowing("no")
+    shell.run(cycle, "run", "--model", MODEL)
+    report = shell.json(evaluate, "--model", MODEL, "--versions", "base,1.0")
+    first = report["versions"][1]["suites"]["regression"]
+    assert first["n"] > 125 and first["against"]["n"] < first["n"] - 100
+    assert first["against"]["regressions"] == 0, "it lost what the base was praised for, and nothing else"
 
 
 def test_versions_that_there_are_not_and_models_without_cases_are_refused(shell: Shell) -> None:

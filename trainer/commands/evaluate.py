@@ -22,8 +22,9 @@ from feedback.settings import Settings
 def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, settings: Settings) -> None:
     """Let versions answer the golden set, the regression suite and the failure hold-out, and compare them.
 
-    Each version is compared with the first, and so are models elsewhere that --contenders names, with what a thousand of their
-    answers cost; they are told the form that answers must have. Where [judge] names one, it says which of two versions' golden
+    Each version is compared with the first, on cases for whose answers neither was praised, as it has those right by choice. So are
+    models elsewhere that --contenders names, with what a thousand of their answers cost; they are told the form that answers
+    must have. Where [judge] names one, it says which of two versions' golden
     answers it prefers. Answers and verdicts that are known already are not asked again. Nothing is decided and no look at a
     suite is counted: that is the gate's.
 
@@ -40,7 +41,7 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
     from trainer.metrics import Metrics
     from trainer.opening import open_workshop
     from trainer.scoring import outcomes
-    from trainer.suites import collect
+    from trainer.suites import collect, fair_to
 
     numbers = list(dict.fromkeys(number.strip() for number in versions.split(",") if number.strip()))
     if not numbers:
@@ -78,21 +79,24 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
         for suite, cases in suites.named().items():
             figures[suite] = msgspec.to_builtins(Metrics.of(cases, given, contract))
             if number != numbers[0]:
-                compared = Comparison.of(outcomes(cases, first, given))
+                fair = fair_to((numbers[0], number), cases)
+                compared = Comparison.of(outcomes(fair, first, given))
                 figures[suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
         one: dict[str, Any] = {"version": number, "suites": figures, "judge": None, "remarks": []}
         if number != numbers[0]:
             judged, trouble = verdicts[number]
             if judged is not None:
                 one["judge"] = {**judged_shown(judged), "interval": judged.comparison.interval}
-            paired = outcomes([*suites.golden, *suites.regression], first, given)
+            fair = fair_to((numbers[0], number), [*suites.golden, *suites.regression])
+            paired = outcomes(fair, first, given)
             one["remarks"] = [*(found.text for found in facets_finding(paired)), *trouble]
         report.append(one)
     elsewhere = []
     for done in contended:
         told = shown(done, suites, contract)
         for suite, cases in suites.named().items():
-            compared = Comparison.of(outcomes(answered(cases, done), first, done.answers))
+            fair = fair_to((numbers[0],), answered(cases, done))
+            compared = Comparison.of(outcomes(fair, first, done.answers))
             told["suites"][suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
         elsewhere.append({"contender": done.name, **told})
     emit(
