@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,7 +127,7 @@ def _properties(
 ) -> tuple[list[Property], list[NDArray[Any]]]:
     """What is worth a test, with the places for which it holds; of phrases that hold for the same, the longest."""
     terms = terms_of(prompts, _LEAST)
-    matrix = terms.matrix.tocsc()
+    matrix = terms.matrix
     counts = np.diff(matrix.indptr)
     likely = np.flatnonzero(
         (counts <= _COMMON * len(prompts)) & (least_possible(counts, failures, len(prompts)) < _REACHABLE)
@@ -134,14 +135,12 @@ def _properties(
     distinct: dict[bytes, int] = {}
     for place in likely:
         column = matrix.indices[matrix.indptr[place] : matrix.indptr[place + 1]]
-        known = distinct.get(column.tobytes())
+        digest = blake2b(column, digest_size=16).digest()
+        known = distinct.get(digest)
         if known is None or len(terms.names[place]) > len(terms.names[known]):
-            distinct[column.tobytes()] = int(place)
+            distinct[digest] = int(place)
     names = [Property("phrase", terms.names[place]) for place in distinct.values()]
-    columns = [
-        np.sort(matrix.indices[matrix.indptr[place] : matrix.indptr[place + 1]])
-        for place in distinct.values()
-    ]
+    columns = [matrix.indices[matrix.indptr[place] : matrix.indptr[place + 1]] for place in distinct.values()]
     slices: dict[str, list[int]] = {}
     for place, values in enumerate(metadata):
         for key, value in values.items():

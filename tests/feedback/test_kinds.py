@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import false_discovery_control, fisher_exact
 
+from feedback.analysis import terms as terms_module
 from feedback.analysis.association import false_discovery_adjusted, more_often, more_often_in_one
 from feedback.analysis.clusters import clusters_of
 from feedback.analysis.kinds import failing_kinds
@@ -61,6 +62,43 @@ def test_the_adjustment_is_benjamini_and_hochbergs() -> None:
     p = np.random.default_rng(1).uniform(size=50) ** 3
     assert false_discovery_adjusted(p) == pytest.approx(false_discovery_control(p))
     assert len(false_discovery_adjusted(np.array([]))) == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
+@pytest.mark.parametrize("least", [1, 3])
+def test_terms_are_all_phrases_that_stand_in_enough_prompts(
+    at_once: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terms_module, "_AT_ONCE", at_once)
+    rng = random.Random(5)
+    prompts = [" ".join(rng.choices("abcdef", k=rng.randrange(9))) for _ in range(60)]
+    expected: dict[
+        str, set[int]
+    ] = {}  # in the order in which they first stand, the shorter before the longer
+    for place, prompt in enumerate(prompts):
+        words = prompt.split()
+        for length in (1, 2, 3):
+            for start in range(len(words) - length + 1):
+                expected.setdefault(" ".join(words[start : start + length]), set()).add(place)
+    kept = {name: places for name, places in expected.items() if len(places) >= least}
+    terms = terms_of(prompts, least)
+    assert terms.names == list(kept)
+    assert len(kept) > 40
+    columns = terms.matrix.toarray().T
+    assert [set(np.flatnonzero(column).tolist()) for column in columns] == list(kept.values())
+    assert columns.max() == 1
+
+
+@pytest.mark.parametrize("prompts", [[], [""], ["", "!?"]])
+def test_prompts_without_a_word_have_no_terms(prompts: list[str]) -> None:
+    terms = terms_of(prompts)
+    assert (terms.names, terms.matrix.shape) == ([], (len(prompts), 0))
+
+
+def test_many_counts_have_the_chance_that_each_has_alone() -> None:
+    bad, held = np.array([[3, 0, 3, 5, 3], [4, 4, 4, 9, 5]])
+    each = [more_often_in_one(int(one), int(other), 20, 100) for one, other in zip(bad, held, strict=True)]
+    assert more_often(bad, held, 20, 100) == pytest.approx(each)
 
 
 def test_terms_are_words_and_phrases_whatever_their_case() -> None:
