@@ -73,13 +73,17 @@ def _outcome(line: str) -> tuple[Outcome, str]:
         identifier = str(identifier)
     if not isinstance(identifier, str) or not identifier:
         raise BadFieldError("id", f"must be a text that names the case, not {_shown(identifier)}")
+    _check_writable("id", identifier)
     champion, kind = _result(row, "champion")
     challenger, other = _result(row, "challenger")
     if kind != other:
         raise BadFieldError("challenger", f"has {other!r} where champion has {kind!r}; use the same for both")
     slice_, critical = row.get("slice"), row.get("critical")
-    if slice_ is not None and not isinstance(slice_, str):
-        raise BadFieldError("slice", f"must be a text, not {_shown(slice_)}")
+    if slice_ is not None and (not isinstance(slice_, str) or not slice_.strip()):
+        raise BadFieldError(
+            "slice", f"must be a text that names the slice, not {_shown(slice_)}; leave it out for none"
+        )
+    _check_writable("slice", slice_ or "")
     if critical is not None and not isinstance(critical, bool):
         raise BadFieldError("critical", f"must be true or false, not {_shown(critical)}")
     return Outcome(identifier, champion, challenger, slice_, bool(critical)), kind
@@ -112,6 +116,15 @@ def _result(row: dict[str, Any], side: str) -> tuple[float, str]:
             f"{side}.score", f"must lie between -{_LARGEST:.0e} and {_LARGEST:.0e}, not {_shown(value)}"
         )
     return number, kind
+
+
+def _check_writable(field: str, text: str) -> None:
+    """Names are shown again: JSON can hold halves of characters, which can be written nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        raise BadFieldError(field, f"holds half a surrogate pair (\\u{half:04x}); remove it") from None
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pwd
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from feedback.access.audit import Actor
-from feedback.errors import SettingsError, StarloopError
+from feedback.errors import BadFieldError, SettingsError, StarloopError
 from feedback.settings_file import load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,6 +27,16 @@ _PIPED_WIDTH = 100_000
 """Columns of an output that nobody's window bounds: every row is one line there."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+
+
+class Between(click.FloatRange):
+    """As click's own, which takes "nan" to lie in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 class _Failed(click.ClickException):
@@ -65,11 +76,20 @@ def settings_option(function: F) -> F:
     @functools.wraps(function)
     @plain_errors
     def wrapped(*arguments: Any, config: Path | None, **options: Any) -> Any:
+        _check_readable(options)
         if config is None and Path("starloop.toml").is_file():
             config = Path("starloop.toml")
         return function(*arguments, settings=load(config, os.environ), **options)
 
     return wrapped  # type: ignore[return-value]
+
+
+def _check_readable(options: Mapping[str, Any]) -> None:
+    """Bytes of another encoding reach a program as halves of characters, which neither a database nor JSON takes."""
+    for name, value in options.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
+                raise BadFieldError(name, f"{text!r} is not UTF-8 text; write it again in a terminal that is")
 
 
 def person() -> Actor:

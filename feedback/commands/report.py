@@ -29,7 +29,7 @@ def report(model: str, month: str | None, form: str, as_json: bool, settings: Se
     """
     now = datetime.now(UTC)
     with opened(settings, existing=True) as database, database.reading() as session:
-        found = gather(session, settings, model, month or f"{now:%Y-%m}", now)
+        found = gather(session, settings, model, f"{now:%Y-%m}" if month is None else month, now)
     if as_json or form == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:

@@ -16,7 +16,7 @@ from rich.table import Table
 from sqlmodel import col, select
 
 from feedback.access.keys import read_loop_key
-from feedback.commands.options import emit, json_option, listing, person, settings_option
+from feedback.commands.options import Between, emit, json_option, listing, person, settings_option
 from feedback.errors import BadFieldError, BadInputError, UnavailableError
 from feedback.ids import parse_id
 from feedback.registry.canaries import list_canaries
@@ -148,10 +148,8 @@ def rollback(settings: Settings, name: str, reason: str, as_json: bool) -> None:
 @models.command(short_help="let some of the users compare a version with the champion")
 @click.argument("version", metavar="MODEL@VERSION")
 @click.option("--reason", required=True, help="Why; it is recorded.")
-@click.option(
-    "--share", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Of the users, who get it."
-)
-@click.option("--hours", type=click.FloatRange(0, 8784, min_open=True), help="Longest time.")
+@click.option("--share", type=Between(0, 1, min_open=True, max_open=True), help="Of the users, who get it.")
+@click.option("--hours", type=Between(0, 8784, min_open=True), help="Longest time.")
 @json_option
 @settings_option
 def canary(

@@ -375,5 +375,6 @@ def test_the_command_writes_each_form(tmp_path: Path) -> None:
     assert run().stdout.startswith("# assistant in ")
     assert run("--format", "html").stdout.startswith("<!doctype html>")
     assert json.loads(run("--json").stdout)["model"] == "assistant"
-    wrong = run("--month", "soon")
-    assert wrong.exit_code == 1 and "write YYYY-MM" in wrong.stderr
+    for month in ("soon", ""):
+        wrong = run("--month", month)
+        assert wrong.exit_code == 1 and "write YYYY-MM" in wrong.stderr

@@ -172,6 +172,24 @@ def test_a_retirement_says_whether_the_files_are_gone(recorded: Path, gateway: F
     assert (done.exit_code, "go later: host:7 has requests under way on it." in done.stdout) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["promote", "assistant@1.0", "--reason", "b\udcfcse"], "reason: 'b\\udcfcse' is not UTF-8 text"),
+        (["rollback", "\udcff", "--reason", "x"], "name: '\\udcff' is not UTF-8 text"),
+        (["canary", "assistant@1.0", "--reason", "x", "--share", "nan"], "--share': nan is not a number"),
+        (["canary", "assistant@1.0", "--reason", "x", "--hours", "inf"], "--hours': inf is not in the range"),
+    ],
+)
+def test_what_no_gateway_could_take_is_told_before_it_is_asked(
+    recorded: Path, gateway: FakeGateway, given: list[str], told: str
+) -> None:
+    done = call(recorded, *given, port=gateway.server_port)
+    assert (done.exit_code != 0, gateway.asked) == (True, [])
+    assert told in done.stderr
+    assert isinstance(done.exception, SystemExit)
+
+
 def test_what_the_gateway_refuses_is_told_in_its_words(recorded: Path, gateway: FakeGateway) -> None:
     done = call(recorded, "promote", "assistant@9.9", "--reason", "x", port=gateway.server_port)
     assert done.exit_code == 1

@@ -172,7 +172,19 @@ def test_a_file_of_regression_cases_alone_promotes_nothing(tmp_path: Path) -> No
         ),
         (
             '{"id": "a", "champion": {"passed": true}, "challenger": {"passed": true}, "slice": 3}',
-            "slice: must be a text, not 3",
+            "slice: must be a text that names the slice, not 3",
+        ),
+        (
+            '{"id": "a", "champion": {"passed": true}, "challenger": {"passed": true}, "slice": " "}',
+            'slice: must be a text that names the slice, not " "; leave it out',
+        ),
+        (
+            '{"id": "a", "champion": {"passed": true}, "challenger": {"passed": true}, "slice": "\\ud83d"}',
+            "slice: holds half a surrogate pair (\\ud83d)",
+        ),
+        (
+            '{"id": "\\udc00", "champion": {"passed": true}, "challenger": {"passed": true}}',
+            "id: holds half a surrogate pair (\\udc00)",
         ),
         (
             '{"id": "a", "champion": {"passed": true}, "challenger": {"passed": true}, "critical": "yes"}',
