@@ -56,9 +56,15 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     """What the training did about it by itself."""
 
 
-def burst(loss: float, first: float) -> bool:
-    """Whether a step's loss is beyond anything that chance gives: far above that of the untrained model's first step."""
-    return loss > _BURST * first + _BURST_MORE
+def untrained(first: float, checks: Sequence[Check]) -> float:
+    """The most that the untrained model loses: at the first step, or on validation examples, the new ones or the old ones."""
+    looks = [loss for one in checks for loss in (one.validation, one.validation_new, one.validation_old)]
+    return max([first, *(loss for loss in looks if loss is not None)])
+
+
+def burst(loss: float, before: float) -> bool:
+    """Whether a step's loss is beyond anything that chance gives: far above the worst of the untrained model."""
+    return loss > _BURST * before + _BURST_MORE
 
 
 def overfitting(checks: Sequence[Check], kept_step: int, worse: int, stopped: bool) -> Diagnosis | None:

@@ -162,7 +162,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         loss, norm = add_up(state, loss, ranks, base.device)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite and state.first_loss is None:
-            state.first_loss = loss
+            # A step of new examples alone may lose far more than the first one; preferences all begin at one loss.
+            state.first_loss = diagnosis.untrained(loss, state.checks[:1]) if spec.method == "sft" else loss
         if not finite and (state.lowered or state.first_loss is None):
             if state.first_loss is None:
                 raise _not_begun(objective.ids(batch)) if watched else _DAMAGED

@@ -19,6 +19,8 @@ Method = Literal["sft", "dpo", "kto"]
 Wanted = Literal["auto", "sft", "dpo", "kto"]
 ENOUGH = 200
 """Pairs, or good and bad answers each, below which preferences teach little ("a few hundred")."""
+FEW = 50
+"""Right answers below which imitating them teaches little."""
 PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
 """`{messages, chosen, rejected, source, group}` and `{messages, answer, good, group}`; a dataset version may have neither."""
 _WRITTEN = {"correction", "reviewer", "teacher", "best-of-n", "import"}
@@ -65,10 +67,10 @@ def choose(wanted: Wanted, evidence: Evidence) -> Choice:
             "dpo",
             f"{held}: most of what is new was only found better than another answer, so pairs are learned from",
         )
-    if min(evidence.good, evidence.bad) >= ENOUGH and evidence.bad > evidence.new:
+    if min(evidence.good, evidence.bad) >= ENOUGH and evidence.new < FEW:
         return Choice(
             "kto",
-            f"{held}: more answers were called bad than right ones are known, so good and bad are learned from",
+            f"{held}: hardly any right answers are known, and many were called good or bad, so those are learned from",
         )
     return Choice("sft", f"{held}: right answers are known, and imitating them says most")
 

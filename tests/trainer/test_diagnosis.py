@@ -207,3 +207,10 @@ def test_a_validation_that_only_lags_less_is_no_leakage() -> None:
 def test_a_validation_loss_that_rises_with_the_training_loss_is_no_overfitting() -> None:
     both = checks((None, 3.0), (2.0, 2.0), (2.5, 2.5))
     assert diagnosis.overfitting(both, 10, 1, False) is None
+
+
+def test_a_step_of_new_examples_alone_is_no_burst_where_the_base_loses_that_much_on_them() -> None:
+    first = Check(step=0, epoch=0, train=None, validation=4.4, validation_new=13.6, validation_old=0.0005)
+    before = diagnosis.untrained(0.4, [first])
+    assert not diagnosis.burst(13.0, before) and diagnosis.burst(40.0, before)
+    assert diagnosis.burst(4.0, diagnosis.untrained(0.4, []))

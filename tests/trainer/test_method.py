@@ -28,7 +28,12 @@ def evidence(**counts: int) -> Evidence:
         ({"pairs": 400, "preferred": 200, "new": 450}, "sft", "right answers are known"),
         ({"pairs": 300, "preferred": 300, "chosen": 300, "new": 250}, "dpo", "only found better"),
         ({"pairs": 300, "preferred": 300, "chosen": 300, "new": 350}, "sft", "right answers are known"),
-        ({"good": 500, "bad": 400}, "kto", "500 good and 400 bad answers: more answers were called bad"),
+        (
+            {"good": 500, "bad": 400, "new": 49},
+            "kto",
+            "500 good and 400 bad answers: hardly any right answers",
+        ),
+        ({"good": 500, "bad": 400, "new": 50}, "sft", "right answers are known"),
         ({"good": 500, "bad": 100}, "sft", "100 bad answers: right answers are known"),
         ({"good": 500, "bad": 400, "new": 600}, "sft", "right answers are known"),
     ],
