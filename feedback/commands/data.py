@@ -195,20 +195,33 @@ def draw(settings: Settings, model: str, count: int, as_json: bool) -> None:
 
 @golden.command("list", short_help="cases, newest first")
 @click.option("--model")
-@click.option("--state", type=click.Choice(["drawn", "confirmed", "dropped"]))
+@click.option(
+    "--suite",
+    type=click.Choice(["golden", "regression"]),
+    default="golden",
+    show_default=True,
+    help="regression: base examples, imports, and answers that users praised.",
+)
+@click.option("--state", type=click.Choice(["drawn", "confirmed", "lapsed", "dropped"]))
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--cursor", help="next_cursor of the page before.")
 @json_option
 @settings_option
 def list_golden(
-    settings: Settings, model: str | None, state: str | None, limit: int, cursor: str | None, as_json: bool
+    settings: Settings,
+    model: str | None,
+    suite: str,
+    state: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
 ) -> None:
-    """The golden set.
+    """The golden set, or the regression suite, which protects what the model can do.
 
     Example: starloop data golden list --model assistant --state drawn
     """
     with opened(settings, existing=True) as database, database.reading() as session:
-        page = list_cases(session, model, "golden", state, limit, cursor)
+        page = list_cases(session, model, suite, state, limit, cursor)
     items = [row.model_dump() for row in page.items]
     emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _cases(page.items))
 
@@ -254,7 +267,8 @@ def _cases(rows: list[Case]) -> str:
     """A case a block, its messages whole: whoever is to answer has to read them."""
     lines = []
     for row in rows:
-        lines += [f"{row.id}  {row.state}  {row.model}", *conversation(row.messages)]
+        praised = [f"praised of {row.version}"] if row.version else []
+        lines += ["  ".join((row.id, row.state, row.model, *praised)), *conversation(row.messages)]
         lines += part("tools it may call", json.dumps(row.tools, ensure_ascii=False)) if row.tools else []
         lines += part("right answer", row.answer) if row.answer is not None else []
     return "\n".join(lines) or "there are no such cases"

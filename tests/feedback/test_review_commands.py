@@ -118,3 +118,30 @@ def test_golden_cases_are_listed_with_their_whole_messages(world: World, tmp_pat
         "    system: Be brief.",
         f"    user: {LONG}",
     ]
+
+
+def test_praised_cases_are_listed_with_whose_answers_they_are(world: World, tmp_path: Path) -> None:
+    for place, (suite, state, version) in enumerate(
+        [("golden", "drawn", None), ("regression", "confirmed", "1.0"), ("regression", "lapsed", "base")]
+    ):
+        with world.database.session() as session:
+            session.add(
+                Case(
+                    id=f"case-{place}",
+                    model="assistant",
+                    suite=suite,
+                    state=state,
+                    prompt_hash="p",
+                    group_key="g",
+                    messages=[{"role": "user", "content": "Refund?"}],
+                    answer=None if state == "drawn" else "yes",
+                    version=version,
+                    created=NOW.timestamp(),
+                )
+            )
+            session.commit()
+    shown = run(tmp_path, data, "golden", "list", "--suite", "regression")
+    assert "case-1  confirmed  assistant  praised of 1.0" in shown and "case-2  lapsed" in shown
+    assert "case-0" not in shown and "right answer: yes" in shown
+    lapsed = run(tmp_path, data, "golden", "list", "--suite", "regression", "--state", "lapsed")
+    assert "case-2  lapsed  assistant  praised of base" in lapsed and "case-1" not in lapsed
