@@ -179,6 +179,16 @@ def _where(
 ) -> str:
     if datasets:
         return f"it is in {len(datasets)} dataset version{'' if len(datasets) == 1 else 's'}, last in {datasets[-1]}"
+    of = Case.inference_id == inference.id, col(Case.state).in_((*JUDGING, "lapsed"))
+    case = session.exec(select(Case).where(*of).order_by(col(Case.state))).first()
+    if case is not None and case.state != "lapsed":
+        praised = ", as raters who are believed praised it," if case.version else ""
+        return f"it is a case of the {case.suite} suite{praised} so versions are judged by it, and it is never trained on"
+    if failure is None and case is not None:
+        return (
+            "it was praised and a case of the regression suite, until somebody who is believed spoke against it or its prompt; "
+            "it is one again once that is over"
+        )
     if failure is None:
         return "it is no failure case, or triage has not looked yet; well-rated answers are replayed in turns"
     if failure.waits:

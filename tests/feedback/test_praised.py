@@ -19,6 +19,7 @@ from feedback.datasets.contract import TaskContract
 from feedback.datasets.failures import resolve_failure, triage_model
 from feedback.datasets.praised import keep_praised
 from feedback.datasets.weighing import gather
+from feedback.datasets.why import why_inference
 from feedback.privacy.erasure import erase_user
 from feedback.privacy.retention import expire
 from feedback.registry.lineage import lineage_of_inference, lineage_of_user
@@ -188,6 +189,20 @@ def test_what_a_complaint_took_away_comes_back_as_it_was_when_a_reviewer_finds_t
             resolve_failure(session, failure.id, "accept", None, "rob", world.settings, NOW)
         session.commit()
     assert everything(take(world)) == everything(before)
+
+
+def test_why_says_that_a_praised_answer_is_a_case_or_was_one(world: World) -> None:
+    praised(world)
+    first, second = take(world)[:2]
+    question = second.messages[-1]["content"]
+    world.say(world.ask(question + " ?", OTHER, "critic"), 1, rater="critic")
+    assert second.id not in {case.id for case in take(world)}
+    told = []
+    for case in (first, second):
+        with world.database.reading() as session:
+            told.append(why_inference(session, "assistant", case.inference_id or "", 0.9)["told"])
+    assert "a case of the regression suite, as raters who are believed praised it, so" in told[0]
+    assert "it was praised and a case of the regression suite, until somebody" in told[1]
 
 
 def test_who_takes_a_complaint_back_brings_the_case_back_unless_a_person_dropped_it(world: World) -> None:
