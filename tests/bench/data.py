@@ -31,7 +31,7 @@ from feedback.registry.models import ensure_models
 from feedback.settings import Dataset, Settings, Storage
 from feedback.starter.grammar import DRIFT, KNOWN, draw
 from feedback.storage.database import opened
-from tests.bench import data_kinds, data_liars, data_scale
+from tests.bench import data_kinds, data_liars, data_month, data_scale
 from tests.bench.report import machine
 from tests.bench.usage import machine_busy, own_work
 
@@ -105,8 +105,9 @@ SECTIONS: dict[str, Callable[[int], list[str]]] = {
     "kinds": data_kinds.section,
     "liars": data_liars.section,
     "scale": data_scale.scale,
+    "month": data_month.section,
 }
-_SIZES = {"import": 1_000_000, "groups": 100_000, "liars": 3, "scale": 1_000_000}
+_SIZES = {"import": 1_000_000, "groups": 100_000, "liars": 3, "scale": 1_000_000, "month": 1_000_000}
 
 
 def main() -> None:

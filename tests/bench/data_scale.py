@@ -32,7 +32,7 @@ from feedback.storage.inferences import InferenceFilter, search
 from feedback.storage.records import FeedbackRecord, InferenceRecord, Record
 from feedback.storage.upsert import store
 
-_START = datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 _SECONDS_APART = 30.0
 _BATCH = 2000
 _USERS = 20
@@ -51,7 +51,7 @@ _FILTERS: dict[str, InferenceFilter] = {
     "metadata": InferenceFilter(metadata={"channel": "mail"}),
     "metadata that there is not": InferenceFilter(metadata={"channel": "fax"}),
     "a day in the middle": InferenceFilter(
-        since=(_START + timedelta(days=10)).timestamp(), until=(_START + timedelta(days=11)).timestamp()
+        since=(START + timedelta(days=10)).timestamp(), until=(START + timedelta(days=11)).timestamp()
     ),
     "text": InferenceFilter(q="order 4711"),
     "text that stands nowhere": InferenceFilter(q="xylophone"),
@@ -97,19 +97,20 @@ def scale(inferences: int) -> list[str]:
     return lines
 
 
-def _settings(folder: Path) -> Settings:
+def settings_of(folder: Path) -> Settings:
     return Settings(storage=Storage(directory=str(folder / "data")))
 
 
-def _fill(folder: Path, count: int) -> dict[str, Any]:
+def fill(folder: Path, count: int, apart: float = _SECONDS_APART) -> dict[str, Any]:
+    """A record of so many inferences, as many seconds apart."""
     started, rated = time.perf_counter(), 0
-    settings = _settings(folder)
+    settings = settings_of(folder)
     with opened(settings) as database:
         with database.session() as session:
-            ensure_models(session, settings, _START)
+            ensure_models(session, settings, START)
             session.commit()
         batch: list[Record] = []
-        for record in _records(count):
+        for record in _records(count, apart):
             batch.append(record)
             rated += isinstance(record, FeedbackRecord)
             if len(batch) >= _BATCH:
@@ -123,12 +124,12 @@ def _fill(folder: Path, count: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "rated": rated}
 
 
-def _records(count: int) -> Iterator[Record]:
+def _records(count: int, apart: float) -> Iterator[Record]:
     rng = random.Random(4)
     known, new = list(KNOWN), [*DRIFT[0], *DRIFT[1]]
     drawn = [draw(rng, known if rng.random() < 0.8 else new, "live") for _ in range(min(count, 50_000))]
     for number in range(count):
-        moment = _START + timedelta(seconds=_SECONDS_APART * number)
+        moment = START + timedelta(seconds=apart * number)
         message = rng.choice(drawn)
         right = rng.random() < (0.97 if message.intent in KNOWN else 0.1)
         user = f"user-{rng.randrange(max(1, count // _USERS))}"
@@ -187,7 +188,7 @@ def _inference(
 
 
 def _loop(folder: Path, _count: int) -> dict[str, Any]:
-    settings, now = _settings(folder), datetime.now(UTC)
+    settings, now = settings_of(folder), datetime.now(UTC)
     with opened(settings) as database:
         worked = time.process_time()
         started = time.perf_counter()
@@ -206,7 +207,7 @@ def _loop(folder: Path, _count: int) -> dict[str, Any]:
 
 def _pages(folder: Path, _count: int) -> dict[str, Any]:
     found = {}
-    with opened(_settings(folder)) as database:
+    with opened(settings_of(folder)) as database:
         for name, wanted in _FILTERS.items():
             times, cursor = [], None
             for _ in range(9):
@@ -221,7 +222,7 @@ def _pages(folder: Path, _count: int) -> dict[str, Any]:
     return found
 
 
-_STEPS = {"fill": _fill, "loop": _loop, "pages": _pages}
+_STEPS = {"fill": fill, "loop": _loop, "pages": _pages}
 
 if __name__ == "__main__":
     if sys.argv[1] in _STEPS:
