@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import BigInteger, Select, and_, case, cast, func
 from sqlalchemy import select as columns_of
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from feedback.ids import first_id_at
@@ -33,13 +34,29 @@ class Period(Struct, frozen=True):
     """Unix seconds; `since` inclusive, `until` exclusive."""
 
     def covers(self) -> Any:
-        """The condition on `Inference`."""
+        """The condition on `Inference`.
+
+        It names the versions, so that the index on model, version and id leads to the period alone in a record of years.
+        """
         return and_(
             col(Inference.model) == self.model,
+            col(Inference.version).in_(_versions(self.model)),
             col(Inference.purpose) == "production",
             col(Inference.id) >= first_id_at(self.since),
             col(Inference.id) < first_id_at(self.until),
         )
+
+
+def _versions(model: str) -> Any:
+    """The versions of a model that ever answered: from one to the next by the index, whatever lies between."""
+    after = aliased(Inference)
+    of_all = columns_of(func.min(col(Inference.version)).label("name")).where(col(Inference.model) == model)
+    found = of_all.cte("versions", recursive=True)
+    following = columns_of(func.min(col(after.version))).where(
+        col(after.model) == model, col(after.version) > found.c.name
+    )
+    found = found.union_all(columns_of(following.scalar_subquery()).where(found.c.name.is_not(None)))
+    return columns_of(found.c.name).where(found.c.name.is_not(None))
 
 
 class Volume(Struct, kw_only=True):

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -222,7 +222,7 @@ def _pages(folder: Path, _count: int) -> dict[str, Any]:
     return found
 
 
-_STEPS = {"fill": fill, "loop": _loop, "pages": _pages}
+_STEPS: dict[str, Callable[[Path, int], dict[str, Any]]] = {"fill": fill, "loop": _loop, "pages": _pages}
 
 if __name__ == "__main__":
     if sys.argv[1] in _STEPS:

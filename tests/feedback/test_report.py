@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import func
+from sqlalchemy import select as columns_of
 from sqlmodel import select
 
 from feedback.commands.report import report as command
@@ -24,11 +26,11 @@ from feedback.reports.forms import html, markdown
 from feedback.reports.monthly import month_of
 from feedback.reports.plots import bars, line
 from feedback.reports.tables import Table, sections
-from feedback.reports.traffic import percentile
+from feedback.reports.traffic import Period, percentile
 from feedback.settings import Engine, Settings
 from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.database import Database
-from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion
+from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, Inference, ModelVersion
 from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
 
 MONTH = f"{NOW:%Y-%m}"
@@ -100,6 +102,16 @@ def test_a_month_ends_where_the_next_begins(world: World) -> None:
     world.write()
     assert [_report(world, month).volume.answers for month in ("2026-01", "2026-02", "2026-03")] == [1, 2, 1]
     assert [day.day for day in _report(world, "2026-02").days] == ["2026-02-01", "2026-02-28"]
+
+
+def test_a_month_is_found_in_a_record_of_years_by_an_index(sqlite_database: Database) -> None:
+    period = Period("assistant", *month_of(MONTH))
+    query = columns_of(func.count()).select_from(Inference).where(period.covers())
+    with sqlite_database.reading() as session:
+        compiled = query.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+        plan = [row[3] for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}")]
+    assert [step for step in plan if "(model=? AND version=? AND id>? AND id<?)" in step], plan
+    assert not [step for step in plan if step.startswith("SCAN inference")], plan
 
 
 def test_a_month_without_anything_is_an_honest_empty_report(world: World) -> None:
