@@ -31,6 +31,7 @@ from feedback.privacy.removal import (
     Removal,
     orphans,
     prompt_hashes,
+    remove_cases,
     remove_feedback,
     remove_inferences,
 )
@@ -43,6 +44,7 @@ from feedback.storage.database import Database
 from feedback.storage.exclusive import alone
 from feedback.storage.removal_tables import Erasure, Tombstone
 from feedback.storage.tables import (
+    Case,
     Cycle,
     Feedback,
     Inference,
@@ -102,7 +104,9 @@ def erase_user(
         _drained(database, directory, patience)
         refuse_open_batches(database, directory, user)
         _stop_loops(database, settings, user, clock, patience)
-        removal = Removal(mason, erasure.id, clock(), _needed_by_others(database, settings, user), False)
+        removal = Removal(
+            mason, erasure.id, clock(), _needed_by_others(database, settings, user, mason), False
+        )
         _erase_examples(database, directory, user, mason, erasure.id, clock())
         _erase_rows(database, user, removal)
         _erase_examples(database, directory, user, mason, erasure.id, clock())
@@ -190,10 +194,12 @@ def running_cycle(database: Database, models: set[str], now: datetime) -> str | 
         return session.exec(query).first()
 
 
-def _needed_by_others(database: Database, settings: Settings, user: str) -> Callable[[str], bool]:
+def _needed_by_others(
+    database: Database, settings: Settings, user: str, mason: Mason
+) -> Callable[[str], bool]:
     """Which of the user's prompts others have asked too, to the letter: their text is not the user's alone."""
     with database.reading() as session:
-        mine: set[str] = set()
+        mine = set(session.exec(select(Case.prompt_hash).where(Case.asker == mason.pseudonym(user))))
         query = select(Inference.request, Inference.prompt).where(Inference.user == user)
         for request, prompt in session.exec(query, execution_options={"yield_per": _READ}):
             mine |= prompt_hashes(request, prompt)
@@ -238,7 +244,10 @@ def _erase_rows(database: Database, user: str, removal: Removal) -> None:
     """Until there are none: the user may go on asking while this runs."""
     asked = select(Inference.id).where(Inference.user == user).order_by(col(Inference.id)).limit(BATCH)
     said = select(Feedback.id).where(Feedback.rater == user).order_by(col(Feedback.id)).limit(BATCH)
+    outlived = select(Case.id).where(Case.asker == removal.mason.pseudonym(user)).limit(BATCH)
     while _batch(database, removal, lambda session: list(session.exec(asked)), remove_inferences):
+        pass
+    while _batch(database, removal, lambda session: list(session.exec(outlived)), remove_cases):
         pass
     while _batch(database, removal, lambda session: list(session.exec(said)), remove_feedback):
         pass

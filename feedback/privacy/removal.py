@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import ColumnElement, delete, insert, update
 from sqlmodel import Session, col, select
 
 from feedback.datasets.agreement import opinions
@@ -77,18 +77,12 @@ def remove_inferences(session: Session, identifiers: Sequence[str], removal: Rem
     counts["failures"] = _execute(session, delete(Failure).where(col(Failure.inference_id).in_(gone)))
     conversations = [conversation_key(row[2], row[3]) for row in rows if row[3] is not None]
     _execute(session, delete(Conversation).where(col(Conversation.key).in_(conversations)))
-    if not removal.keeps_cases:
-        counts["cases"], more = _blank_cases(session, gone)
+    if removal.keeps_cases:
+        _keep_askers(session, gone, removal.mason)
+    else:
+        counts["cases"], more = _blank_cases(session, col(Case.inference_id).in_(gone))
         prompts |= more
-        counts["evaluations"] = _execute(
-            session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
-        )
-        _execute(
-            session,
-            update(ContenderAnswer)
-            .where(col(ContenderAnswer.prompt_hash).in_(sorted(prompts)))
-            .values(output=None, finish_reason=None),
-        )
+        counts["evaluations"] = _forget_answers(session, prompts)
     _forget_months(session, {(row[2], f"{time_of(row[0]):%Y-%m}") for row in rows})
     _execute(session, delete(CompletionMetadata).where(col(CompletionMetadata.inference_id).in_(gone)))
     counts["candidates"] = blank_candidates(session, gone)
@@ -125,6 +119,15 @@ def remove_feedback(session: Session, identifiers: Sequence[str], removal: Remov
     return counts
 
 
+def remove_cases(session: Session, identifiers: Sequence[str], removal: Removal) -> Counter[str]:
+    """Blank evaluation cases whose inferences age has taken, with the answers to them and their prompts; counts."""
+    counts = Counter[str]()
+    counts["cases"], prompts = _blank_cases(session, col(Case.id).in_(identifiers))
+    counts["evaluations"] = _forget_answers(session, prompts)
+    counts["prompts"] = _blank_prompts(session, {key for key in prompts if not removal.keeps_prompt(key)})
+    return counts
+
+
 def prompt_hashes(request: str | None, prompt: str | None) -> set[str]:
     """Under which hashes an inference's prompt may have been placed."""
     asked = asked_of(request)
@@ -132,11 +135,34 @@ def prompt_hashes(request: str | None, prompt: str | None) -> set[str]:
     return {prompt_hash(text) for text in texts if text.strip()}
 
 
-def _blank_cases(session: Session, inference_ids: Sequence[str]) -> tuple[int, set[str]]:
+def _keep_askers(session: Session, inference_ids: Sequence[str], mason: Mason) -> None:
+    """Write down, as a keyed hash, whose the cases are that outlive these inferences."""
+    query = select(Case, Inference.user).join(Inference, col(Inference.id) == col(Case.inference_id))
+    for case, user in session.exec(query.where(col(Case.inference_id).in_(inference_ids))).all():
+        case.asker = mason.pseudonym(user) if user else None
+        session.add(case)
+    session.flush()
+
+
+def _forget_answers(session: Session, prompts: Collection[str]) -> int:
+    """What versions answered in evaluations goes, of contenders' answers the text."""
+    _execute(
+        session,
+        update(ContenderAnswer)
+        .where(col(ContenderAnswer.prompt_hash).in_(sorted(prompts)))
+        .values(output=None, finish_reason=None),
+    )
+    return _execute(
+        session, delete(EvaluationResult).where(col(EvaluationResult.prompt_hash).in_(sorted(prompts)))
+    )
+
+
+def _blank_cases(session: Session, which: ColumnElement[bool]) -> tuple[int, set[str]]:
     """Drop the evaluation cases of these prompts: hash and group stay, so that no prompt changes its side."""
-    cases = session.exec(select(Case).where(col(Case.inference_id).in_(inference_ids))).all()
+    cases = session.exec(select(Case).where(which)).all()
     for case in cases:
         case.state, case.messages, case.tools, case.answer, case.slice = "dropped", [], None, None, None
+        case.asker = None
         session.add(case)
     session.flush()
     return len(cases), {case.prompt_hash for case in cases}

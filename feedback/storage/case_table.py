@@ -45,6 +45,8 @@ class Case(SQLModel, table=True):
     state: str = Field(default="drawn")
     """`drawn` (waits for a person), `confirmed`, `dropped` (for good), `lapsed` (was praised, and something speaks against it)."""
     inference_id: str | None = Field(default=None, max_length=36)
+    asker: str | None = Field(default=None, index=True, max_length=64)
+    """A keyed hash of the user who asked, once age has taken the inference: an erasure finds the case by it."""
     prompt_hash: str = Field(index=True, max_length=64)
     group_key: str = Field(max_length=64)
     messages: list[dict[str, Any]] = Field(sa_type=JSON)

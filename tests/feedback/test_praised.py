@@ -26,7 +26,7 @@ from feedback.registry.lineage import lineage_of_inference, lineage_of_user
 from feedback.settings import Settings
 from feedback.starter.grammar import SCHEMA
 from feedback.storage.database import Database
-from feedback.storage.tables import Case, Failure
+from feedback.storage.tables import Case, Failure, PromptGroup
 from tests.feedback.test_freeze import topics
 from tests.feedback.world import NOW, OTHER, RIGHT, WRONG, World, settings_for
 
@@ -241,7 +241,7 @@ def test_age_takes_no_case_but_another_answer_that_is_praised_since_takes_its_pl
     capture = msgspec.structs.replace(world.settings.capture, retention_days=30)
     settings = msgspec.structs.replace(world.settings, capture=capture)
     expire(world.database, settings, Actor("admin"), NOW + timedelta(days=40))
-    assert everything(take(world)) == everything(before)
+    assert [case.id for case in take(world)] == [case.id for case in before]
     changed = [prompt for prompt in asked[:20] if prompt in prompts(before)]
     for prompt in changed:
         n = asked.index(prompt)
@@ -249,6 +249,23 @@ def test_age_takes_no_case_but_another_answer_that_is_praised_since_takes_its_pl
     after = {case.group_key: case.answer for case in take(world)}
     assert len(changed) > 5 and after.keys() == {case.group_key for case in before}
     assert sum(after[case.group_key] != case.answer for case in before) == len(changed)
+
+
+def test_an_erased_users_case_goes_also_when_age_had_taken_its_inference(world: World) -> None:
+    asked = praised(world)
+    before = take(world)
+    gone = before[0]
+    text = gone.messages[-1]["content"]
+    capture = msgspec.structs.replace(world.settings.capture, retention_days=30)
+    settings = msgspec.structs.replace(world.settings, capture=capture)
+    expire(world.database, settings, Actor("admin"), NOW + timedelta(days=40))
+    erase_user(world.database, world.settings, f"user {asked.index(text)}", Actor("admin"), lambda: NOW)
+    with world.database.reading() as session:
+        case = session.get_one(Case, gone.id)
+        prompt = session.get_one(PromptGroup, gone.prompt_hash)
+    assert (case.state, case.messages, case.answer, prompt.text) == ("dropped", [], None, "")
+    assert {case.id for case in take(world)} == {case.id for case in before[1:]}
+    assert text.encode() not in (world.settings.directory / "starloop.sqlite").read_bytes()
 
 
 def test_the_kind_of_a_case_is_that_of_the_present_contract(world: World) -> None:

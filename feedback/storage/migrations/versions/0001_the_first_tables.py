@@ -237,6 +237,7 @@ def upgrade() -> None:
         sa.Column("suite", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("inference_id", sa.String(36), nullable=True),
+        sa.Column("asker", sa.String(64), nullable=True),
         sa.Column("prompt_hash", sa.String(64), nullable=False),
         sa.Column("group_key", sa.String(64), nullable=False),
         sa.Column("messages", sa.JSON(), nullable=False),
@@ -251,6 +252,7 @@ def upgrade() -> None:
         sa.Column("content_hash", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_evaluation_case_asker", "evaluation_case", ["asker"], unique=False)
     op.create_index("ix_evaluation_case_model", "evaluation_case", ["model"], unique=False)
     op.create_index("ix_evaluation_case_prompt_hash", "evaluation_case", ["prompt_hash"], unique=False)
     op.create_table(
