@@ -25,6 +25,9 @@ from collections.abc import Sequence
 class StarloopError(Exception):
     """Root of the tree. `str(error)` is a complete sentence that may be shown to a user."""
 
+    goes_on = False
+    """Whether the work that it interrupts is gone on with by whoever takes it up, so that what is under way elsewhere is left."""
+
 
 class SettingsError(StarloopError):
     """Configuration that cannot be used. `problems` has one line for each thing wrong."""

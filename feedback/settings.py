@@ -180,9 +180,11 @@ class Training(Section, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     patience: Positive = 3
     threads: Count = 0
-    """0 takes one less than the cores, at least one."""
+    """0 takes one less than the cores, at least one; on Ray it is the CPUs that a job asks for, and 0 is one."""
     devices: str = ""
     """GPUs that train, as CUDA numbers or names them (`1`, `0,1`, `GPU-…`), several together; empty takes the first, `cpu` takes none."""
+    ray: str = ""
+    """Address of a Ray cluster's dashboard: trainings are jobs there. Every node has the data directory under the same path."""
     memory_limit: Count = 0
     """Most bytes of main memory that training on a CPU may take; 0 is what is free when it begins."""
     gradient_checkpointing: bool = False

@@ -185,6 +185,10 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
                 f"training.rank: {settings.training.rank} is above max_lora_rank {engine.max_lora_rank} of the engine for {engine.base!r}"
             )
     if settings.training.engine_asleep:
+        if settings.training.ray:
+            problems.append(
+                "training.engine_asleep: a training on Ray does not need the engines' memory; set either it or ray"
+            )
         if not settings.training.window:
             problems.append(
                 'training.engine_asleep: nobody is answered meanwhile, so it needs a window, such as window = "02:00-05:00"'

@@ -157,6 +157,7 @@ _CHECKS: dict[tuple[type[Section], str], Callable[[Any], str | None]] = {
     (Model, "check"): _check,
     (Schedule, "cron"): _cron,
     (Training, "devices"): _devices,
+    (Training, "ray"): _webhook,
     (Training, "window"): _window,
     (Schedule, "webhook"): _webhook,
     (Schedule, "smtp"): _smtp,

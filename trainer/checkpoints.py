@@ -89,6 +89,11 @@ def discard_checkpoints(out: Path) -> None:
     shutil.rmtree(_folder(out), ignore_errors=True)
 
 
+def digests_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder. Raises `OSError`."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
 def _folder(out: Path) -> Path:
     return out / "checkpoints"
 

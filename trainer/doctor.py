@@ -28,8 +28,10 @@ from feedback.storage.database import Database, need_record
 from feedback.storage.migrations import HEAD
 from feedback.storage.tables import Case, DatasetVersion, Failure, Key
 from feedback.window import Window
+from trainer.cluster import Cluster
 from trainer.machine import Machine, find_machine
 from trainer.notices import SECRET_VARIABLE
+from trainer.on_ray import gpus_of
 from trainer.pace import pace_of, speed_of
 from trainer.placement import require_quantiser
 from trainer.preflight import Rows, Shape, gigabytes, plan, preflight
@@ -69,8 +71,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _files(settings)
     yield from _libraries(settings)
     yield from _window(settings.training, datetime.now(UTC))
+    if settings.training.ray:
+        yield _ray(settings)
     try:
-        yield from _record(settings, machine.limited_to(settings.training.devices))
+        ours = machine if settings.training.ray else machine.limited_to(settings.training.devices)
+        yield from _record(settings, ours)
     except ConflictError as error:
         yield Finding("training", "problem", str(error))
 
@@ -259,6 +264,21 @@ def _window(training: Training, now: datetime) -> Iterator[Finding]:
     yield Finding("training window", "ok", f"trainings begin within {window}; {state}{sleep}")
 
 
+def _ray(settings: Settings) -> Finding:
+    wanted = settings.training
+    try:
+        with Cluster(wanted.ray) as cluster:
+            release = cluster.release()
+    except StarloopError as error:
+        return Finding("training on Ray", "problem", str(error))
+    return Finding(
+        "training on Ray",
+        "ok",
+        f"Ray {release} answers at {wanted.ray}; a job asks for {wanted.threads or 1} CPUs and {gpus_of(wanted.devices)} GPUs. "
+        f"Every node needs {settings.directory}, and the base, under the same path, and this release of Starloop",
+    )
+
+
 def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:
     try:
         need_record(settings)
@@ -327,6 +347,10 @@ def _state_of(session: Session, model: Model) -> Finding:
 
 def _training(session: Session | None, settings: Settings, model: Model, machine: Machine) -> Finding:
     about = f"training {model.name}"
+    if settings.training.ray:
+        return Finding(
+            about, "note", "goes to Ray; what it takes of a node's memory and time is not known here"
+        )
     directory = _directory(model.base)
     if directory is None:
         return Finding(

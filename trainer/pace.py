@@ -70,6 +70,8 @@ def speed_of(
     wanted = (parameters, device, quantisation or None)
     for version in versions:
         facts = version.facts
+        if facts.get("ray"):  # a node's speed, not this machine's
+            continue
         if (facts.get("base_parameters"), facts.get("device"), facts.get("quantisation")) == wanted:
             per_second = float(facts.get("tokens_per_second") or 0.0)
             if per_second > 0:

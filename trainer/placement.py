@@ -20,6 +20,11 @@ def place_on(machine: Machine, settings: Training) -> Place:
     return Place(settings.devices, memory)
 
 
+def place_on_ray(settings: Training) -> Place:
+    """The place of a training on the cluster of `[training] ray`, whose nodes' memory is not known here."""
+    return Place(settings.devices, settings.memory_limit, settings.ray)
+
+
 def wait_for_room(wanted: Preflight, machine: Machine) -> None:
     """Raise `UnavailableError`, so that it is tried again later, where the GPU is large enough but not free."""
     if wanted.memory is None or not machine.gpus or wanted.memory.total <= machine.device_free:
@@ -34,8 +39,8 @@ def wait_for_room(wanted: Preflight, machine: Machine) -> None:
 
 
 def require_quantiser(settings: Training) -> None:
-    """Raise `BadInputError` where `[training] quantisation` needs a library that is not installed."""
-    if settings.quantisation and find_spec("bitsandbytes") is None:
+    """Raise `BadInputError` where `[training] quantisation` needs a library that is not installed where it trains."""
+    if settings.quantisation and not settings.ray and find_spec("bitsandbytes") is None:
         raise BadInputError(
             f"[training] quantisation = {settings.quantisation!r} needs bitsandbytes, which is not installed: pip install "
             "'starloop[bitsandbytes]', or set it to \"\""

@@ -53,7 +53,7 @@ class PeerLostError(ChildDiedError):
     """A process ended because another of the same child had."""
 
 
-_KINDS["PeerLostError"] = PeerLostError
+_KINDS |= {kind.__name__: kind for kind in (ChildDiedError, PeerLostError)}
 
 
 def run_child(
@@ -127,6 +127,13 @@ def default_threads() -> int:
     return max(1, cores - 1)
 
 
+def failure_of(event: Mapping[str, Any], log: Path) -> errors.StarloopError:
+    """The error that a `failed` event tells of."""
+    kind = _KINDS.get(event["kind"], errors.StarloopError)
+    hint = f" (log: {log})" if kind is errors.StarloopError else ""
+    return kind(event["message"] + hint)
+
+
 def _watch(
     children: Sequence[subprocess.Popen[bytes]],
     name: str,
@@ -180,9 +187,7 @@ def _watch(
                 last[rank] = json.loads(line)
     for event in (last.get(rank, {}) for rank in range(len(children))):
         if event.get("event") == "failed" and event["kind"] != PeerLostError.__name__:
-            kind = _KINDS.get(event["kind"], errors.StarloopError)
-            hint = f" (log: {log})" if kind is errors.StarloopError else ""
-            raise kind(event["message"] + hint)
+            raise failure_of(event, log)
     killed = next((child for child in children if (child.poll() or 0) < 0), children[0])
     killed.kill()  # where it is the first, which waits in vain
     raise ChildDiedError(f"{name} ended without a result: {_cause(killed.wait())}; its log is {log}")

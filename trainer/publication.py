@@ -29,7 +29,7 @@ from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
 from trainer.pace import speed_of
-from trainer.placement import place_on, require_quantiser, wait_for_room
+from trainer.placement import place_on, place_on_ray, require_quantiser, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered
 from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
@@ -159,9 +159,14 @@ def train_version(
         method=choice.method,
         **apart,
     )
-    machine = find_machine().limited_to(settings.training.devices)
-    wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
-    place = place_on(machine, settings.training)
+    wanted: Preflight | None = None
+    if settings.training.ray:
+        place = place_on_ray(settings.training)
+        _log.info("the training of %s goes to Ray at %s; what it takes there is not known", name, place.ray)
+    else:
+        machine = find_machine().limited_to(settings.training.devices)
+        wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
+        place = place_on(machine, settings.training)
     steps = StepLog(database, work.name, clock)
     tracking = tracking_of(
         settings.training, settings.directory, name, work.name, _shown(spec, base, dataset_id)

@@ -26,6 +26,8 @@ class CycleCancelledError(StarloopError):
 class LoopStoppedError(StarloopError):
     """This process is to end; the cycle stays where it stands and goes on at the next start."""
 
+    goes_on = True
+
 
 class CycleRecord:
     """Reads and writes one cycle; `row` is how it stands."""

@@ -26,7 +26,7 @@ from feedback.errors import (
     UnsoundAdapterError,
 )
 from feedback.settings import Training
-from trainer.checkpoints import discard_checkpoints, reached
+from trainer.checkpoints import digests_of, discard_checkpoints, reached
 from trainer.method import Method
 from trainer.process import ChildDiedError, default_threads, run_child
 
@@ -34,6 +34,8 @@ BETA = 0.1
 """How strongly the base holds the model: the scale of both losses (DPO, arXiv 2305.18290; KTO, arXiv 2402.01306)."""
 STARTS = 3
 """How often a child that dies before it comes to a new checkpoint is started in a row."""
+ORDER = "job.json"
+"""File in a training's folder while a job on Ray is at work there (`trainer.on_ray`)."""
 _HOPELESS = (DataRefusedError, NotFoundError, UnsoundAdapterError)
 """Ends that a later attempt would come to again: their checkpoints are of no use."""
 
@@ -88,6 +90,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
             "price_per_hour",
             "hosted_prices",
             "devices",
+            "ray",
             "memory_limit",
             "window",
             "engine_asleep",
@@ -97,7 +100,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
         values = {
             name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
         }
-        values["threads"] = settings.threads or default_threads()
+        values["threads"] = settings.threads or (1 if settings.ray else default_threads())
         return cls(**values, **where)
 
 
@@ -137,6 +140,8 @@ class Place(Struct, frozen=True):
     """The GPUs that train, a process on each; empty: the first that there is, `cpu`: none."""
     memory: int = 0
     """Bytes of main memory that it may take; 0 is no limit."""
+    ray: str = ""
+    """Address of the Ray cluster that it is handed to; empty: this machine trains."""
 
 
 HERE = Place()
@@ -144,7 +149,7 @@ HERE = Place()
 
 
 def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place = HERE) -> Trained:
-    """Train in a child process; a training that ended well before is found again rather than repeated, one that was
+    """Train in a child process, or as a job on the place's Ray cluster; a training that ended well before is found again rather than repeated, one that was
     interrupted goes on from its newest checkpoint.
 
     `on_progress` is called at every event and at least once a second; what it raises ends the child. Raises
@@ -152,6 +157,8 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
     `StorageError` (disk full), `ConflictError` (it is under way already), or a plain `StarloopError` (killed again and
     again, out of time, a defect). None of them leaves an adapter behind.
     """
+    from trainer.on_ray import leave_only
+
     out = Path(spec.out)
     finished = out / "trained.json"
     wanted = msgspec.to_builtins(spec)
@@ -176,7 +183,8 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
                 to_first_step = round(time.monotonic() - started, 2)
         on_progress(last)
 
-    with _alone_in(out), ExitStack() as unfinished:
+    with alone_in(out), ExitStack() as unfinished:
+        leave_only(out, place.ray, wanted)
         _clear(out)
         unfinished.callback(_clear, out)
         try:
@@ -190,7 +198,7 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
             "seconds": round(time.monotonic() - started, 2),
             "seconds_to_first_step": to_first_step,
         }
-        trained = Trained(out / "adapter", _digests(out / "adapter"), facts)
+        trained = Trained(out / "adapter", digests_of(out / "adapter"), facts)
         record = {"spec": wanted, "files": trained.files, "facts": facts}
         partial = finished.with_suffix(".partial")
         try:
@@ -208,22 +216,17 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
 def _to_the_end(
     spec: TrainingSpec, place: Place, on_event: Callable[[dict[str, Any] | None], None]
 ) -> tuple[dict[str, Any], int]:
-    """The child's result, and how often it died on the way. Each new child goes on from the newest checkpoint."""
+    """The child's result, and how often it died on the way. Each new child goes on from the newest checkpoint.
+
+    On Ray a job stands for the child.
+    """
     out, deaths, vain = Path(spec.out), 0, 0
     deadline = time.monotonic() + spec.timeout_seconds
     stood_at = reached(out)
     while True:
         try:
-            result = run_child(
-                "trainer.finetune",
-                msgspec.to_builtins(spec),
-                out,
-                threads=spec.threads,
-                timeout_seconds=max(1.0, deadline - time.monotonic()) if deaths else spec.timeout_seconds,
-                on_event=on_event,
-                devices=place.devices.split(","),
-                memory=place.memory,
-            )
+            left = max(1.0, deadline - time.monotonic()) if deaths else spec.timeout_seconds
+            result = _once(spec, place, left, on_event)
         except ChildDiedError as error:
             deaths += 1
             vain = 0 if reached(out) > stood_at else vain + 1
@@ -234,12 +237,44 @@ def _to_the_end(
             return result, deaths
 
 
+def _once(
+    spec: TrainingSpec, place: Place, seconds: float, on_event: Callable[[dict[str, Any] | None], None]
+) -> dict[str, Any]:
+    wanted, out = msgspec.to_builtins(spec), Path(spec.out)
+    if place.ray:
+        from trainer.on_ray import run_job
+
+        return run_job(
+            place.ray,
+            wanted,
+            out,
+            threads=spec.threads,
+            timeout_seconds=seconds,
+            on_event=on_event,
+            devices=place.devices,
+            memory=place.memory,
+        )
+    return run_child(
+        "trainer.finetune",
+        wanted,
+        out,
+        threads=spec.threads,
+        timeout_seconds=seconds,
+        on_event=on_event,
+        devices=place.devices.split(","),
+        memory=place.memory,
+    )
+
+
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keep a second process from training in the same folder at the same time."""
+def alone_in(out: Path, name: str = "lock") -> Iterator[None]:
+    """Keep a second process from training in the same folder at the same time, by a lock on the file `name` in it.
+
+    Raises `ConflictError` where there is one, and `StorageError`.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / "lock").open("w")
+        lock = (out / name).open("w")
     except OSError as error:
         raise StorageError(
             f"{out}: no training can work there ({error.strerror}); make it writable"
@@ -255,7 +290,9 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _clear(out: Path) -> None:
-    """Remove the adapter that stands there, whole or not: it belongs to no finished training."""
+    """Remove the adapter that stands there, whole or not: it belongs to no finished training. A job's that is at work stays."""
+    if (out / ORDER).exists():
+        return
     for name in ("adapter", "adapter.partial"):
         shutil.rmtree(out / name, ignore_errors=True)
 
@@ -264,13 +301,9 @@ def _finished(path: Path, wanted: dict[str, Any]) -> Trained | None:
     """The training that ended here before, if it was this one and its adapter is still what was checked."""
     try:
         record = msgspec.json.decode(path.read_bytes())
-        files = _digests(path.parent / "adapter")
+        files = digests_of(path.parent / "adapter")
     except (OSError, msgspec.DecodeError):
         return None
     if record["spec"] != wanted or record["files"] != files:
         return None
     return Trained(path.parent / "adapter", files, record["facts"])
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}

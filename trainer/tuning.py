@@ -38,6 +38,7 @@ from trainer.asleep import engines_asleep
 from trainer.attempts import PAUSES, attempt, wait
 from trainer.checkpoints import discard_checkpoints
 from trainer.lease import LeaseLostError, LoopLease
+from trainer.on_ray import abandon
 from trainer.record import LoopStoppedError
 from trainer.suites import collect, refuse_overlap
 from trainer.training import BETA, Progress
@@ -223,6 +224,7 @@ def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]
     except Exception as error:  # the loop's own boundary: one fine-tuning's defect must not end the loop
         _log.exception("fine-tuning %s failed", record.row.id)
         _fail(record, "internal_error", f"unexpected {type(error).__name__}; the loop's log says where")
+    abandon(workshop.settings.directory / "runs" / record.row.id)  # a job of it that nobody takes up any more
     _log.info("fine-tuning %s: %s", record.row.id, record.row.state)
     return record.row
 

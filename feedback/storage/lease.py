@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 class LeaseLostError(ConflictError):
     """Another leads now; this one must write nothing more."""
 
+    goes_on = True
+
 
 class HeldLease:
     """This process's claim to lead in `name`. Clocks of machines that share a database must agree to within the lease."""

@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from feedback.settings import Engine, Model, Schedule, Server, Settings, Storage, Teacher, Training
 from feedback.storage.database import Database
+from tests.trainer.fake_ray import fake_ray
 from trainer import doctor, placement
 from trainer.commands.doctor import doctor as command
 from trainer.doctor import Finding, examine
@@ -127,6 +128,19 @@ def test_a_gpu_that_is_not_there_is_a_problem(tmp_path: Path, monkeypatch: pytes
         _told(_settings(tmp_path / "data", training=Training(devices="0")))["training assistant"].state
         == "ok"
     )
+
+
+def test_training_on_ray_is_told_with_whether_the_cluster_answers(tmp_path: Path) -> None:
+    with fake_ray(tmp_path / "cluster") as ray:
+        wanted = Training(ray=ray.url, devices="0,1", threads=4)  # GPUs of a node: this machine has none
+        found = _told(_settings(tmp_path / "data", training=wanted))
+        on_ray = found["training on Ray"]
+        assert on_ray.state == "ok" and on_ray.text.startswith(f"Ray 2.60.0 answers at {ray.url}; a job asks")
+        assert "4 CPUs and 2 GPUs" in on_ray.text and str(tmp_path / "data") in on_ray.text
+        assert found["training assistant"].text.startswith("goes to Ray") and "training" not in found
+        ray.away = True
+        away = _told(_settings(tmp_path / "data", training=wanted))["training on Ray"]
+    assert away.state == "problem" and "does not answer" in away.text
 
 
 @contextmanager

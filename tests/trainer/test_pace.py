@@ -24,6 +24,7 @@ def version(number: str, **facts: Any) -> ModelVersion:
 
 def test_the_newest_version_of_the_same_base_and_device_gives_the_speed() -> None:
     versions = [
+        version("1.4", base_parameters=7, device="cpu", tokens_per_second=99.0, ray={"job": "starloop-1"}),
         version("1.3"),
         version("1.2", base_parameters=7, device="cuda", tokens_per_second=9.0),
         version("1.1", base_parameters=7, device="cpu", tokens_per_second=5.0, seconds_loading=1.0),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from feedback.errors import ConflictError, SettingsError, UnavailableError
 from feedback.settings import Training
 from feedback.settings_file import load
 from trainer.machine import Gpu, Machine
-from trainer.placement import place_on, wait_for_room
+from trainer.on_ray import gpus_of
+from trainer.placement import place_on, place_on_ray, require_quantiser, wait_for_room
 from trainer.preflight import Memory, Preflight
 from trainer.training import Place, TrainingSpec
 
@@ -60,6 +62,30 @@ def test_main_memory_is_bounded_where_the_cpu_trains() -> None:
     assert place_on(MACHINE.limited_to("1"), Training(devices="1")) == Place("1", 0)
     assert place_on(MACHINE.limited_to("cpu"), Training(devices="cpu")) == Place("cpu", 32 << 30)
     assert place_on(Machine(2, 8 << 30, 4 << 30), Training(memory_limit=1 << 30)) == Place("", 1 << 30)
+
+
+def test_on_ray_a_training_asks_for_what_is_set_and_nothing_of_this_machine() -> None:
+    settings = Training(ray="http://head:8265", devices="0,1", memory_limit=9, quantisation="nf4")
+    assert place_on_ray(settings) == Place("0,1", 9, "http://head:8265")
+    assert [gpus_of(devices) for devices in ("", "cpu", "0", "0,1")] == [1, 0, 1, 2]
+    require_quantiser(settings)  # the node's libraries are not looked for here
+    where = dict.fromkeys(("base_path", "base_revision", "engine_model", "dataset", "out"), "x")
+    assert [
+        TrainingSpec.of(msgspec.structs.replace(settings, threads=threads), **where, max_rank=16).threads
+        for threads in (0, 3)
+    ] == [1, 3]
+
+
+def test_ray_is_named_by_its_dashboards_address_and_needs_no_engine_asleep(tmp_path: Path) -> None:
+    file = tmp_path / "starloop.toml"
+    file.write_text('[training]\nray = "http://head:8265"\n')
+    assert load(file, {}).training.ray == "http://head:8265"
+    file.write_text('[training]\nray = "ray://head:10001"\n')
+    with pytest.raises(SettingsError, match=r"'ray://head:10001' is not an address such as"):
+        load(file, {})
+    file.write_text('[training]\nray = "http://head:8265"\nwindow = "02:00-05:00"\nengine_asleep = true\n')
+    with pytest.raises(SettingsError, match="does not need the engines' memory; set either it or ray"):
+        load(file, {})
 
 
 def test_a_gpu_that_another_process_holds_is_waited_for() -> None:
