@@ -30,6 +30,8 @@ from trainer.workshop import Workshop
 ACTOR = Actor("canary")
 _RATINGS_SHARE = 0.05
 """Most of the time that counting ratings may take: with many of them it is done less often than looking at guardrails."""
+_SET_SECONDS = 60.0
+"""From which on a clock was set: less is what a time server corrects."""
 _log = logging.getLogger(__name__)
 
 
@@ -43,13 +45,14 @@ class CanaryKeeper:
         stopping: threading.Event,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`now` is in seconds and only measures how long a look takes."""
+        """`now` is in seconds, measures what passes, and is never set."""
         self._workshop = workshop
         self._lease = lease
         self._loop_stopping = stopping
         self._now = now
         self._wanted = workshop.settings.canary
         self._watched: dict[str, _Watched] = {}
+        self._ahead: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -66,6 +69,7 @@ class CanaryKeeper:
 
     def look_at_all(self) -> None:
         """One look at every canary and watch, then at the cycles that waited for one that has ended."""
+        self._mind_the_clock()
         with self._workshop.database.reading() as session:
             rows = open_canaries(session)
         self._watched = {row.id: self._watched.get(row.id) or self._watch(row) for row in rows}
@@ -80,6 +84,7 @@ class CanaryKeeper:
         name_this_thread("canary")
         while not self._stopping.wait(self._wanted.look_seconds):
             if not leads():
+                self._ahead = None
                 continue
             try:
                 self.look_at_all()
@@ -89,6 +94,22 @@ class CanaryKeeper:
                 _log.warning("canaries cannot be looked at just now: %s", error)
             except Exception:  # the thread's boundary
                 _log.exception("canaries cannot be looked at just now")
+
+    def _mind_the_clock(self) -> None:
+        """Where the machine's clock was set since the last look, or stood still while the machine slept, limits move with it:
+        no version is promoted because a day was skipped in which nobody could try it."""
+        ahead = self._workshop.clock().timestamp() - self._now()
+        moved = 0.0 if self._ahead is None else ahead - self._ahead
+        if abs(moved) >= _SET_SECONDS:
+            with self._workshop.database.session() as session:
+                self._lease.confirm(session)
+                for row in open_canaries(session):
+                    row.limit += moved
+                    session.add(row)
+                    told = "the clock was set by %+.0f s, so the %s of %s@%s ends as much later"
+                    _log.warning(told, moved, row.kind, row.model, row.version)
+                session.commit()
+        self._ahead = ahead
 
     def _look_at(self, row: Canary) -> None:
         if self._cancelled(row):

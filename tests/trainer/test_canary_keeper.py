@@ -47,7 +47,7 @@ def keeper(world: World) -> CanaryKeeper:
     world.now += timedelta(minutes=1)
     lease = LoopLease(world.database, 15, world.clock)
     assert lease.acquire()
-    return CanaryKeeper(world.workshop(), lease, world.stopping)
+    return CanaryKeeper(world.workshop(), lease, world.stopping, lambda: world.now.timestamp())
 
 
 def begun(world: World) -> str:
