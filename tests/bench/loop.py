@@ -46,7 +46,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import PromptGroup
 from server.demo.client import MODEL, DemoClient, bounded
 from tests.bench.linear_svm import LinearSvm
-from tests.bench.loop_offline import BASE_SHARE, CORRECTS, DATA, NOISE, RATES, USERS, Row, Task
+from tests.bench.loop_offline import CORRECTS, DATA, NOISE, RATES, USERS, Row, Task
 from tests.bench.loop_scene import CONFIGURATION, Scene
 from tests.bench.report import machine
 from tests.server.served import free_port
@@ -91,7 +91,7 @@ class Bench:
         rows = list({prompt_hash(text): (text, label) for text, label in self.task.train}.values())
         self.rng.shuffle(rows)
         known = [row for row in rows if row[1] not in self.task.unknown]
-        self.base_rows = known[: round(BASE_SHARE * min(len(known), self.options.prompts))]
+        self.base_rows = known[: round(self.options.base_share * min(len(known), self.options.prompts))]
         reserved = {text for text, _ in self.base_rows}
         self.live = [row for row in rows if row[0] not in reserved][: self.options.prompts]
 
@@ -370,6 +370,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=11_000, help="how many prompts users send in all")
+    parser.add_argument(
+        "--base-share", type=float, default=0.5, help="of the known labels' rows, what the base learns"
+    )
     parser.add_argument("--golden", type=int, default=600, help="golden cases drawn over all cycles")
     parser.add_argument("--evaluation-share", type=float, default=0.25)
     parser.add_argument("--replay", type=float, default=4.0)

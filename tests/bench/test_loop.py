@@ -19,7 +19,7 @@ TASK = Task(
 
 
 def bench(folder: Path) -> Bench:
-    return Bench(argparse.Namespace(prompts=40, seed=0), TASK, folder, random.Random(0))
+    return Bench(argparse.Namespace(prompts=40, seed=0, base_share=0.25), TASK, folder, random.Random(0))
 
 
 def test_the_base_learns_known_labels_alone_and_users_send_what_it_has_not_learned(tmp_path: Path) -> None:
@@ -43,7 +43,9 @@ def test_praise_and_corrections_teach_and_nothing_else_does() -> None:
 
 
 def test_of_the_users_the_first_lie_and_what_their_promotions_brought_is_told(tmp_path: Path) -> None:
-    one = Bench(argparse.Namespace(prompts=40, seed=0, liars=0.05), TASK, tmp_path, random.Random(0))
+    one = Bench(
+        argparse.Namespace(prompts=40, seed=0, base_share=0.25, liars=0.05), TASK, tmp_path, random.Random(0)
+    )
     assert [one.lies(f"user-{number:03d}") for number in (0, 19, 20, 399)] == [True, True, False, False]
     one.heard = [Heard("a", "play", "user-001", "1", 1, lie="book"), Heard("a", "play", "user-030", "1", 1)]
     assert poisoned(one) == "20 of 400 users lied: 1 wrong corrections. Nothing was promoted."
