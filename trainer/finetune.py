@@ -91,6 +91,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     state = TrainingState(model, peak, spec.patience, ROOM["cuda" if base.device.type == "cuda" else "cpu"])
     if (found := read_checkpoint(out, spec.digest)) is not None:
         objective.restore(state.unpack(*found))
+    glance = 2 * spec.batch * max(objective.lengths)
+    """Tokens of a pass without gradients that take no more memory than a step."""
     saving = Schedule(spec.checkpoint_seconds, time.monotonic)
     saved_step = state.step
     loop_started = time.monotonic() - state.seconds
@@ -101,7 +103,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             return None
         each = within_memory(
             state, told, ranks.mine(range(len(watched))), [len(example.tokens) for example in watched],
-            lambda: losses_each(model, base, watched, state.room, ranks),
+            lambda: losses_each(model, base, watched, min(state.room, glance), ranks),
         )  # fmt: skip
         each = ranks.sums(each, base.device)
         means = means_of(watched, each)

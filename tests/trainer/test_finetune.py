@@ -322,6 +322,23 @@ def test_a_batch_larger_than_the_room_is_accumulated_to_the_same_weights(
         torch.testing.assert_close(parts[name], tensor, rtol=0, atol=2e-3)
 
 
+def test_a_look_at_many_validation_examples_takes_no_more_at_once_than_two_steps(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_dataset(tmp_path / "data", ROWS, [row(number) for number in range(100, 180)])
+    sizes: dict[bool, list[int]] = {True: [], False: []}
+
+    def seen(model: Any, base: Any, examples: Any, keep_graph: bool = False) -> Any:
+        longest = max(len(example.tokens) for example in examples)
+        sizes[torch.is_grad_enabled()].append(longest * len(examples))
+        return losses_of(model, base, examples, keep_graph)
+
+    losses_of = objectives.losses_of
+    monkeypatch.setattr(objectives, "losses_of", seen)
+    run(spec(tiny_base, data, tmp_path / "out", epochs=1))
+    assert len(sizes[False]) >= 80 / 16 and max(sizes[False]) <= 2 * max(sizes[True])
+
+
 def test_a_rank_above_the_engines_is_refused_and_a_chosen_rank_is_saved(
     tiny_base: Path, dataset: Path, tmp_path: Path
 ) -> None:
