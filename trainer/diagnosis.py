@@ -17,6 +17,7 @@ Kind = Literal[
     "flat",
     "not_finite",
     "spike",
+    "unstable",
     "leakage",
     "forgetting",
     "out_of_memory",
@@ -83,6 +84,21 @@ def overfitting(checks: Sequence[Check], kept_step: int, worse: int, stopped: bo
         "or fewer epochs, help",
         remedy=f"the weights of step {kept_step} are kept"
         + (", and the training ended there" if stopped else ""),
+    )
+
+
+def unstable(checks: Sequence[Check], kept_step: int, worse: int, lower: float) -> Diagnosis | None:
+    """Validation rises beyond chance and training does not fall: steps too long to settle. `worse` as for `overfitting`."""
+    kept = next((check for check in checks if check.step == kept_step), None)
+    last = checks[-1]
+    if not worse or kept is None or kept.train is None or last.train is None or last.train < kept.train:
+        return None
+    return Diagnosis(
+        kind="unstable",
+        step=last.step,
+        text=f"unstable: since step {kept_step} the loss rose on validation examples from {kept.validation:.3f} to "
+        f"{last.validation:.3f} and on training examples from {kept.train:.3f} to {last.train:.3f}; the learning rate is too high",
+        remedy=f"went back to the weights of step {kept_step} and goes on at a rate of {lower:g} instead of {lower / LOWERED:g}",
     )
 
 

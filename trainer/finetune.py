@@ -153,7 +153,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         emit(line(0, _damaged_unless(look(0))))
     while state.step < steps and not state.watch.over:
         epoch, batch = order.at(state.step)
-        rate = rate_at(state.step, steps, state.rate)
+        rate, lower = rate_at(state.step, steps, state.rate), state.rate * diagnosis.LOWERED
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         model.train()
@@ -171,7 +171,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 raise _not_begun(objective.ids(batch)) if watched else _DAMAGED
             raise _diverged(state.step, peak, objective.ids(batch))
         if not state.lowered and (not finite or diagnosis.burst(loss, state.first_loss or 0.0)):
-            at, lower = state.step + 1, state.rate * diagnosis.LOWERED
+            at = state.step + 1
             state.go_back(lower)
             told.append(diagnosis.diverged(finite, at, loss, state.step, lower, _named(objective.ids(batch))))
             continue
@@ -180,12 +180,15 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         state.step += 1
         state.recent.append(loss)
         state.tokens += sum(objective.lengths[index] for index in batch)
-        check = None
+        check = unstable = None
         if watched and (state.step % between == 0 or state.step == steps):
             check = look(epoch)
             if check is None:
                 raise _diverged(state.step - 1, peak, objective.ids(batch))
             told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
+            if not state.lowered:
+                unstable = diagnosis.unstable(state.checks, state.watch.kept_step, state.watch.worse, lower)
+                told += [] if unstable is None else [unstable]
         event = line(
             epoch,
             check,
@@ -194,6 +197,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             gradient_norm=round(norm, 5),
             tokens_per_second=round(state.tokens / (time.monotonic() - loop_started), 1),
         )
+        if unstable is not None:
+            state.go_back(lower)
         if ranks.first and saving.due and state.step < steps and not state.watch.over:
             saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
         emit(event)

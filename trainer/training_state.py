@@ -51,7 +51,7 @@ class TrainingState:
         with torch.no_grad():
             for name, value in self.weights.items():
                 value.copy_(self.best[name])
-        self.step = self.watch.kept_step
+        self.step, self.watch.worse = self.watch.kept_step, 0
         self.checks = [check for check in self.checks if check.step <= self.step]
         self.recent.clear()
         self.rate, self.lowered = rate, True

@@ -118,6 +118,20 @@ def test_a_loss_that_bursts_sends_the_training_back_and_it_comes_down_again(
     assert facts["history"][-1]["train"] < 0.8 * highest
 
 
+def test_losses_that_rise_together_send_the_training_back_to_its_best_weights_at_a_lower_rate(
+    run: Run,
+) -> None:
+    facts, events = run(map(row, range(96)), map(row, range(96, 256)), epochs=20, learning_rate=0.028)
+    (one,) = (one for one in facts["diagnoses"] if one["kind"] == "unstable")
+    kept = int(re.findall(r"since step (\d+)", one["text"])[0])
+    assert kept < one["step"] and "goes on at a rate of 0.007 instead of 0.028" in one["remedy"]
+    told = [event["step"] for event in events if event["step"]]
+    after = told.index(one["step"]) + 1
+    assert told[after] == kept + 1, "the steps since are made again"
+    best = next(check["validation"] for check in facts["history"] if check["step"] == kept)
+    assert facts["validation_loss"] < 0.95 * best
+
+
 def test_validation_below_training_throughout_is_said_to_be_leakage(run: Run) -> None:
     """The validation examples stand twice among the training's, beside as many answers that are mere noise."""
     letters = random.Random(1)
