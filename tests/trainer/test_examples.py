@@ -103,5 +103,7 @@ def test_a_hundred_times_as_many_examples_take_no_more_than_their_order() -> Non
         tracemalloc.stop()
         return peak
 
-    few, many = taken(500), taken(50_000)
+    few, many = (
+        min(taken(count) for _ in range(3)) for count in (500, 50_000)
+    )  # others' threads are traced too
     assert (many - few) / 49_500 < 6, "the order of an epoch, and no more"
