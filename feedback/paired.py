@@ -41,7 +41,7 @@ def _crossing(gained: int, lost: int, cases: int, z: float) -> float:
     return (low + high) / 2
 
 
-def tango_score(fixes: int, regressions: int, cases: int, difference: float) -> float:
+def tango_score(fixes: float, regressions: float, cases: float, difference: float) -> float:
     """Tango's statistic for the hypothesis that the true difference is `difference`; about standard normal.
 
     At 0 it is McNemar's (b − c) / √(b + c).

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from feedback.shares import wilson_low
 from trainer.comparison import MINIMUM_SCORED, Comparison, Outcome
-from trainer.statistics import cases_for_non_inferiority, cases_for_superiority
+from trainer.statistics import cases_for_bound, cases_for_non_inferiority, cases_for_superiority
 
 _PLANNED_DIFFERENCE = 0.05
 _PLANNED_DISCORDANCE = 0.20
@@ -259,7 +259,9 @@ def _deciding_regression(regression: Comparison, margin: float) -> int:
     if regression.scored:
         return _deciding_scores(regression, abs(distance))
     wanted = cases_for_non_inferiority(margin, regression.discordance, distance - margin)
-    return max(wanted, regression.n + 1)
+    # With few that differ the asymptotic number falls short of what the interval itself takes.
+    least = cases_for_bound(regression.fixes, regression.regressions, regression.n, -margin)
+    return max(wanted, math.ceil(min(least, _HOPELESS * regression.n)), regression.n + 1)
 
 
 def _deciding_scores(compared: Comparison, distance: float) -> int:

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import bdtr, stdtrit
 
-from feedback.paired import ALPHA
+from feedback.paired import ALPHA, tango_score
 
 POWER = 0.80
 _RESAMPLES = 10_000
@@ -80,6 +80,16 @@ def cases_for_superiority(
     spread = math.sqrt(max(discordance - difference * difference, 0.0))
     root = normal.inv_cdf(1 - alpha / 2) * math.sqrt(discordance) + normal.inv_cdf(power) * spread
     return math.ceil((root / difference) ** 2)
+
+
+def cases_for_bound(fixes: int, regressions: int, cases: int, bound: float, alpha: float = ALPHA) -> float:
+    """Cases at which Tango's interval leaves `bound` out, if the shares seen stay as they are; infinite where they lie on it.
+
+    With counts grown `k` times the score statistic grows by the root of `k`.
+    """
+    score = tango_score(fixes, regressions, cases, bound)
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    return cases * (z / score) ** 2 if score else math.inf
 
 
 def cases_for_non_inferiority(

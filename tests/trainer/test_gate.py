@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from feedback.paired import tango_interval
 from feedback.settings import Promotion
 from trainer.comparison import Outcome
 from trainer.findings import Latency
@@ -59,6 +60,19 @@ def test_a_golden_set_that_cannot_tell_is_inconclusive_and_says_how_many_cases_w
     scale = finding.deciding / 200
     again = judge(golden=outcomes(round(20 * scale), round(10 * scale), round(170 * scale)))
     assert again.decision == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("fixes", "regressions", "same"), [(0, 0, 54), (0, 1, 138), (2, 2, 120), (0, 25, 600)]
+)
+def test_as_many_regression_cases_as_are_said_to_decide_do_so(
+    fixes: int, regressions: int, same: int
+) -> None:
+    finding = judge(regression=outcomes(fixes, regressions, same)).findings[1]
+    assert finding.verdict == "open" and finding.deciding is not None
+    scale = finding.deciding / (fixes + regressions + same)
+    low, high = tango_interval(scale * fixes, scale * regressions, finding.deciding)
+    assert low > -0.03 or high < -0.03
 
 
 def test_an_equal_challenger_is_told_how_many_cases_show_the_planned_difference() -> None:
