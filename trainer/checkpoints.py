@@ -43,7 +43,10 @@ class Schedule:
 
 
 def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: dict[str, Any]) -> None:
-    """Write the checkpoint of a step and remove older ones than `KEPT`. Raises `OSError`, with nothing half-made left."""
+    """Write the checkpoint of a step and remove older ones than `KEPT`. Raises `OSError`, with nothing half-made left.
+
+    Those of later steps were made before the training went back to an earlier one, and go too.
+    """
     folder = _folder(out) / f"step-{step:08d}"
     partial = folder.with_name(f"{folder.name}.partial")
     document = {"training": digest, "tensors": hashlib.sha256(tensors).hexdigest(), "state": state}
@@ -57,6 +60,9 @@ def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: d
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    later = [other for other in _found(out) if other.name > folder.name]
+    for other in later:
+        shutil.rmtree(other, ignore_errors=True)
     for older in _found(out)[KEPT:]:
         shutil.rmtree(older, ignore_errors=True)
 

@@ -34,6 +34,8 @@ _LEAST_CHECKS = 5
 _FORGOT = 0.05
 """Rise of the loss on old examples that matters: each token of theirs some 5 % less likely."""
 _BURST, _BURST_MORE = 2.0, 2.0
+_RISEN = 1.1
+"""Times the training loss of the kept weights: a rise that one check alone is believed; of two in a row any is."""
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -91,7 +93,9 @@ def unstable(checks: Sequence[Check], kept_step: int, worse: int, lower: float) 
     """Validation rises beyond chance and training does not fall: steps too long to settle. `worse` as for `overfitting`."""
     kept = next((check for check in checks if check.step == kept_step), None)
     last = checks[-1]
-    if not worse or kept is None or kept.train is None or last.train is None or last.train < kept.train:
+    if not worse or kept is None or kept.train is None or last.train is None:
+        return None
+    if last.train < (_RISEN if worse == 1 else 1.0) * kept.train:
         return None
     return Diagnosis(
         kind="unstable",

@@ -188,7 +188,6 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
             if not state.lowered:
                 unstable = diagnosis.unstable(state.checks, state.watch.kept_step, state.watch.worse, lower)
-                told += [] if unstable is None else [unstable]
         event = line(
             epoch,
             check,
@@ -197,8 +196,13 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             gradient_norm=round(norm, 5),
             tokens_per_second=round(state.tokens / (time.monotonic() - loop_started), 1),
         )
-        if unstable is not None:
+        if (
+            unstable is not None
+        ):  # told with the next line, as this one is replaced when its step is made again
+            emit(event)
             state.go_back(lower)
+            told.append(unstable)
+            continue
         if ranks.first and saving.due and state.step < steps and not state.watch.over:
             saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
         emit(event)

@@ -70,7 +70,7 @@ def choose(wanted: Wanted, evidence: Evidence) -> Choice:
     if min(evidence.good, evidence.bad) >= ENOUGH and evidence.new < FEW:
         return Choice(
             "kto",
-            f"{held}: hardly any right answers are known, and many were called good or bad, so those are learned from",
+            f"{held}: few right answers are new, and many answers were called good or bad, so those are learned from",
         )
     return Choice("sft", f"{held}: right answers are known, and imitating them says most")
 

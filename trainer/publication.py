@@ -154,6 +154,7 @@ def train_version(
         base_revision=base.revision,
         engine_model=base.engine_model,
         dataset=str(folder),
+        content=dataset.content_hash,
         out=str(work),
         max_rank=engine.max_lora_rank,
         method=choice.method,

@@ -68,6 +68,8 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False
     quantisation: Literal["", "nf4"] = ""
     """Of the base while it trains; the adapter serves on the base as it is."""
+    content: str = ""
+    """Hash of the dataset version's rows: without those that an erasure took it is another training."""
     timeout_seconds: float = 86_400.0
     checkpoint_seconds: float = 60.0
     rate_factor: float = 1.0
@@ -229,7 +231,9 @@ def _to_the_end(
             result = _once(spec, place, left, on_event)
         except ChildDiedError as error:
             deaths += 1
-            vain = 0 if reached(out) > stood_at else vain + 1
+            vain = (
+                vain + 1 if reached(out) == stood_at else 0
+            )  # lower is further too: it went back to its best weights
             if vain >= STARTS:
                 raise ChildDiedError(f"{error}. It was started {STARTS} times and came no further") from None
             stood_at = reached(out)

@@ -34,7 +34,7 @@ class Tokens(Struct):
     p95: int
     longest: int
     over_limit: int
-    """Rows longer than `[training] max_tokens`: cut in training."""
+    """Rows longer than `[training] max_tokens`: left out of training, never cut."""
 
 
 class Estimate(Struct):

@@ -128,6 +128,8 @@ def test_losses_that_rise_together_send_the_training_back_to_its_best_weights_at
     told = [event["step"] for event in events if event["step"]]
     after = told.index(one["step"]) + 1
     assert told[after] == kept + 1, "the steps since are made again"
+    noticed = [event["step"] for event in events if any("unstable" in said for said in event["noticed"])]
+    assert noticed == [kept + 1], "on a line that stays in the record"
     best = next(check["validation"] for check in facts["history"] if check["step"] == kept)
     assert facts["validation_loss"] < 0.95 * best
 

@@ -31,7 +31,7 @@ def evidence(**counts: int) -> Evidence:
         (
             {"good": 500, "bad": 400, "new": 49},
             "kto",
-            "500 good and 400 bad answers: hardly any right answers",
+            "500 good and 400 bad answers: few right answers are new",
         ),
         ({"good": 500, "bad": 400, "new": 50}, "sft", "right answers are known"),
         ({"good": 500, "bad": 100}, "sft", "100 bad answers: right answers are known"),

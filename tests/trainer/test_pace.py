@@ -44,7 +44,8 @@ def test_what_a_training_takes_besides_its_steps_is_what_it_took() -> None:
 
 @pytest.mark.parametrize(
     ("name", "teraflops"),
-    [("NVIDIA H100 80GB HBM3", 445), ("NVIDIA H100 PCIe", 340), ("NVIDIA L4", 54), ("NVIDIA L40S", 163), ("Tesla T4", 29)],
+    [("NVIDIA H100 80GB HBM3", 445), ("NVIDIA H100 PCIe", 340), ("NVIDIA L4", 54), ("NVIDIA L40S", 163), ("NVIDIA GH200 480GB", 445),
+     ("NVIDIA A100-SXM4-80GB", 140)],
 )  # fmt: skip
 def test_a_gpu_is_known_by_its_name(name: str, teraflops: float) -> None:
     pace = pace_of(Machine(4, 1 << 34, 1 << 33, [Gpu(name, 1 << 34, 1 << 34)]), Training())
@@ -52,8 +53,9 @@ def test_a_gpu_is_known_by_its_name(name: str, teraflops: float) -> None:
 
 
 def test_a_gpu_that_nobody_knows_has_no_pace_but_the_one_that_is_set() -> None:
-    machine = Machine(4, 1 << 34, 1 << 33, [Gpu("Another", 1 << 34, 1 << 34)])
-    assert pace_of(machine, Training()) is None
+    for name in ("Another", "NVIDIA RTX A1000", "NVIDIA RTX A4000", "NVIDIA T400"):
+        machine = Machine(4, 1 << 34, 1 << 33, [Gpu(name, 1 << 34, 1 << 34)])
+        assert pace_of(machine, Training()) is None
     pace = pace_of(machine, Training(teraflops=50.0))
     assert pace is not None and pace.teraflops == 50.0 and "[training] teraflops" in pace.rests_on
 

@@ -131,6 +131,43 @@ def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
     ]
 
 
+def test_a_checkpoint_of_a_step_that_was_gone_back_to_takes_the_place_of_later_ones(tmp_path: Path) -> None:
+    for step in (180, 190, 120, 125):
+        write_checkpoint(tmp_path, step, "this", b"x", {"step": step})
+        assert checkpoints.reached(tmp_path) == step
+        assert read_checkpoint(tmp_path, "this") == (b"x", {"step": step})
+
+
+def test_killed_about_its_going_back_a_training_ends_as_if_nobody_had(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", map(row, range(96)), map(row, range(96, 256)))
+
+    def asked(name: str) -> TrainingSpec:
+        return spec(tiny_base, data, tmp_path / name, epochs=9, learning_rate=0.028)
+
+    steps: list[int] = []
+    facts = run(asked("whole"), lambda event: steps.append(event["step"]))
+    back = next(place for place, step in enumerate(steps[1:], 1) if step <= steps[place - 1])
+    for beside in (-1, 0, 3):  # as it goes back, as it is made again, and once there are checkpoints of that
+        name, heard = f"killed{beside}", []
+
+        def emit(event: dict[str, Any], heard: list[int] = heard, last: int = back + beside) -> None:
+            heard.append(event["step"])
+            if len(heard) > last:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            run(asked(name), emit)
+        again = run(asked(name))
+        expected = steps[back + beside] - (
+            beside == -1
+        )  # the line before it goes back comes without a checkpoint
+        assert again["resumed_at"] == [expected]
+        assert weights(tmp_path / name) == weights(tmp_path / "whole")
+        assert again["history"] == facts["history"] and again["diagnoses"] == facts["diagnoses"]
+
+
 def test_checkpoints_take_a_small_share_of_the_time_however_slow_the_disk() -> None:
     now = 0.0
     schedule = checkpoints.Schedule(60.0, lambda: now)
