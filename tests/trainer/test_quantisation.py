@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from feedback.errors import BadInputError, DataRefusedError
 from feedback.settings import Training
+from tests.trainer import test_preflight as shapes
 from tests.trainer.tiny import row, training_spec, write_base, write_dataset
 from trainer import finetune, placement
 from trainer.base_model import load_base
 from trainer.pace import speed_of
 from trainer.placement import require_quantiser
-from trainer.preflight import Rows, Shape, memory_of, preflight, refuse_too_large
+from trainer.preflight import Shape, memory_of, preflight, refuse_too_large
 from trainer.soundness import check_adapter
 from trainer.training import train
 
@@ -140,17 +141,8 @@ def test_a_missing_library_is_said_with_the_command_that_brings_it(monkeypatch: 
         require_quantiser(Training(quantisation="nf4"))
 
 
-LLAMA_8B = Shape(
-    layers=32,
-    hidden=4096,
-    inner=14336,
-    key_value=1024,
-    vocabulary=128_256,
-    parameters=8_030_261_248,
-    bytes=16_060_522_496,
-    linear=6_979_321_856,
-)
-ROWS = Rows(count=500, tokens=100_000, longest=400, answered=0.2)
+LLAMA_8B = msgspec.structs.replace(shapes.LLAMA_8B, linear=6_979_321_856)
+ROWS = shapes.ROWS
 
 
 def test_an_estimate_reckons_with_it_and_says_so() -> None:
