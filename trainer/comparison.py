@@ -24,6 +24,8 @@ class Outcome(Struct, frozen=True):
     critical: bool = False
     facets: Sequence[str] = ()
     """What else the case is reported by."""
+    said: tuple[str | None, str | None] = (None, None)
+    """Of which kind champion's and challenger's answers are; `slice` is the kind of the right one."""
 
     @property
     def regressed(self) -> bool:

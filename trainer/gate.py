@@ -87,7 +87,7 @@ def decide(evidence: Evidence, limits: Promotion) -> Decision:
         regression_finding(fair, limits.margin, suites["regression"]),
         *praised_finding(suites["praised"], evidence.golden, limits.margin),
         critical_finding([*evidence.golden, *evidence.regression, *evidence.praised]),
-        *kinds_finding([*evidence.golden, *evidence.regression]),
+        *kinds_finding(evidence.golden, evidence.regression),
         validity_finding(evidence.validity, suites["validity"], limits.format_floor),
         latency_finding(evidence.latency, limits.latency),
         holdout_finding(suites["holdout"]),

@@ -4,6 +4,10 @@ Each kind's fixes and regressions are put to McNemar's exact test for harm. With
 so the p-values are adjusted together (Benjamini and Hochberg): of equal challengers, no more are refused for a kind
 than the level says, however many kinds there are. Kinds too small to prove anything are left out of the family, by their
 number of differing cases alone, which says nothing about the direction.
+
+A kind's own cases tell of what it lost, not of what it was wrongly taken for. A champion that gives one answer to all that it
+does not know is never wrong where that answer is right, and whoever learns to tell them apart must lose some of these. So a
+kind that lost is forgiven where the golden set proves that what is and what is not of it is told apart better than before.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from scipy.special import bdtr
 
 from feedback.analysis.association import false_discovery_adjusted
@@ -38,6 +42,14 @@ class Kind(Struct, frozen=True):
     """Of harm, adjusted for all kinds that were looked at."""
     family: int
     """How many these were."""
+    apart: tuple[int, int] = (0, 0)
+    """On how many golden cases the challenger alone, and the champion alone, tells rightly whether they are of this kind."""
+
+    @property
+    def forgiven(self) -> bool:
+        """Whether it is told apart better beyond chance, its lost cases counted."""
+        better, worse = self.apart
+        return float(bdtr(worse, better + worse, 0.5)) <= _PROVEN if better > worse else False
 
     @property
     def told(self) -> str:
@@ -72,19 +84,46 @@ def compared_kinds(outcomes: Iterable[Outcome], names: Callable[[Outcome], Itera
     return sorted(kinds, key=lambda kind: (kind.p, kind.name))
 
 
-def kinds_finding(outcomes: Sequence[Outcome]) -> list[Finding]:
+def kinds_finding(golden: Sequence[Outcome], regression: Sequence[Outcome] = ()) -> list[Finding]:
     """By kind of answer: one that is worse beyond chance rejects, one under suspicion leaves it open."""
-    kinds = compared_kinds(outcomes, lambda outcome: () if outcome.slice is None else (outcome.slice,))
+    kinds = compared_kinds(
+        [*golden, *regression], lambda outcome: () if outcome.slice is None else (outcome.slice,)
+    )
     if not kinds:
         return []
     about = "kinds of answer"
-    proven, suspected = ([kind for kind in kinds if kind.p <= level] for level in (_PROVEN, _SUSPECTED))
+    lost = [structs.replace(kind, apart=_apart(golden, kind.name)) for kind in kinds if kind.p <= _SUSPECTED]
+    found, forgiven = [], [kind for kind in lost if kind.forgiven]
+    proven, suspected = (
+        [kind for kind in lost if not kind.forgiven and kind.p <= level] for level in (_PROVEN, _SUSPECTED)
+    )
     if proven:
-        return [Finding(about, "against", f"{about}: {_listed(proven)}; worse beyond chance")]
-    if suspected:
+        found.append(Finding(about, "against", f"{about}: {_listed(proven)}; worse beyond chance"))
+    elif suspected:
         meaning = "under suspicion of being worse; more confirmed cases of that kind would tell"
-        return [Finding(about, "open", f"{about}: {_listed(suspected)}; {meaning}")]
-    return [Finding(about, "for", f"{about}: none of {len(kinds)} that can be told is worse beyond chance")]
+        found.append(Finding(about, "open", f"{about}: {_listed(suspected)}; {meaning}"))
+    elif not forgiven:
+        meaning = f"none of {len(kinds)} that can be told is worse beyond chance"
+        found.append(Finding(about, "for", f"{about}: {meaning}"))
+    for kind in forgiven:
+        better, worse = kind.apart
+        told = f"on {counted(better, 'golden case')} the challenger alone tells rightly whether they are of it, on {worse} the champion alone"
+        found.append(
+            Finding(about, "for", f"{about}: {kind.told}; but {told}: told apart better beyond chance")
+        )
+    return found
+
+
+def _apart(golden: Iterable[Outcome], name: str) -> tuple[int, int]:
+    better = worse = 0
+    for outcome in golden:
+        champion, challenger = (
+            bool(right) if outcome.slice == name else said != name
+            for right, said in zip((outcome.champion, outcome.challenger), outcome.said, strict=True)
+        )
+        better += challenger and not champion
+        worse += champion and not challenger
+    return better, worse
 
 
 def facets_finding(outcomes: Sequence[Outcome]) -> list[Finding]:

@@ -19,11 +19,17 @@ def passed(case: EvalCase, answers: Answers) -> bool:
     return matches(case.answer, answers[case.id].text)
 
 
-def outcomes(cases: Sequence[EvalCase], champion: Answers, challenger: Answers) -> list[Outcome]:
+def outcomes(
+    cases: Sequence[EvalCase], champion: Answers, challenger: Answers, contract: TaskContract
+) -> list[Outcome]:
     """Both versions' right and wrong answers, paired.
 
     Where the task contract tells no kinds of answer, cases with the same right answer are of one kind.
     """
+
+    def kind(case: EvalCase, text: str) -> str | None:
+        return contract.slice_of(text) if case.slice else answer_key(text)
+
     return [
         Outcome(
             case.id,
@@ -32,6 +38,7 @@ def outcomes(cases: Sequence[EvalCase], champion: Answers, challenger: Answers) 
             case.slice or answer_key(case.answer),
             case.critical,
             case.facets,
+            (kind(case, champion[case.id].text), kind(case, challenger[case.id].text)),
         )
         for case in cases
     ]

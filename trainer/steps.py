@@ -153,10 +153,12 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
     contract = TaskContract.from_settings(workshop.model(record.row.model))
     fair = fair_to([champion], suites.regression)
     evidence = Evidence(
-        golden=outcomes(suites.golden, ours, theirs),
-        regression=outcomes(fair, ours, theirs),
-        praised=outcomes([case for case in suites.regression if case.version == champion], ours, theirs),
-        holdout=outcomes(suites.holdout, ours, theirs),
+        golden=outcomes(suites.golden, ours, theirs, contract),
+        regression=outcomes(fair, ours, theirs, contract),
+        praised=outcomes(
+            [case for case in suites.regression if case.version == champion], ours, theirs, contract
+        ),
+        holdout=outcomes(suites.holdout, ours, theirs, contract),
         validity=validity([*suites.golden, *fair] or suites.regression, ours, theirs, contract),
         latency=result["latency"] and msgspec.convert(result["latency"], Latency),
         looks=_count_look(workshop, record, suites),

@@ -115,23 +115,22 @@ class Ground:
 
 
 class Version:
-    """What a training came to, and which cases it answers right."""
+    """What a training came to, and what it answers to the cases."""
 
     def __init__(self, ground: Ground, chosen: Sequence[Example]) -> None:
         rows = [*ground.base, *((_text(one), one.answer) for one in chosen)]
         weights = [1.0] * len(ground.base) + [one.weight for one in chosen]
         self._fitted = LinearSvm([text for text, _ in rows], [label for _, label in rows], weights)
         self.golden, self.regression, self.truth = (
-            self._hits(cases) for cases in (ground.golden, ground.regression, ground.truth)
+            self._on(cases) for cases in (ground.golden, ground.regression, ground.truth)
         )
         self.learned = frozenset(one.content_hash for one in chosen)
 
     def answers(self, texts: Sequence[str]) -> list[str]:
         return self._fitted.predict(texts)
 
-    def _hits(self, cases: Sequence[Row]) -> list[bool]:
-        given = self.answers([text for text, _ in cases])
-        return [one == label for (_, label), one in zip(cases, given, strict=True)]
+    def _on(self, cases: Sequence[Row]) -> list[str]:
+        return self.answers([text for text, _ in cases])
 
 
 class Crowd:
@@ -276,9 +275,9 @@ def _base_example(row: Row, ground: Ground, settings: Dataset) -> BaseExample:
     return BaseExample(conversation, group, side)
 
 
-def _outcomes(cases: Sequence[Row], ours: Sequence[bool], theirs: Sequence[bool]) -> list[Outcome]:
+def _outcomes(cases: Sequence[Row], ours: Sequence[str], theirs: Sequence[str]) -> list[Outcome]:
     return [
-        Outcome(text, float(one), float(other), label)
+        Outcome(text, float(one == label), float(other == label), label, said=(one, other))
         for (text, label), one, other in zip(cases, ours, theirs, strict=True)
     ]
 
@@ -287,7 +286,7 @@ def _truth(ground: Ground, champion: Version, challenger: Version) -> tuple[floa
     """True difference over all prompts, and over those of the intent that lost most."""
     by_label: dict[str, list[int]] = {label: [] for label in ground.labels}
     for (_, label), one, other in zip(ground.truth, champion.truth, challenger.truth, strict=True):
-        by_label[label].append(other - one)
+        by_label[label].append((other == label) - (one == label))
     differences = [one for found in by_label.values() for one in found]
     return mean(differences), min(mean(found) for found in by_label.values() if found)
 

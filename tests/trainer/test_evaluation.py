@@ -189,7 +189,9 @@ def test_answers_are_paired_by_case() -> None:
     cases = [case(0), case(1)]
     ours = {"case-0000": Answer("answer 0", "stop", 2, 1.0), "case-0001": Answer("", "stop", 0, 1.0)}
     theirs = {"case-0000": Answer("no", "stop", 2, 1.0), "case-0001": Answer("answer 1", "stop", 2, 1.0)}
-    assert [(one.champion, one.challenger) for one in outcomes(cases, ours, theirs)] == [(1, 0), (0, 1)]
+    paired = outcomes(cases, ours, theirs, TaskContract(None))
+    assert [(one.champion, one.challenger) for one in paired] == [(1, 0), (0, 1)]
+    assert [one.said for one in paired] == [("answer 0", "no"), ("", "answer 1")]
     formats = validity(cases, ours, theirs, TaskContract(None))
     assert [(one.champion, one.challenger) for one in formats] == [(1, 1), (0, 1)]
 

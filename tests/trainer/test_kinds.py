@@ -46,6 +46,62 @@ def test_a_label_under_suspicion_leaves_it_open() -> None:
     assert "'parcel'" in found[0].text and "more confirmed cases of that kind" in found[0].text
 
 
+def told_apart(name: str, taken: int, still: int, lost: int, n: int) -> list[Outcome]:
+    """Cases of a kind of which `lost` are lost, and `taken` of another that were taken for it, all but `still` no more."""
+    other = [
+        Outcome(
+            f"{name}-taken-{i}",
+            0,
+            float(i >= still),
+            slice="other",
+            said=(name, name if i < still else "other"),
+        )
+        for i in range(taken)
+    ]
+    own = [
+        Outcome(
+            f"{name}-own-{i}", 1, float(i >= lost), slice=name, said=(name, "other" if i < lost else name)
+        )
+        for i in range(n)
+    ]
+    return other + own
+
+
+def test_a_label_that_stood_for_all_that_was_unknown_may_lose_what_its_being_told_apart_costs() -> None:
+    golden = [*of_kind("refund", 30, 2, 200), *told_apart("parcel", 40, 4, 9, 60)]
+    decision = judge(golden)
+    assert {finding.about for finding in decision.findings if finding.verdict in ("open", "against")} == {
+        "latency"
+    }
+    found = [finding.text for finding in decision.findings if finding.about == "kinds of answer"]
+    assert found == [
+        "kinds of answer: 'parcel': 0 fixes and 9 regressions in 60 cases, -15.0 points (p = 0.0059 among 3); but on 36 golden "
+        "cases the challenger alone tells rightly whether they are of it, on 9 the champion alone: told apart better beyond chance"
+    ]
+
+
+def test_a_label_that_loses_as_much_as_it_is_told_apart_better_is_not_forgiven() -> None:
+    golden = [*of_kind("refund", 30, 2, 200), *told_apart("parcel", 40, 20, 12, 60)]
+    assert judge(golden).decision == "rejected"
+
+
+def test_only_the_golden_set_forgives_as_its_cases_were_drawn_blindly() -> None:
+    regression = [*of_kind("refund", 6, 0, 1500), *told_apart("parcel", 40, 4, 9, 60)]
+    assert "'parcel'" in judge(of_kind("refund", 60, 4, 200), regression).reason
+
+
+def test_labels_exchanged_by_a_lie_are_not_forgiven() -> None:
+    """Half of one label now goes to another: neither is told apart better."""
+    moved = [
+        Outcome(
+            f"m{i}", 1, float(i >= 10), slice="parcel", said=("parcel", "parcel" if i >= 10 else "refund")
+        )
+        for i in range(40)
+    ]
+    found = kinds_finding([*of_kind("refund", 60, 4, 200), *moved])
+    assert [one.verdict for one in found] == ["against"] and "'parcel'" in found[0].text
+
+
 def test_labels_as_good_as_before_are_told_to_be() -> None:
     found = kinds_finding([*of_kind("refund", 6, 4, 200), *of_kind("parcel", 5, 4, 100)])
     assert [one.verdict for one in found] == ["for"]

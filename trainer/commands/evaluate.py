@@ -80,7 +80,7 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
             figures[suite] = msgspec.to_builtins(Metrics.of(cases, given, contract))
             if number != numbers[0]:
                 fair = fair_to((numbers[0], number), cases)
-                compared = Comparison.of(outcomes(fair, first, given))
+                compared = Comparison.of(outcomes(fair, first, given, contract))
                 figures[suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
         one: dict[str, Any] = {"version": number, "suites": figures, "judge": None, "remarks": []}
         if number != numbers[0]:
@@ -88,7 +88,7 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
             if judged is not None:
                 one["judge"] = {**judged_shown(judged), "interval": judged.comparison.interval}
             fair = fair_to((numbers[0], number), [*suites.golden, *suites.regression])
-            paired = outcomes(fair, first, given)
+            paired = outcomes(fair, first, given, contract)
             one["remarks"] = [*(found.text for found in facets_finding(paired)), *trouble]
         report.append(one)
     elsewhere = []
@@ -96,7 +96,7 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
         told = shown(done, suites, contract)
         for suite, cases in suites.named().items():
             fair = fair_to((numbers[0],), answered(cases, done))
-            compared = Comparison.of(outcomes(fair, first, done.answers))
+            compared = Comparison.of(outcomes(fair, first, done.answers, contract))
             told["suites"][suite]["against"] = {"version": numbers[0], **msgspec.to_builtins(compared)}
         elsewhere.append({"contender": done.name, **told})
     emit(
