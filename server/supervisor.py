@@ -62,12 +62,7 @@ class Supervisor:
                 self._rest.tick(now)
             for post in self._posts:
                 child = post.child
-                if (
-                    child.state == "stopped"
-                    and not self._sleeps(child)
-                    and (post.after is None or post.after.state == "ready")
-                ):
-                    child.start(now)
+                if self._due(post) and child.begin(now):
                     self._say(f"{child.name}: starting" + (f" ({child.hint})" if child.hint else ""))
                 child.tick(now)
                 if child.state == "failed":
@@ -82,8 +77,14 @@ class Supervisor:
             self._wake.wait(_TICK_SECONDS)
         return 0
 
-    def _sleeps(self, child: Child) -> bool:
-        return self._rest is not None and self._rest.wanted and child in self._rest.children
+    def _due(self, post: Post) -> bool:
+        """Whether its child is to be started for the first time, or after a sleep."""
+        sleeps = self._rest is not None and self._rest.wanted and post.child in self._rest.children
+        return (
+            post.child.state == "stopped"
+            and not sleeps
+            and (post.after is None or post.after.state == "ready")
+        )
 
     def _stop(self) -> bool:
         """End all, one after the other; True when something could not be ended."""

@@ -46,7 +46,8 @@ def engines_asleep(settings: Settings, what: str, pause: Callable[[float], None]
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"[training] engine_asleep is set and nobody puts the engines to sleep: none is run from {directory} on this "
-                    "machine. Run `starloop up` or `starloop engine` here, or set engine_asleep = false"
+                    "machine, or `starloop up` says there why it could not end them. Run `starloop up` or `starloop engine` here, or "
+                    "set engine_asleep = false"
                 )
             pause(1.0)
         _log.info("the engines sleep while %s trains", what)

@@ -14,11 +14,13 @@ from pathlib import Path
 from feedback.asleep import found_asleep, wanted_asleep
 from feedback.errors import StarloopError
 from feedback.settings import Engine, Settings
-from server.processes.child import Child
+from server.processes.child import Child, wait_before
 from server.processes.ports import reachable_host
 
 _SETTLE_SECONDS = 3.0
 """By then every gateway worker has heard of it and sends nothing more."""
+_TRIES = 5
+"""How often it is tried to let them sleep, before that is given up until a training asks for it anew."""
 _BUSY = (b"vllm:num_requests_running{", b"vllm:num_requests_waiting{")
 
 
@@ -38,6 +40,8 @@ class Rest:
         self._busy, self._drain, self._say = busy, drain_seconds, say
         self._wanted, self._found = wanted_asleep(directory), found_asleep(directory)
         self._since: float | None = None
+        self._failures, self._next_try = 0, 0.0
+        self._blind = False
         self._held: ExitStack | None = None
 
     @property
@@ -47,13 +51,27 @@ class Rest:
 
     def tick(self, now: float) -> None:
         """See what the loop wants, and do it."""
-        why = self._wanted.told()
+        try:
+            why = self._wanted.told()
+        except OSError as error:  # whether a training wants it is not known: all stays as it is
+            if not self._blind:
+                self._say(
+                    f"engines: {self._wanted.path} cannot be read ({error.strerror}); loop and engines must run as one user"
+                )
+            self._blind = True
+            return
+        self._blind = False
         if why is None:
             self._wake()
         elif self._since is None:
             self._since = now
             self._say(f"engines: going to sleep {why}")
-        elif self._held is None and self._drained(now - self._since):
+        elif (
+            self._held is None
+            and self._failures < _TRIES
+            and now >= self._next_try
+            and self._drained(now - self._since)
+        ):
             self._sleep(now)
 
     def _drained(self, waited: float) -> bool:
@@ -62,23 +80,36 @@ class Rest:
     def _sleep(self, now: float) -> None:
         left = [one.pid for child in self.children for one in child.stop()]
         if left:
-            self._say(f"engines: {', '.join(map(str, left))} could not be ended; trying again")
+            pids = ", ".join(map(str, left))
+            self._failed(now, f"process {pids} could not be ended", f"kill -9 {' '.join(map(str, left))}")
             return
         held = ExitStack()
         try:
             held.enter_context(self._found.held("yes"))
         except StarloopError as error:
-            self._say(f"engines: {error}")
-            self._since = now  # after a while again
+            self._failed(now, str(error), "mend that")
             return
         self._held = held
         self._say("engines: asleep")
+
+    def _failed(self, now: float, why: str, advice: str) -> None:
+        self._failures += 1
+        if self._failures < _TRIES:
+            wait = wait_before(self._failures)
+            self._next_try = now + wait
+            self._say(f"engines: {why}; trying again in {wait:.0f} s")
+            return
+        self._say(
+            f"engines: {why}; given up after {_TRIES} tries, so this training does not begin, and they start again when it is "
+            f"left. Do this by hand: {advice}"
+        )
 
     def _wake(self) -> None:
         if self._held is not None:
             self._say("engines: waking up")
             self._held.close()
         self._since = self._held = None
+        self._failures, self._next_try = 0, 0.0
 
 
 def rest_of(
@@ -100,8 +131,8 @@ def _under_way(engine: Engine) -> bool:
     try:
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().splitlines()
-    except (OSError, HTTPException):
+        return any(float(line.rsplit(b" ", 1)[1]) > 0 for line in lines if line.startswith(_BUSY))
+    except (OSError, HTTPException, ValueError, IndexError):  # gone, or no engine of ours
         return False
     finally:
         connection.close()
-    return any(float(line.rsplit(b" ", 1)[1]) > 0 for line in lines if line.startswith(_BUSY))

@@ -100,8 +100,23 @@ class Child:
         """Of the process that runs now."""
         return None if self._process is None else self._process.pid
 
+    def begin(self, now: float) -> bool:
+        """Start it; whether that went well. Where it did not, it is tried again as one that ended is."""
+        try:
+            self.start(now)
+        except (UnavailableError, StorageError) as error:
+            self._failed(now, str(error).removeprefix(f"{self.name}: "), None)
+            return False
+        return True
+
     def start(self, now: float) -> None:
-        """Start it. Raises `UnavailableError` when there is nothing to execute, `StorageError` without a log."""
+        """Start it. Raises `UnavailableError` when there is nothing to execute, no room for another process, or one of its
+        last run that cannot be ended; `StorageError` without a log."""
+        if self._record is not None and (left := self._end_family([], 0.0)):
+            raise UnavailableError(
+                f"{self.name}: cannot be started: process {', '.join(str(one.pid) for one in left)} of its last run could not "
+                "be ended"
+            )
         with open_log(self.log) as log:
             try:
                 self._process = subprocess.Popen(
@@ -114,7 +129,7 @@ class Child:
                     start_new_session=True,
                     preexec_fn=partial(tie_to, os.getpid()),
                 )
-            except OSError as error:
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
                 raise UnavailableError(f"{self.name}: cannot be started: {error}") from error
         self.state, self._since, self._next_look = "starting", now, now
         self._look(now)
@@ -122,10 +137,7 @@ class Child:
     def tick(self, now: float) -> None:
         """See to it: notice that it is ready, hung or gone, and start it again when that is due."""
         if self.state == "waiting" and now >= self._next_start:
-            try:
-                self.start(now)
-            except (UnavailableError, StorageError) as error:
-                self._failed(now, str(error), None)
+            self.begin(now)
         if self._process is None:
             return
         status = self._process.poll()
@@ -143,13 +155,15 @@ class Child:
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> list[Identity]:
         """SIGTERM, a wait for the grace that it has (none once `hurry()`), then the end of all it has started.
 
-        Returns those that could not be ended.
+        Returns those that could not be ended; asked again, it tries again to end them.
         """
         self.state = "stopped"
         process, self._process = self._process, None
-        if process is None or self._record is None:
+        if self._record is None:
             return []
         members = family(self._record.leader, self._record.members)
+        if process is None:
+            return self._end_family(members, 0.0)
         process.terminate()
         deadline = time.monotonic() + self._terms.grace
         while process.poll() is None and time.monotonic() < deadline and not hurry():
@@ -226,7 +240,7 @@ class Child:
                 return  # the disk is full: that must not end what runs; it is tried again
 
     def _end_family(self, members: Sequence[Identity], grace: float) -> list[Identity]:
-        """End all that is left of it, and forget the record when nothing is."""
+        """End all that is left of it, and forget the record once nothing is."""
         if self._record is None:
             return []
         known = [*self._record.members, *members]
@@ -235,5 +249,5 @@ class Child:
         left = [member for member in end(family(self._record.leader, known), 0.0) if alive(member)] or left
         if not left:
             remove_record(self._run, self._record)
-        self._record = None
+            self._record = None
         return left

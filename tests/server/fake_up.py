@@ -1,4 +1,7 @@
-"""A supervisor over one fake engine, as a process of its own: `fake_up.py DIRECTORY PORT [options of the engine]`."""
+"""A supervisor over one fake engine, as a process of its own: `fake_up.py DIRECTORY PORT [options of the engine]`.
+
+`STARLOOP_TEST_ENGINE` names a program that runs instead of the fake engine's script.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ def main() -> int:
     claim = Claim(directory, "up")
     for name in end_left_over(directory / "run", grace=1):
         say(f"{name}: ended; a former run had left it behind")
-    engine = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
+    script = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
+    program = os.environ.get("STARLOOP_TEST_ENGINE")
+    engine = [program] if program else script
     child = Child(
         "engine-fake",
         Launch([*engine, "--port", str(port), *sys.argv[3:]], dict(os.environ), directory),

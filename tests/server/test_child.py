@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from feedback.errors import UnavailableError
+from server.processes import child as child_module
 from server.processes.child import Child, Launch, Terms, wait_before
 from server.processes.claim import prepare
 from server.processes.family import Identity, alive, await_end, end, family, identify, myself
@@ -196,6 +197,38 @@ def test_a_program_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
     child = Child("engine-none", launch, Terms(1, 1), prepare(tmp_path), myself(), print)
     with pytest.raises(UnavailableError, match="engine-none: cannot be started"):
         child.start(0.0)
+
+
+def test_a_start_that_fails_is_tried_again_as_one_that_ended(tmp_path: Path) -> None:
+    said: list[str] = []
+    launch, terms = Launch([str(tmp_path / "nothing")], {}, tmp_path), Terms(1, 1, essential=False)
+    child = Child("engine-none", launch, terms, prepare(tmp_path), myself(), said.append)
+    assert not child.begin(0.0) and child.state == "waiting"
+    child.tick(0.9)
+    assert len(said) == 1
+    child.tick(1.0)
+    assert [line.rpartition("; ")[2].partition(" (")[0] for line in said] == [
+        "starting again in 1 s",
+        "starting again in 2 s",
+    ]
+    assert said[0].count("engine-none") == 2  # whose it is, and its log
+
+
+def test_what_could_not_be_ended_is_ended_when_that_is_tried_again_and_nothing_starts_beside_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = stage.run("--stubborn", grace=0.1)
+    front, process = stage.front(), child._process
+    assert process is not None
+    with monkeypatch.context() as stuck:
+        stuck.setattr(child_module, "end", lambda members, grace: list(members))
+        assert {front, stage.worker} <= set(child.stop())
+        with pytest.raises(UnavailableError, match=rf"process .*{stage.worker.pid}.* could not be ended"):
+            child.start(time.monotonic())
+        assert stage.record().leader == front
+    assert child.stop() == [] and process.wait(5) == -signal.SIGKILL
+    assert not alive(front) and not alive(stage.worker)
+    assert list(read_records(stage.directory / "run")) == []
 
 
 def test_without_a_question_to_ask_a_child_is_ready_after_five_seconds_of_life(tmp_path: Path) -> None:

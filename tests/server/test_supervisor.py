@@ -34,13 +34,14 @@ class Run:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, program: Path | None = None) -> subprocess.Popen[bytes]:
+        engine = {"STARLOOP_TEST_ENGINE": str(program)} if program else {}
         with self.out.open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, str(SCRIPT), str(self.directory), str(self.port), *options],
                 stdout=out,
                 stderr=out,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | engine,
             )
         self.processes.append(process)
         return process
@@ -154,6 +155,27 @@ def test_an_engine_that_can_never_start_ends_the_supervisor_with_1_and_its_reaso
     supervisor = run.start("--exit", "2")
     assert supervisor.wait(20) == 1
     assert "cannot go on: the reason stands here" in run.said()
+    assert "Traceback" not in run.said()
+
+
+def test_an_engine_whose_program_cannot_be_executed_is_tried_again_and_ends_nothing_else(run: Run) -> None:
+    program = run.directory.with_name("engine.sh")
+    supervisor = run.start(program=program)
+    run.until(lambda: "engine-fake: cannot be started" in run.said())
+    assert "starting again in 1 s" in run.said() and supervisor.poll() is None
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {SCRIPT.with_name("fake_engine.py")} "$@"\n')
+    program.chmod(0o755)
+    run.until(lambda: "all ready" in run.said())
+    supervisor.terminate()
+    assert supervisor.wait(20) == 0
+
+
+def test_an_engine_whose_program_is_never_there_ends_the_supervisor_in_words_after_three_tries(
+    run: Run,
+) -> None:
+    supervisor = run.start(program=run.directory.with_name("nothing"))
+    assert supervisor.wait(20) == 1
+    assert run.said().count("engine-fake: cannot be started: [Errno 2]") == 3
     assert "Traceback" not in run.said()
 
 
