@@ -16,7 +16,7 @@ from feedback.errors import DataRefusedError, StarloopError
 from feedback.storage.tables import Cycle
 from trainer.attempts import PAUSES, attempt
 from trainer.lease import LeaseLostError
-from trainer.on_ray import abandon
+from trainer.leftovers import leave, run_folder
 from trainer.record import CycleCancelledError, CycleRecord, LoopStoppedError
 from trainer.steps import STEPS
 from trainer.turns import WindowClosedError
@@ -44,6 +44,7 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
         raise
     except WindowClosedError as error:
         record.save(reason=str(error))
+        leave(run_folder(workshop, record.row.id), ended=False)
         _log.info("cycle %s %s", record.row.id, error)
         return record.row
     except CycleCancelledError as error:
@@ -57,6 +58,6 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
         record.stop(
             "failed", f"{record.row.step}: unexpected {type(error).__name__}: {error}; the log says where"
         )
-    abandon(workshop.settings.directory / "runs" / record.row.id)  # a job of it that nobody takes up any more
+    leave(run_folder(workshop, record.row.id), ended=True)
     _log.info("cycle %s: %s, %s", record.row.id, record.row.decision or record.row.state, record.row.reason)
     return record.row

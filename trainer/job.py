@@ -12,8 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,9 @@ import msgspec
 
 from feedback.errors import ConflictError, NotFoundError, StarloopError, StorageError
 from trainer.checkpoints import digests_of
-from trainer.on_ray import Order
+from trainer.on_ray import LEFT, Order
 from trainer.process import HEARTBEAT, run_child
-from trainer.training import ORDER, alone_in
-
-PATIENCE = 30.0
-"""Longest wait for the order to be seen, and for another job to leave the folder: shared directories are late."""
+from trainer.training import JOB_LOCK, ORDER, PATIENCE, alone_in
 
 
 class UnwantedError(StarloopError):
@@ -41,11 +37,16 @@ def run(folder: Path, job: str) -> int:
     try:
         order = _order(folder, job)
         events = folder / order.events
-        with _alone(folder):
+        with alone_in(
+            folder, JOB_LOCK, PATIENCE
+        ):  # one before it that is not wanted leaves it within moments
             result = _train(folder, order, events)
         _tell(events, {"event": "done", "result": result, "files": digests_of(folder / "adapter")})
     except UnwantedError as error:
         print(error)
+        if events is not None:
+            with suppress(OSError):
+                _tell(events, {"event": LEFT})  # it writes nothing more: others may train here
         return 1
     except StarloopError as error:
         _fail(events, type(error).__name__, str(error))
@@ -130,22 +131,6 @@ def _require_wanted(folder: Path, job: str) -> None:
         raise UnwantedError(
             f"{folder / ORDER} does not name this job any more: nobody waits for its training"
         )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Have the folder for this job alone; one before it that is not wanted any more leaves it within moments."""
-    until = time.monotonic() + PATIENCE
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(alone_in(folder, "job.lock"))
-                break
-            except ConflictError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(HEARTBEAT)
-        yield
 
 
 def _tell(events: Path, event: dict[str, Any]) -> None:

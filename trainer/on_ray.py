@@ -4,6 +4,7 @@ Starloop and the nodes share the data directory under one path. In the training'
 
     job.json            what is to be done, and which job may do it: a job that is not named there ends by itself
     events-<job>.jsonl  what the training tells, an object a line, as a child process does on its standard output
+    left-<job>.json     the order of a job that was told to end and is not known to have: nobody trains there before it has
 
 so that a process that takes over finds the job that its predecessor handed in. The node's end is `trainer.job`.
 """
@@ -36,6 +37,10 @@ AWAY = 60.0
 """Seconds without an answer of the cluster, and without a word of the training, after which it counts as away."""
 SETTLE = 30.0
 """Longest that what a node wrote is waited for once its job has ended: shared directories show it late."""
+LEFT = "left"
+"""The last event of a job that ended because it was not wanted any more."""
+_LEFT_ORDER = "left-{}.json"
+_LAST = ("done", "failed", LEFT)
 _END = 15.0
 """Longest wait for a job to end that was told to."""
 
@@ -75,8 +80,12 @@ def gpus_of(devices: str) -> int:
 
 def read_order(folder: Path) -> Order | None:
     """The order that stands in a training's folder; None where there is none, or none that can be read."""
+    return _read(folder / ORDER)
+
+
+def _read(file: Path) -> Order | None:
     try:
-        return msgspec.json.decode((folder / ORDER).read_bytes(), type=Order)
+        return msgspec.json.decode(file.read_bytes(), type=Order)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -101,6 +110,7 @@ def run_job(
     with Cluster(address) as cluster:
         order = read_order(folder)
         if order is None:
+            settle(folder)
             order = Order(
                 job=f"starloop-{secrets.token_hex(8)}",
                 address=address,
@@ -139,31 +149,82 @@ def run_job(
 
 
 def abandon(folder: Path) -> None:
-    """End the job of a training's folder, if one is at work for it: nobody waits for it any more."""
-    order = read_order(folder)
-    if order is None:
+    """End the job of a training's folder, if one is at work for it: nobody waits for it any more.
+
+    Of one whose end cannot be known now a note stays, and `settle` tries again.
+    """
+    order, file = read_order(folder), folder / ORDER
+    try:
+        if order is None:
+            file.unlink(missing_ok=True)  # where it cannot be read: whoever works by it ends
+        else:
+            file.rename(folder / _LEFT_ORDER.format(order.job))
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be taken away ({error.strerror}); make it writable") from error
+    try:
+        settle(folder)
+    except StarloopError as error:
+        _log.warning("%s", error)
+
+
+def settle(folder: Path) -> None:
+    """See to it that jobs that were left have ended. Raises `UnavailableError` where that cannot be known."""
+    for order, file in left_orders(folder):
+        try:
+            _end(folder, order)
+        except StarloopError as error:
+            raise UnavailableError(
+                f"job {order.job} on Ray at {order.address} may still be at work in {folder}, so nobody else trains there: {error}. "
+                f"It ends by itself when it sees that it is not wanted; if you know that it has ended, remove {file}"
+            ) from error
+        _forget(folder, order)
+        file.unlink(missing_ok=True)
+
+
+def left_orders(folder: Path) -> list[tuple[Order, Path]]:
+    """The orders of jobs that were told to end and are not known to have, each with its file."""
+    found = ((_read(file), file) for file in sorted(folder.glob(_LEFT_ORDER.format("*"))))
+    return [(order, file) for order, file in found if order is not None]
+
+
+def _end(folder: Path, order: Order) -> None:
+    """Have a job stopped. Raises `StarloopError` where neither the cluster nor its own last word says that it ended."""
+    if _has_left(folder, order):
         return
-    (folder / ORDER).unlink(missing_ok=True)
     try:
         with Cluster(order.address) as cluster:
             cluster.stop(order.job)
             until = time.monotonic() + _END
-            while time.monotonic() < until:
+            while True:
                 job = cluster.look(order.job)
                 if job is None or job.status in OVER:
-                    break
+                    return
+                if time.monotonic() > until:
+                    raise UnavailableError(f"it was stopped {_END:.0f} s ago, and Ray has it as {job.status}")
                 time.sleep(0.2)
-    except StarloopError as error:
-        _log.warning("job %s could not be stopped, and ends when it finds no order: %s", order.job, error)
-    _forget(folder, order)
+    except StarloopError:
+        time.sleep(2 * HEARTBEAT)  # by then it has seen that it is not wanted
+        if not _has_left(folder, order):
+            raise
+
+
+def _has_left(folder: Path, order: Order) -> bool:
+    """Whether the job's own last word stands in the folder."""
+    told = _Events(folder / order.events).fresh()
+    return bool(told) and told[-1]["event"] in _LAST
 
 
 def leave_only(folder: Path, address: str, spec: Mapping[str, Any]) -> None:
-    """End the folder's job unless it is this very training on this very cluster."""
+    """End the folder's job unless it is this very training on this very cluster.
+
+    Raises `UnavailableError` where one that is not may still be at work there.
+    """
     order = read_order(folder)
-    if order is not None and (order.address != address or order.spec != spec):
-        _log.info("job %s on Ray at %s is ended: another training is wanted", order.job, order.address)
+    if order is None or order.address != address or order.spec != spec:
+        if order is not None:
+            _log.info("job %s on Ray at %s is ended: another training is wanted", order.job, order.address)
         abandon(folder)
+    settle(folder)
 
 
 class _Events:

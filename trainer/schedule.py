@@ -25,6 +25,7 @@ from feedback.window import Window
 from trainer.canary_keeper import CanaryKeeper
 from trainer.cycle import run_cycle
 from trainer.lease import LeaseLostError, LoopLease
+from trainer.leftovers import sweep
 from trainer.notices import Notifier
 from trainer.record import LoopStoppedError
 from trainer.triggers import reason_to_begin
@@ -39,6 +40,7 @@ _EXPIRY_HOURS = 6
 _MONTH_HOURS = 1
 """How often it is looked whether a month's failing kinds are to be found: the record knows which were."""
 _DUE_MINUTES = 1
+_SWEEP_MINUTES = 10
 
 
 class Loop:
@@ -68,6 +70,7 @@ class Loop:
         scheduler.add_job(self.look_at_files, "interval", seconds=max(1.0, self._wanted.poll_seconds))
         first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
         scheduler.add_job(self.find_kinds, "interval", hours=_MONTH_HOURS, next_run_time=first)
+        scheduler.add_job(self.sweep, "interval", minutes=_SWEEP_MINUTES, next_run_time=first)
         if self._workshop.settings.capture.retention_days:
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
         scheduler.start()
@@ -191,6 +194,17 @@ class Loop:
             _log.warning("what is too old stays for now: %s", error)
         except Exception:  # the job's boundary
             _log.exception("what is too old stays for now")
+
+    def sweep(self) -> None:
+        """Clear away what trainings left that nobody goes on with, if this loop leads."""
+        if not self._leads:
+            return
+        try:
+            sweep(self._workshop)
+        except StarloopError as error:
+            _log.warning("what trainings left stays for now: %s", error)
+        except Exception:  # the job's boundary
+            _log.exception("what trainings left stays for now")
 
     def find_kinds(self) -> None:
         """Find which kinds of each model's input failed in the month that has ended, where that was not done yet."""

@@ -23,7 +23,6 @@ from feedback.ids import new_id
 from feedback.registry.models import get_model
 from feedback.storage.tables import SuiteLook
 from trainer.asleep import engines_asleep
-from trainer.checkpoints import discard_checkpoints
 from trainer.contenders import contend_where_configured
 from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
@@ -32,7 +31,7 @@ from trainer.judge import finding_of, judge_where_configured, shown
 from trainer.latency import measure
 from trainer.metrics import Metrics, agreement
 from trainer.proposals import propose_where_configured
-from trainer.record import CycleCancelledError, CycleRecord
+from trainer.record import CycleRecord
 from trainer.scoring import Answers, outcomes, validity
 from trainer.settling import settle
 from trainer.suites import Suites, collect, fair_to, refuse_overlap, suite_hash
@@ -100,13 +99,9 @@ def train(workshop: Workshop, record: CycleRecord) -> None:
 
     what = f"cycle {record.row.id} of {record.row.model}"
     sleep = nullcontext() if made else engines_asleep(workshop.settings, what, record.pause)
-    try:
-        with sleep:
-            version = workshop.make_version(record.row, on_progress)
-            record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
-    except CycleCancelledError:
-        discard_checkpoints(workshop.settings.directory / "runs" / record.row.id)
-        raise
+    with sleep:
+        version = workshop.make_version(record.row, on_progress)
+        record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
 
 
 def evaluate(workshop: Workshop, record: CycleRecord) -> None:

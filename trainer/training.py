@@ -36,6 +36,10 @@ STARTS = 3
 """How often a child that dies before it comes to a new checkpoint is started in a row."""
 ORDER = "job.json"
 """File in a training's folder while a job on Ray is at work there (`trainer.on_ray`)."""
+JOB_LOCK = "job.lock"
+"""File in it that whoever writes there holds a lock on: the node of a job, or this machine where it trains itself."""
+PATIENCE = 30.0
+"""Longest wait for another to leave the folder: shared directories are late."""
 _HOPELESS = (DataRefusedError, NotFoundError, UnsoundAdapterError)
 """Ends that a later attempt would come to again: their checkpoints are of no use."""
 
@@ -156,8 +160,9 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
 
     `on_progress` is called at every event and at least once a second; what it raises ends the child. Raises
     `DataRefusedError` (nothing to learn from), `NotFoundError` (no such base), `UnsoundAdapterError` (it diverged),
-    `StorageError` (disk full), `ConflictError` (it is under way already), or a plain `StarloopError` (killed again and
-    again, out of time, a defect). None of them leaves an adapter behind.
+    `StorageError` (disk full), `ConflictError` (it is under way already), `UnavailableError` (a job of before may still be
+    at work in the folder), or a plain `StarloopError` (killed again and again, out of time, a defect). None of them
+    leaves an adapter behind.
     """
     from trainer.on_ray import leave_only
 
@@ -185,8 +190,10 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
                 to_first_step = round(time.monotonic() - started, 2)
         on_progress(last)
 
-    with alone_in(out), ExitStack() as unfinished:
+    with alone_in(out), ExitStack() as held, ExitStack() as unfinished:
         leave_only(out, place.ray, wanted)
+        if not place.ray:
+            held.enter_context(alone_in(out, JOB_LOCK, PATIENCE))
         _clear(out)
         unfinished.callback(_clear, out)
         try:
@@ -271,10 +278,10 @@ def _once(
 
 
 @contextmanager
-def alone_in(out: Path, name: str = "lock") -> Iterator[None]:
+def alone_in(out: Path, name: str = "lock", patience: float = 0.0) -> Iterator[None]:
     """Keep a second process from training in the same folder at the same time, by a lock on the file `name` in it.
 
-    Raises `ConflictError` where there is one, and `StorageError`.
+    Raises `ConflictError` where there is one that does not leave it within `patience` seconds, and `StorageError`.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -284,12 +291,17 @@ def alone_in(out: Path, name: str = "lock") -> Iterator[None]:
             f"{out}: no training can work there ({error.strerror}); make it writable"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConflictError(
-                f"this very training is under way in another process (its folder is {out}); wait for its end"
-            ) from None
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    raise ConflictError(
+                        f"this very training is under way in another process (its folder is {out}); wait for its end"
+                    ) from None
+            time.sleep(0.2)
         yield
 
 

@@ -33,12 +33,11 @@ from feedback.imports.uploads import Upload
 from feedback.registry.training_steps import all_steps
 from feedback.storage.file_table import StoredFile
 from feedback.storage.tables import DataImport, ModelVersion, TrainingStep, Tuning
-from feedback.tuning.requests import PREFIX, alias_of, tell
+from feedback.tuning.requests import ENDED, PREFIX, alias_of, tell
 from trainer.asleep import engines_asleep
 from trainer.attempts import PAUSES, attempt, wait
-from trainer.checkpoints import discard_checkpoints
 from trainer.lease import LeaseLostError, LoopLease
-from trainer.on_ray import abandon
+from trainer.leftovers import leave, run_folder
 from trainer.record import LoopStoppedError
 from trainer.suites import collect, refuse_overlap
 from trainer.training import BETA, Progress
@@ -224,7 +223,7 @@ def run_tuning(workshop: Workshop, record: TuningRecord, pauses: Sequence[float]
     except Exception as error:  # the loop's own boundary: one fine-tuning's defect must not end the loop
         _log.exception("fine-tuning %s failed", record.row.id)
         _fail(record, "internal_error", f"unexpected {type(error).__name__}; the loop's log says where")
-    abandon(workshop.settings.directory / "runs" / record.row.id)  # a job of it that nobody takes up any more
+    leave(run_folder(workshop, record.row.id), record.row.state in ENDED)
     _log.info("fine-tuning %s: %s", record.row.id, record.row.state)
     return record.row
 
@@ -368,7 +367,6 @@ def _leave(workshop: Workshop, record: TuningRecord, wanted: str) -> None:
     if wanted == "pause":
         record.change("Paused; what was reached is kept", "left", state="paused", wanted=None)
         return
-    discard_checkpoints(workshop.settings.directory / "runs" / record.row.id)
     ended = workshop.clock().timestamp()
     record.change("Cancelled; nothing was kept", "left", state="cancelled", wanted=None, finished=ended)
 

@@ -105,7 +105,7 @@ def test_a_job_whose_order_is_not_its_own_any_more_ends_by_itself(tmp_path: Path
     else:
         order(tmp_path, "wait", {"job": "starloop-2"})
     thread.join(20)
-    assert ends == [1] and [event["event"] for event in events(tmp_path)] == ["started"]
+    assert ends == [1] and [event["event"] for event in events(tmp_path)] == ["started", "left"]
 
 
 def test_a_job_that_is_not_named_does_not_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from feedback.errors import (
     BadInputError,
+    ConflictError,
     NotFoundError,
     StarloopError,
     StorageError,
@@ -24,19 +25,22 @@ from feedback.errors import (
     UnsoundAdapterError,
 )
 from feedback.registry.cycles import cancel_cycle
+from feedback.settings import Training
 from feedback.storage.database import Database
 from tests.trainer.fake_ray import FakeRay, fake_ray
 from tests.trainer.test_tuning import Bench, chats
 from tests.trainer.tiny import row, training_spec, write_dataset
 from tests.trainer.world import World
-from trainer import on_ray, publication
+from trainer import on_ray, publication, training
 from trainer.checkpoints import reached
 from trainer.cluster import Cluster
 from trainer.cycle import run_cycle
-from trainer.on_ray import ClusterAwayError, abandon, read_order
+from trainer.leftovers import sweep
+from trainer.on_ray import ClusterAwayError, abandon, read_order, settle
 from trainer.process import ChildDiedError
 from trainer.record import LoopStoppedError
-from trainer.training import ORDER, Place, Progress, Trained, TrainingSpec, train
+from trainer.training import JOB_LOCK, ORDER, Place, Progress, Trained, TrainingSpec, alone_in, train
+from trainer.turns import WindowClosedError
 
 Watch = Callable[[Progress], None]
 
@@ -80,7 +84,7 @@ def waiting(ray: FakeRay, dataset: Path, out: Path, watch: Watch = ignore, **cha
 
 
 def left(out: Path) -> list[str]:
-    names = ("adapter", "trained", ORDER, "events")
+    names = ("adapter", "trained", ORDER, "events", "left")
     return sorted(file.name for file in out.iterdir() if file.name.startswith(names))
 
 
@@ -275,16 +279,71 @@ def test_what_is_not_rays_jobs_server_is_said(
     assert left(out) == []
 
 
-def test_abandoning_while_the_cluster_is_away_takes_the_order_away(
-    ray: FakeRay, dataset: Path, out: Path
-) -> None:
+def stop_and_leave(ray: FakeRay, dataset: Path, out: Path, **changes: Any) -> str:
+    """A training that is given up while the cluster is away; the file that says that its job may be at work."""
+
     def stop(progress: Progress) -> None:
         ray.away = True
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        waiting(ray, dataset, out, stop)
-    assert left(out) == []  # and the job ends by itself, as test_job.py has it
+        waiting(ray, dataset, out, stop, **changes)
+    return f"left-{ray.submitted[-1]['submission_id']}.json"
+
+
+def test_abandoning_while_the_cluster_is_away_takes_the_order_away_and_notes_whose_it_was(
+    ray: FakeRay, dataset: Path, out: Path
+) -> None:
+    note = stop_and_leave(ray, dataset, out)
+    assert left(out) == [note]  # and the job ends by itself, as test_job.py has it
+    ray.away = False
+    settle(out)
+    assert left(out) == [] and ray.running == [] and note == f"left-{ray.stopped[0]}.json"
+
+
+def test_back_on_this_machine_nothing_trains_where_a_job_may_be_at_work_before_that_is_known_to_have_ended(
+    ray: FakeRay, tiny_base: Path, dataset: Path, out: Path
+) -> None:
+    """From Ray to here while the cluster is away, and its job does not see the folder either."""
+    note, here = stop_and_leave(ray, dataset, out), spec(tiny_base, dataset, out, epochs=1)
+    began: list[Progress] = []
+    with pytest.raises(
+        UnavailableError,
+        match=rf"may still be at work in {out}, so nobody else trains there: .*remove .*{note}",
+    ):
+        train(here, began.append)
+    assert began == [] and len(ray.running) == 1 and left(out) == [note]
+    ray.away = False
+    assert train(here, ignore).facts["steps"] == 3
+    assert ray.running == [] and left(out) == ["adapter", "trained.json"]
+
+
+def test_a_job_that_says_itself_that_it_left_is_asked_for_nowhere_else(
+    ray: FakeRay, tiny_base: Path, dataset: Path, out: Path
+) -> None:
+    """A cluster that is gone for good holds up nobody whose jobs could see that they were not wanted."""
+    seen: list[int] = []
+
+    def go(progress: Progress) -> None:
+        seen.append(progress.step)
+        if progress.step:
+            ray.away = True
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec(tiny_base, dataset, out, epochs=40, patience=1000), go, Place("cpu", 0, ray.url))
+    assert ray.away and max(seen) > 0
+    assert train(spec(tiny_base, dataset, out, epochs=1), ignore).facts["steps"] == 3
+    assert left(out) == ["adapter", "trained.json"]
+
+
+def test_this_machine_waits_for_a_job_that_still_holds_the_folder(
+    tiny_base: Path, dataset: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PATIENCE", 0.5)
+    with alone_in(out, JOB_LOCK), pytest.raises(ConflictError, match="under way in another process"):
+        train(spec(tiny_base, dataset, out, epochs=1), ignore)
+    assert left(out) == []
 
 
 def test_progress_is_passed_on_while_the_cluster_does_not_answer(
@@ -350,7 +409,7 @@ def test_a_cycle_that_is_cancelled_while_no_loop_runs_ends_its_job_at_the_next_s
         cancel_cycle(session, cycle_id, world.clock())
         session.commit()
     assert run_cycle(world.workshop(), world.record(cycle_id), pauses=()).state == "cancelled"
-    assert ray.running == [] and list(folder.iterdir()) == []
+    assert ray.running == [] and left(folder) == []
 
 
 def test_a_fine_tuning_that_failed_leaves_no_job_at_work(
@@ -366,6 +425,44 @@ def test_a_fine_tuning_that_failed_leaves_no_job_at_work(
     assert ray.running == [job]
     bench.loop().poll()
     assert bench.row(identifier).state == "failed" and ray.running == [] and ray.stopped == [job]
+
+
+def test_a_fine_tuning_whose_window_closes_ends_its_job_at_the_cluster(
+    ray: FakeRay, sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by a loop that was started while the window closed: as a child of this machine it is stopped, and queued again."""
+    bench = Bench(World(sqlite_database, tmp_path, training=Training(window="02:00-05:00")))
+    bench.world.now = bench.world.now.replace(hour=2)
+    identifier = bench.ask(bench.sent(chats()))
+
+    def close(*_: Any, **__: Any) -> Trained:
+        bench.world.now = bench.world.now.replace(hour=5)
+        raise WindowClosedError("waits for the training window")
+
+    monkeypatch.setattr(publication, "train", close)
+    folder = bench.world.directory / "runs" / identifier
+    job = at_work(ray, folder)
+    (folder / "checkpoints").mkdir()
+    bench.loop().poll()
+    assert bench.row(identifier).state == "queued" and (folder / "checkpoints").exists()
+    assert ray.running == [] and ray.stopped == [job] and left(folder) == []
+
+
+def test_a_job_that_could_not_be_ended_is_ended_by_a_later_sweep(
+    ray: FakeRay, sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path)
+    cycle_id = world.request()
+    folder = world.directory / "runs" / cycle_id
+    job = at_work(ray, folder)
+    ray.away = True
+    world.record(cycle_id).stop("cancelled", "by a test")
+    (folder / "checkpoints").mkdir()
+    assert sweep(world.workshop()) == 0 and left(folder) == [f"left-{job}.json"] and ray.running == [job]
+    assert (folder / "checkpoints").exists(), "the job may be writing there"
+    ray.away = False
+    assert sweep(world.workshop()) == 1 and left(folder) == [] and ray.running == []
+    assert not (folder / "checkpoints").exists()
 
 
 def test_the_clusters_token_is_sent(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
