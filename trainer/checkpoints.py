@@ -1,7 +1,7 @@
 """A training's checkpoints on the disk: written aside, renamed when they are whole, and read newest first.
 
     checkpoints/step-00000120/tensors.safetensors    whatever tensors the training needs to go on
-                              state.json             the rest, for which training it is, and the tensors' hash
+                              state.json             the rest, for which training it is, and the hashes of both
 
 What the tensors are is `trainer.training_state`'s business; this module knows files and bytes, not torch.
 """
@@ -49,12 +49,17 @@ def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: d
     """
     folder = _folder(out) / f"step-{step:08d}"
     partial = folder.with_name(f"{folder.name}.partial")
-    document = {"training": digest, "tensors": hashlib.sha256(tensors).hexdigest(), "state": state}
+    document = {
+        "training": digest,
+        "tensors": _hash(tensors),
+        "state_hash": _hash(_text(state)),
+        "state": state,
+    }
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write_through(partial / TENSORS, tensors)
-        _write_through(partial / STATE, json.dumps(document).encode())
+        _write_through(partial / STATE, _text(document))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError:
@@ -80,9 +85,20 @@ def read_checkpoint(out: Path, digest: str) -> tuple[bytes, dict[str, Any]] | No
             continue
         if not isinstance(document, dict) or document.get("training") != digest:
             continue
-        if document.get("tensors") == hashlib.sha256(tensors).hexdigest():
+        state = document.get("state")
+        if document.get("tensors") == _hash(tensors) and document.get("state_hash") == _hash(_text(state)):
             return tensors, document["state"]
     return None
+
+
+def mark_of(found: tuple[bytes, dict[str, Any]] | None) -> list[int]:
+    """A hash of what `read_checkpoint` gave, as numbers that a float holds exactly."""
+    if found is None:
+        return [0, 0]
+    tensors, state = found
+    mark = hashlib.sha256(_text(state))
+    mark.update(tensors)
+    return [int.from_bytes(mark.digest()[place : place + 6]) for place in (0, 6)]
 
 
 def reached(out: Path) -> int:
@@ -98,6 +114,14 @@ def discard_checkpoints(out: Path) -> None:
 def digests_of(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a folder. Raises `OSError`."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def _text(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _folder(out: Path) -> Path:

@@ -100,7 +100,7 @@ def _bound(memory: int) -> None:
 
 def _memory_problem(error: Exception, memory: int) -> str | None:
     """In words, where it was memory that was missing before a step could be divided."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, for a GPU
+    if "out of memory" in str(error):  # torch's and NCCL's, for a GPU
         return (
             f"the GPU has no room for it ({str(error).splitlines()[0]}); look with nvidia-smi who holds its memory, lower the "
             "engine's share ([[engine]] arguments), or train elsewhere ([training] devices)"

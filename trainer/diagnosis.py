@@ -24,6 +24,8 @@ Kind = Literal[
     "checkpoint_not_saved",
 ]
 
+OF_CHECKS = ("overfitting", "flat", "leakage", "forgetting")
+"""Kinds that are read off the whole run of checks: with checks that are undone they are undone too."""
 LOWERED = 0.25
 """What the rate is multiplied by, once, after a loss that burst."""
 _HIGH = 0.5
@@ -165,12 +167,12 @@ def forgetting(checks: Sequence[Check], lowest_step: int, worse: int) -> Diagnos
 
 
 def diverged(finite: bool, step: int, loss: float, back_to: int, rate: float, named: str) -> Diagnosis:
-    """A step's loss or gradient was no finite number, or burst; the rate is lowered once."""
+    """A step's loss or gradient was no finite number, or burst; the rate is lowered once. `named` says on which examples."""
     what = "was not a finite number" if not finite else f"jumped to {loss:.3g}"
     return Diagnosis(
         kind="not_finite" if not finite else "spike",
         step=step,
-        text=f"at step {step} the loss {what}; the batch: {named}",
+        text=f"at step {step} the loss {what}; {named}",
         remedy=f"went back to the weights of step {back_to} and goes on at a rate of {rate:g} instead of {rate / LOWERED:g}",
     )
 

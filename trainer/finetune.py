@@ -8,7 +8,6 @@ was saved as strictly as an adapter from elsewhere would be.
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
 import time
@@ -18,19 +17,16 @@ from typing import Any
 
 import msgspec
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save
-from torch import nn
 
-from feedback.errors import DataRefusedError, StorageError, UnsoundAdapterError
+from feedback.errors import DataRefusedError, UnsoundAdapterError
 from trainer import diagnosis
 from trainer.base_model import BaseModel, load_base
 from trainer.batches import Order
-from trainer.checkpoints import Schedule, read_checkpoint, write_checkpoint
+from trainer.checkpoints import Schedule, mark_of, read_checkpoint, write_checkpoint
 from trainer.diagnosis import Check, Diagnosis
 from trainer.gradient import add_up, backward
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
-from trainer.lora import checkpoint_activations, new_adapter
+from trainer.lora import checkpoint_activations, new_adapter, save_adapter
 from trainer.machine import ROOM
 from trainer.memory import largest_memory, memory_now, within_memory
 from trainer.method import read
@@ -38,7 +34,7 @@ from trainer.objectives import Objective, Supervised, losses_each, means_of
 from trainer.preference_rows import read_pairs, read_rated
 from trainer.preferences import Direct, Unpaired
 from trainer.ranks import join
-from trainer.soundness import WEIGHTS, check_against
+from trainer.soundness import check_against
 from trainer.tokens import EncodedRows, Encoder
 from trainer.training import TrainingSpec
 from trainer.training_state import TrainingState
@@ -91,6 +87,9 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     state = TrainingState(model, peak, spec.patience, ROOM["cuda" if base.device.type == "cuda" else "cpu"])
     if (found := read_checkpoint(out, spec.digest)) is not None:
         objective.restore(state.unpack(*found))
+    if ranks.count > 1:
+        ranks.require_in_step(state.step, mark_of(found), base.device)
+    del found  # as large as all that it was unpacked into
     glance = 2 * spec.batch * max(objective.lengths)
     """Tokens of a pass without gradients that take no more memory than a step."""
     saving = Schedule(spec.checkpoint_seconds, time.monotonic)
@@ -103,7 +102,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             return None
         each = within_memory(
             state, told, ranks.mine(range(len(watched))), [len(example.tokens) for example in watched],
-            lambda: losses_each(model, base, watched, min(state.room, glance), ranks),
+            lambda: losses_each(model, base, watched, min(state.room, glance), ranks), ranks, base.device, glance,
         )  # fmt: skip
         each = ranks.sums(each, base.device)
         means = means_of(watched, each)
@@ -116,7 +115,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         old = [loss for loss, example in zip(each, watched, strict=True) if not example.new]
         if check.validation_old is not None:
             state.old.see(check.step, check.validation_old, old)
-        if check.step and state.watch.see(check.step, check.validation, each):
+        if not check.step or state.watch.see(check.step, check.validation, each):
             state.keep()
         return check
 
@@ -158,9 +157,10 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             group["lr"] = rate
         model.train()
         loss = within_memory(
-            state, told, ranks.mine(batch), objective.lengths,
-            lambda batch=batch: backward(model, state, objective, batch, ranks),  # type: ignore[misc]
+            state, told, objective.passed(batch, ranks), objective.lengths,
+            lambda batch=batch: backward(model, state, objective, batch, ranks), ranks, base.device,  # type: ignore[misc]
         )  # fmt: skip
+        objective.exchange(batch, ranks)
         loss, norm = add_up(state, loss, ranks, base.device)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite and state.first_loss is None:
@@ -169,11 +169,12 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         if not finite and (state.lowered or state.first_loss is None):
             if state.first_loss is None:
                 raise _not_begun(objective.ids(batch)) if watched else _DAMAGED
-            raise _diverged(state.step, peak, objective.ids(batch))
+            raise _diverged(state.step, state.rate, objective.ids(batch))
         if not state.lowered and (not finite or diagnosis.burst(loss, state.first_loss or 0.0)):
             at = state.step + 1
             state.go_back(lower)
-            told.append(diagnosis.diverged(finite, at, loss, state.step, lower, _named(objective.ids(batch))))
+            named = f"the batch: {_named(objective.ids(batch))}"
+            told.append(diagnosis.diverged(finite, at, loss, state.step, lower, named))
             continue
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
@@ -184,10 +185,18 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         if watched and (state.step % between == 0 or state.step == steps):
             check = look(epoch)
             if check is None:
-                raise _diverged(state.step - 1, peak, objective.ids(batch))
-            told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
+                if state.lowered:
+                    raise _diverged(state.step - 1, state.rate, objective.ids(batch))
+                at = state.step
+                state.go_back(lower)
+                told.append(
+                    diagnosis.diverged(False, at, math.nan, state.step, lower, "on validation examples")
+                )
+                continue
             if not state.lowered:
                 unstable = diagnosis.unstable(state.checks, state.watch.kept_step, state.watch.worse, lower)
+            if unstable is None:
+                told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
         event = line(
             epoch,
             check,
@@ -216,7 +225,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 value.copy_(state.best[name])
 
     # The weights, checked as they stand on the disk before they get their name.
-    partial = _save(model, config, out / "adapter.partial")
+    partial = save_adapter(model, config, out / "adapter.partial")
     model.unload()
     sound = check_against(base, partial, spec.max_rank, spec.engine_model)
     shutil.rmtree(out / "adapter", ignore_errors=True)
@@ -238,7 +247,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "history": msgspec.to_builtins(state.checks),
         "diagnoses": msgspec.to_builtins(state.diagnoses),
         "resumed_at": state.resumed,
-        "learning_rate": peak,
+        "learning_rate": state.rate,
         "batch": spec.batch,
         "rank": spec.rank,
         "alpha": spec.alpha,
@@ -366,28 +375,3 @@ def _diverged(done: int, rate: float, ids: Sequence[str]) -> UnsoundAdapterError
         f"the rate once did not help. Nothing was kept. Lower [training] learning_rate below {rate:g}, or look at those "
         "examples"
     )
-
-
-def _save(model: nn.Module, config: LoraConfig, folder: Path) -> Path:
-    """The adapter's two files in `folder`, made anew."""
-    tensors = {
-        name: tensor.detach().to("cpu").contiguous()
-        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
-    config.inference_mode = True
-    config.target_modules = sorted(config.target_modules or ())  # a set's order would differ from run to run
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-        config.save_pretrained(str(folder))
-        with (folder / WEIGHTS).open("wb") as file:
-            file.write(save(tensors, metadata={"format": "pt"}))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise StorageError(
-            f"{folder}: the adapter could not be saved ({error.strerror or error}); "
-            "make room on the disk and run again"
-        ) from error
-    return folder

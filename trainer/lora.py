@@ -1,14 +1,20 @@
-"""Puts a new LoRA adapter onto a base, ready to train."""
+"""Puts a new LoRA adapter onto a base, ready to train, and saves it."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save
+from torch import nn
 
-from feedback.errors import DataRefusedError
+from feedback.errors import DataRefusedError, StorageError
 from trainer.base_model import BaseModel
+from trainer.soundness import WEIGHTS
 
 
 def new_adapter(base: BaseModel, rank: int, alpha: int) -> tuple[Any, LoraConfig]:
@@ -39,3 +45,28 @@ def checkpoint_activations(model: Any) -> None:
         )
     # The reentrant kind would find no gradient to make: nothing before the first layer is trained.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def save_adapter(model: nn.Module, config: LoraConfig, folder: Path) -> Path:
+    """The adapter's two files in `folder`, made anew. Raises `StorageError`, with nothing left there."""
+    tensors = {
+        name: tensor.detach().to("cpu").contiguous()
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    config.inference_mode = True
+    config.target_modules = sorted(config.target_modules or ())  # a set's order would differ from run to run
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        config.save_pretrained(str(folder))
+        with (folder / WEIGHTS).open("wb") as file:
+            file.write(save(tensors, metadata={"format": "pt"}))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise StorageError(
+            f"{folder}: the adapter could not be saved ({error.strerror or error}); "
+            "make room on the disk and run again"
+        ) from error
+    return folder

@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -16,6 +16,9 @@ from trainer import diagnosis
 from trainer.batches import fitting
 from trainer.diagnosis import Diagnosis
 from trainer.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from trainer.ranks import Ranks
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -28,36 +31,56 @@ def within_memory(
     batch: Sequence[int],
     lengths: Sequence[int],
     work: Callable[[], T],
+    ranks: Ranks,
+    device: torch.device,
+    most: int = sys.maxsize,
 ) -> T:
     """Do the work on a batch; where memory ends, do it again with half as much in each forward pass.
 
-    The step stays the same: only into how many passes it is divided changes.
+    The step stays the same: only into how many passes it is divided changes. `batch` is what this process puts through the
+    model, at most `state.room` and `most` padded tokens at a time. All processes go on with what the one of them with the least
+    memory has room for, and tell it; raises the same `StarloopError` in all of them where one has no room for a single
+    example.
     """
+    rows = longest = 0
+    result: T | None = None
     while True:
         try:
-            return work()
+            result = work()
+            alone = 0
+            break
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # outside of the handler: the error holds the tensors that it found no room beside
         state.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        largest = max(fitting(batch, lengths, state.room), key=len)
-        longest = max(lengths[index] for index in largest)
-        if len(largest) == 1:
-            raise StarloopError(
-                f"out of memory at step {state.step + 1} with a single example of {longest} tokens; lower [training] "
-                "max_tokens or rank, take a smaller base, or give the training more memory"
-            )
-        told.append(diagnosis.out_of_memory(state.step + 1, len(largest), longest))
-        state.room = max(1, len(largest) // 2) * longest
+        largest = max(fitting(batch, lengths, min(state.room, most)), key=len)
+        rows, longest = len(largest), max(lengths[index] for index in largest)
+        if rows == 1:
+            alone = longest
+            break
+        state.room = rows // 2 * longest
+    found = ranks.each([state.room, rows, longest, alone], device)
+    if lacking := int(max(one[3] for one in found)):
+        raise StarloopError(
+            f"out of memory at step {state.step + 1} with a single example of {lacking} tokens; lower [training] "
+            "max_tokens or rank, take a smaller base, or give the training more memory"
+        )
+    room, rows, longest, _ = map(int, min(found))
+    if rows:
+        told.append(diagnosis.out_of_memory(state.step + 1, rows, longest))
+    state.room = room
+    return result  # type: ignore[return-value]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it was memory that was missing, on a GPU or beside it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error)  # what torch says on a CPU, as a plain RuntimeError
+    # what torch says on a CPU, and NCCL of a GPU, as plain RuntimeErrors
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def memory_now(device: torch.device) -> int:

@@ -31,6 +31,12 @@ class Objective(Protocol):
     def ids(self, batch: Sequence[int]) -> list[str]:
         """Names of the examples."""
 
+    def passed(self, batch: Sequence[int], ranks: Ranks) -> Sequence[int]:
+        """The examples of a step that this process puts through the model."""
+
+    def exchange(self, batch: Sequence[int], ranks: Ranks) -> None:
+        """Once a step's shares are made: whatever later steps need of them becomes the same in all processes."""
+
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint has to keep of it."""
 
@@ -57,6 +63,13 @@ class Supervised:
     def ids(self, batch: Sequence[int]) -> list[str]:
         """See `Objective`."""
         return [self._examples[index].id for index in batch]
+
+    def passed(self, batch: Sequence[int], ranks: Ranks) -> Sequence[int]:
+        """Its own part."""
+        return ranks.mine(batch)
+
+    def exchange(self, batch: Sequence[int], ranks: Ranks) -> None:
+        """Nothing."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing: the loss of a step does not depend on steps before it."""

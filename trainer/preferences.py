@@ -1,7 +1,8 @@
 """Training on what people preferred: DPO on pairs of answers, KTO on single answers that were good or bad.
 
 Both compare the model with the base it came from, which is the same model with its adapter switched off: no second one
-is held in memory. What the base says of an example is computed when it is first met and kept from then on.
+is held in memory. What the base says of an example is computed when it is first met and kept from then on, and where several
+processes train, each tells the others: in an epoch to come the example may be theirs.
 """
 
 from __future__ import annotations
@@ -73,6 +74,15 @@ class Direct:
         """See `objectives.Objective`."""
         return [self._imitated(index).id for index in batch]
 
+    def passed(self, batch: Sequence[int], ranks: Ranks) -> Sequence[int]:
+        """See `objectives.Objective`."""
+        return ranks.mine(batch)
+
+    def exchange(self, batch: Sequence[int], ranks: Ranks) -> None:
+        """What the base says of the batch's pairs."""
+        preferring = [index for index in batch if index < len(self._pairs)]
+        _exchange(self._reference, preferring, ranks.mine(batch), ranks, self._base.device)
+
     def tensors(self) -> dict[str, Tensor]:
         """What the base says: computed again beside other examples it would differ in the last digits."""
         return {"reference": self._reference}
@@ -140,6 +150,14 @@ class Unpaired:
         """See `objectives.Objective`."""
         return [self._examples[index].id for index in batch]
 
+    def passed(self, batch: Sequence[int], ranks: Ranks) -> Sequence[int]:
+        """All of them, for z."""
+        return batch
+
+    def exchange(self, batch: Sequence[int], ranks: Ranks) -> None:
+        """What the base says of the batch's answers."""
+        _exchange(self._reference, batch, ranks.mine(batch), ranks, self._base.device)
+
     def tensors(self) -> dict[str, Tensor]:
         """See `Direct`."""
         return {"reference": self._reference}
@@ -165,6 +183,18 @@ class Unpaired:
 
 def _both(pair: Answers) -> int:
     return len(pair.chosen.tokens) + len(pair.rejected.tokens)
+
+
+def _exchange(
+    reference: Tensor, known: Sequence[int], mine: Sequence[int], ranks: Ranks, device: torch.device
+) -> None:
+    """Take into every process's table what one of them knows: of the examples in `known`, those that are its own."""
+    if ranks.count == 1 or not known:
+        return
+    told = reference[list(known)]
+    told[torch.tensor([index not in mine for index in known])] = 0.0
+    sums = ranks.sums(told.flatten().tolist(), device)
+    reference[list(known)] = torch.tensor(sums).view_as(told)
 
 
 def crossed(asked: Encoded, answered: Encoded) -> Encoded:

@@ -53,7 +53,11 @@ class PeerLostError(ChildDiedError):
     """A process ended because another of the same child had."""
 
 
-_KINDS |= {kind.__name__: kind for kind in (ChildDiedError, PeerLostError)}
+class OutOfStepError(ChildDiedError):
+    """The processes of one child do not stand at the same place. They may when they begin again."""
+
+
+_KINDS |= {kind.__name__: kind for kind in (ChildDiedError, PeerLostError, OutOfStepError)}
 
 
 def run_child(

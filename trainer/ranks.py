@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from trainer.process import MEETING, PeerLostError
+from trainer.memory import is_out_of_memory
+from trainer.process import MEETING, OutOfStepError, PeerLostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,30 @@ class Ranks:
         for tensor, added in zip(tensors, sums, strict=True):
             tensor.copy_(added.view_as(tensor))
 
+    def each(self, numbers: Sequence[float], device: torch.device) -> list[list[float]]:
+        """Every process's numbers, in the order of the processes. Raises what `add_up` raises."""
+        if self.count == 1:
+            return [list(numbers)]
+        table = torch.zeros(self.count, len(numbers), dtype=torch.float64, device=device)
+        table[self.number] = torch.tensor(numbers, dtype=torch.float64)
+        self._reduce(table)
+        return table.tolist()
+
     def sums(self, numbers: Sequence[float], device: torch.device) -> list[float]:
         """Sums of each number over all processes. Raises what `add_up` raises."""
-        if self.count == 1:
-            return list(numbers)
-        added = torch.tensor(numbers, dtype=torch.float64, device=device)
-        self._reduce(added)
-        return added.tolist()
+        return [sum(column) for column in zip(*self.each(numbers, device), strict=True)]
+
+    def require_in_step(self, step: int, mark: Sequence[int], device: torch.device) -> None:
+        """Raise `OutOfStepError` unless all processes go on from the same step and the same content, of which `mark` is a
+        hash in numbers below 2^53."""
+        places = self.each([step, *mark], device)
+        if any(place != places[0] for place in places):
+            steps = ", ".join(f"{place[0]:.0f}" for place in places)
+            raise OutOfStepError(
+                "the processes of the training do not read the same checkpoint (they would go on from the steps "
+                f"{steps}), so nothing was trained; see whether the disk of the training's folder is sound, or remove "
+                "`checkpoints` there to train from the beginning"
+            )
 
     def part(self) -> None:
         """Nothing more is done together."""
@@ -61,6 +79,8 @@ class Ranks:
         try:
             distributed.all_reduce(tensor)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise PeerLostError(f"another process of the training is gone ({error})") from error
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from trainer.diagnosis import Check, Diagnosis
+from trainer.diagnosis import OF_CHECKS, Check, Diagnosis
 from trainer.stopping import Watch
 
 
@@ -35,6 +35,7 @@ class TrainingState:
         self.watch = Watch(patience)
         self.old = Watch(patience)
         """Follows the old examples alone, for forgetting."""
+        self._old_kept = self.old.state()
         self.diagnoses: list[Diagnosis] = []
         self.told: list[tuple[float, dict[str, Any]]] = []
         """The last seconds' lines to the parent with their times: one that is killed has not recorded them yet."""
@@ -42,17 +43,23 @@ class TrainingState:
         """Steps at which the training went on after an interruption."""
 
     def keep(self) -> None:
-        """Take the present weights for the best."""
+        """Take the present weights for the best, and what was seen so far for what led there."""
         for name, value in self.weights.items():
             self.best[name].copy_(value.detach())
+        self._old_kept = self.old.state()
 
     def go_back(self, rate: float) -> None:
-        """Return to the best weights and the step that they are of, with a new optimiser at a lower rate."""
+        """Return to the best weights and the step that they are of, with a new optimiser at a lower rate.
+
+        What later checks showed is forgotten: other steps take the place of those that led there.
+        """
         with torch.no_grad():
             for name, value in self.weights.items():
                 value.copy_(self.best[name])
         self.step, self.watch.worse = self.watch.kept_step, 0
+        self.old.restore(self._old_kept)
         self.checks = [check for check in self.checks if check.step <= self.step]
+        self.diagnoses = [one for one in self.diagnoses if one.step <= self.step or one.kind not in OF_CHECKS]
         self.recent.clear()
         self.rate, self.lowered = rate, True
         self.optimizer = self._new_optimizer()
@@ -80,6 +87,7 @@ class TrainingState:
             "checks": msgspec.to_builtins(self.checks),
             "watch": self.watch.state(),
             "old": self.old.state(),
+            "old_kept": self._old_kept,
             "diagnoses": msgspec.to_builtins(self.diagnoses),
             "told": self.told,
             "resumed": self.resumed,
@@ -111,6 +119,7 @@ class TrainingState:
         self.checks = msgspec.convert(plain["checks"], list[Check])
         self.watch.restore(plain["watch"])
         self.old.restore(plain["old"])
+        self._old_kept = plain["old_kept"]
         self.diagnoses = msgspec.convert(plain["diagnoses"], list[Diagnosis])
         self.told = [(when, event) for when, event in plain["told"]]
         self.resumed = [*plain["resumed"], self.step]

@@ -73,28 +73,43 @@ def test_a_rate_too_low_to_learn_is_said_to_be_flat(run: Run) -> None:
     assert "the learning rate (1e-08) or the rank (16) is too low" in facts["diagnoses"][0]["text"]
 
 
-def test_numbers_that_are_not_finite_lower_the_rate_once_and_name_the_batch(run: Run) -> None:
-    """At a rate of 10 gradients overflow within three steps; at a quarter of it they stay finite, though what is learned
-    there is fit for no engine."""
+@pytest.fixture
+def going_back(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said where a training goes back, also of one that ends without facts."""
     told: list[str] = []
-    real = finetune.diagnosis.diverged
+    real = diagnosis.diverged
 
     def diverged(*arguments: Any) -> diagnosis.Diagnosis:
         made = real(*arguments)
         told.append(f"{made.kind}: {made.text}; {made.remedy}")
         return made
 
-    finetune.diagnosis.diverged = diverged
-    try:
-        with pytest.raises(UnsoundAdapterError, match="overflows half precision"):
-            run(ROWS, ROWS, epochs=2, learning_rate=10.0)
-    finally:
-        finetune.diagnosis.diverged = real
-    (one,) = told
+    monkeypatch.setattr(diagnosis, "diverged", diverged)
+    return told
+
+
+def test_numbers_that_are_not_finite_lower_the_rate_once_and_name_the_batch(
+    run: Run, going_back: list[str]
+) -> None:
+    """At a rate of 10 gradients overflow within three steps; at a quarter of it they stay finite, though what is learned
+    there is fit for no engine."""
+    with pytest.raises(UnsoundAdapterError, match="overflows half precision"):
+        run(ROWS, ROWS, epochs=2, learning_rate=10.0)
+    (one,) = going_back
     assert one.startswith(
         "not_finite: at step 3 the loss was not a finite number; the batch: 8 examples: example-"
     )
     assert one.endswith("went back to the weights of step 0 and goes on at a rate of 2.5 instead of 10")
+
+
+def test_a_look_whose_numbers_are_not_finite_lowers_the_rate_before_it_ends_the_training(
+    run: Run, going_back: list[str]
+) -> None:
+    """The first step's own loss is the base's; what it did to the weights shows on the validation examples."""
+    with pytest.raises(UnsoundAdapterError, match=r"lowering the rate once did not help.* below 2\.5e\+19"):
+        run(ROWS[:8], ROWS, epochs=3, learning_rate=1e20)
+    (one,) = going_back
+    assert one.startswith("not_finite: at step 1 the loss was not a finite number; on validation examples;")
 
 
 def test_a_loss_that_bursts_sends_the_training_back_and_it_comes_down_again(
@@ -132,6 +147,7 @@ def test_losses_that_rise_together_send_the_training_back_to_its_best_weights_at
     assert noticed == [kept + 1], "on a line that stays in the record"
     best = next(check["validation"] for check in facts["history"] if check["step"] == kept)
     assert facts["validation_loss"] < 0.95 * best
+    assert facts["learning_rate"] == pytest.approx(0.007), "the one that made the weights"
 
 
 def test_validation_below_training_throughout_is_said_to_be_leakage(run: Run) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import torch
@@ -18,14 +19,15 @@ from safetensors.torch import load_file
 
 from feedback import errors
 from tests.trainer import parent_of_a_child
-from tests.trainer.test_preferences import Loaded, wrong
+from tests.trainer.test_preferences import Loaded, pair, wrong
 from tests.trainer.test_process import errands_can_be_imported, gone  # noqa: F401
-from tests.trainer.tiny import row, training_spec, write_dataset
+from tests.trainer.tiny import row, training_spec, write_dataset, write_rows
 from trainer import process
+from trainer.checkpoints import reached
 from trainer.objectives import Objective, Supervised
 from trainer.preference_rows import Answers
 from trainer.preferences import Direct, Unpaired
-from trainer.process import ChildDiedError, run_child
+from trainer.process import ChildDiedError, OutOfStepError, run_child
 from trainer.ranks import ALONE, Ranks
 from trainer.training import Place, Progress, Trained, TrainingSpec, train
 
@@ -122,6 +124,91 @@ def test_a_stop_ends_both_and_one_process_may_go_on(
         train(spec(tiny_base, dataset, tmp_path), stop, TWO)
     assert trainings() == []
     assert_like(train(spec(tiny_base, dataset, tmp_path), lambda progress: None), alone)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_preferences_that_two_processes_learn_go_on_after_a_kill_to_the_very_same_weights(
+    tiny_base: Path, tmp_path: Path, method: Any
+) -> None:
+    """Rows of unlike lengths, so that what the base says of one depends in its last digits on those beside it."""
+    rows = [
+        row(number, messages=[{"role": "user", "content": f"what colour is {'so ' * (number % 7)}{number}?"}])
+        for number in range(26)
+    ]
+    data = write_dataset(tmp_path / "data", rows, rows[:2])
+    write_rows(data / "pairs.jsonl", map(pair, rows[2:]))
+
+    def asked(name: str) -> TrainingSpec:
+        return training_spec(
+            tiny_base,
+            data,
+            tmp_path / name,
+            method=method,
+            epochs=5,
+            learning_rate=3e-3,
+            checkpoint_seconds=0.0,
+        )
+
+    killed: list[psutil.Process] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.step >= 8 and not killed:
+            killed.append(trainings()[1])
+            killed[0].send_signal(signal.SIGKILL)
+
+    whole = train(asked("whole"), lambda progress: None, TWO)
+    found = train(asked("killed"), kill, TWO)
+    assert found.facts["deaths"] == 1 and found.facts["resumed_at"][0] >= 7
+    assert found.files == whole.files
+    assert found.facts["history"] == whole.facts["history"]
+
+
+def unlike(folder: Path, asked: TrainingSpec, **second: Any) -> tuple[dict[str, Any], list[str]]:
+    """A training whose second process is unlike the first (`tests.trainer.unlike`): its facts and what was noticed."""
+    noticed: list[str] = []
+    facts = run_child(
+        "tests.trainer.unlike", msgspec.to_builtins(asked) | second, folder, threads=2, timeout_seconds=120,
+        on_event=lambda event: noticed.extend((event or {}).get("noticed", [])), devices=("cpu", "cpu"),
+    )  # fmt: skip
+    return facts, noticed
+
+
+def test_memory_that_the_second_process_lacks_is_told_by_the_first_and_both_go_on_in_smaller_pieces(
+    tiny_base: Path, dataset: Path, tmp_path: Path, alone: Trained
+) -> None:
+    facts, noticed = unlike(tmp_path, spec(tiny_base, dataset, tmp_path), fit=3)
+    assert {one["kind"] for one in facts["diagnoses"]} == {"out_of_memory"}
+    assert any(
+        "out of memory at step 1 with 4 examples" in told and "goes on with 2" in told for told in noticed
+    )
+    assert facts["validation_loss"] == pytest.approx(alone.facts["validation_loss"], abs=1e-3)
+
+
+def test_memory_that_takes_no_single_example_of_the_second_process_ends_both_with_that_word(
+    tiny_base: Path, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        errors.StarloopError, match=r"out of memory at step 1 with a single example of"
+    ) as raised:
+        unlike(tmp_path, spec(tiny_base, dataset, tmp_path), fit=0)
+    assert not isinstance(raised.value, ChildDiedError)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_processes_that_read_different_checkpoints_do_not_go_on(
+    tiny_base: Path, dataset: Path, tmp_path: Path
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step >= 5:
+            raise KeyboardInterrupt
+
+    asked = spec(tiny_base, dataset, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, stop, TWO)
+    stood = reached(tmp_path)
+    with pytest.raises(OutOfStepError, match=rf"do not read the same checkpoint .* steps {stood}, 0\)"):
+        unlike(tmp_path, asked, blind=True)
+    assert reached(tmp_path) == stood and not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto"])

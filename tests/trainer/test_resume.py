@@ -98,7 +98,9 @@ def test_a_half_written_or_damaged_checkpoint_is_passed_over(
     assert weights(tmp_path) == whole[0]
 
 
-@pytest.mark.parametrize("damage", ["no state", "cut state", "a list", "other tensors", "no tensors"])
+@pytest.mark.parametrize(
+    "damage", ["no state", "cut state", "other state", "a list", "other tensors", "no tensors"]
+)
 def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path, damage: str) -> None:
     write_checkpoint(tmp_path, 3, "this", b"three", {"step": 3})
     write_checkpoint(tmp_path, 4, "this", b"four", {"step": 4})
@@ -107,6 +109,8 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path, damage: str) -> None
         (folder / STATE).unlink()
     elif damage == "cut state":
         (folder / STATE).write_text((folder / STATE).read_text()[:-10])
+    elif damage == "other state":
+        (folder / STATE).write_text((folder / STATE).read_text().replace('{"step": 4}', '{"step": 5}'))
     elif damage == "a list":
         (folder / STATE).write_text("[]")
     elif damage == "other tensors":
