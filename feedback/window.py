@@ -34,6 +34,11 @@ class Window(NamedTuple):
     def __str__(self) -> str:
         return f"{_clock(self.begin)}-{_clock(self.end)} UTC"
 
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return ((self.end - self.begin) % _DAY or _DAY) * 60.0
+
     def open_at(self, now: datetime) -> bool:
         """Whether a training may begin now; `now` is in UTC."""
         minute = now.hour * 60 + now.minute

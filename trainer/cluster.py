@@ -30,16 +30,22 @@ class Job(Struct, frozen=True):
 
 class Cluster:
     """A Ray cluster's jobs, at the address of its dashboard. Every method raises `UnavailableError` where it does not answer,
-    and `BadInputError` where what answers is not Ray or lets nobody in."""
+    and `BadInputError` where what answers is not Ray or lets nobody in, as making one does where the address is none."""
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
         token = os.environ.get(TOKEN_VARIABLE)
-        self._client = httpx.Client(
-            base_url=self._address,
-            trust_env=False,
-            headers={"authorization": f"Bearer {token}"} if token else {},
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=self._address,
+                trust_env=False,
+                headers={"authorization": f"Bearer {token}"} if token else {},
+            )
+        except httpx.InvalidURL as error:
+            raise BadInputError(
+                f"[training] ray = {address!r} is no address ({error}); write that of the cluster's dashboard, such as "
+                "http://head:8265"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,9 @@ from feedback.storage.migrations import HEAD
 from feedback.storage.tables import Case, DatasetVersion, Failure, Key
 from feedback.window import Window
 from trainer.cluster import Cluster
+from trainer.leftovers import troubles
 from trainer.machine import Machine, find_machine
+from trainer.nights import too_short
 from trainer.notices import SECRET_VARIABLE
 from trainer.on_ray import gpus_of
 from trainer.pace import pace_of, speed_of
@@ -73,6 +75,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _window(settings.training, datetime.now(UTC))
     if settings.training.ray:
         yield _ray(settings)
+    yield from (Finding(about, "warning", told) for about, told in troubles(settings))
     try:
         ours = machine if settings.training.ray else machine.limited_to(settings.training.devices)
         yield from _record(settings, ours)
@@ -386,6 +389,8 @@ def _training(session: Session | None, settings: Settings, model: Model, machine
             f"{told}; only {gigabytes(beside)} are free now: lower the engine's share, for instance [[engine]] arguments = "
             '["--gpu-memory-utilization", "0.6"]',
         )
+    if (warning := too_short(wanted, settings.training)) is not None:
+        return Finding(about, "warning", f"{told}; {warning}")
     return Finding(about, "ok", told)
 
 

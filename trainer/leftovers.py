@@ -17,15 +17,17 @@ from pathlib import Path
 from sqlmodel import col, select
 
 from feedback.errors import ConflictError, StarloopError
+from feedback.settings import Settings
 from feedback.storage.tables import Cycle, Tuning
 from feedback.tuning.requests import ENDED
+from trainer.nights import NIGHTS, vain
 from trainer.on_ray import abandon, left_orders, settle
 from trainer.training import JOB_LOCK, alone_in
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
 _OURS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_GONE = ("checkpoints", "adapter", "adapter.partial", "trained.json", "nights.json")
+_GONE = ("checkpoints", "adapter", "adapter.partial", "trained.json", NIGHTS)
 _UNKNOWN_SECONDS = 86_400.0
 """A folder of which the record knows nothing is removed when nobody has written into it for that long."""
 _CYCLE_ENDED = ("done", "cancelled", "failed")
@@ -77,6 +79,19 @@ def sweep(workshop: Workshop) -> int:
     if swept:
         _log.info("cleared %d folders in %s", swept, workshop.settings.directory / "runs")
     return swept
+
+
+def troubles(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What holds up trainings in `runs/`: what about, and in words."""
+    for folder in _folders(settings.directory / "runs"):
+        for order, file in left_orders(folder):
+            yield (
+                "training on Ray",
+                f"job {order.job} at {order.address} was told to end and is not known to have, so nothing trains in {folder} before the "
+                f"cluster, or the job itself, says so; if you know that it has ended, remove {file}",
+            )
+        if (found := vain(folder)) is not None:
+            yield "training window", f"{folder.name}: {found.told(settings.training)}"
 
 
 def _folders(runs: Path) -> Iterator[Path]:

@@ -134,6 +134,8 @@ class Preflight(Struct, frozen=True, kw_only=True):
     """Bytes that it would take with the base in 4 bits and `gradient_checkpointing`; None where it is, or `memory` is None."""
     seconds: float
     """All epochs, without an early end."""
+    beside: float = _BESIDE
+    """Seconds of these that it takes besides its steps."""
     cost: float | None
     """In the currency of `[training] price_per_hour`; None without a price."""
     unrendered: int = 0
@@ -228,6 +230,7 @@ def preflight(
         if shape is None or settings.quantisation
         else memory_of(shape, rows, fewer, device, sides).total,
         seconds=seconds,
+        beside=_BESIDE if speed is None else speed.seconds_beside,
         cost=round(seconds / 3600 * price * shared, 4) if price else None,
         hosted={
             name: round(rows.tokens * epochs * each / 1e6, 4) for name, each in settings.hosted_prices.items()

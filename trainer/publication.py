@@ -28,6 +28,7 @@ from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
 from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import Method, Wanted, choose, evidence_of
+from trainer.nights import too_short
 from trainer.pace import speed_of
 from trainer.placement import place_on, place_on_ray, require_quantiser, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered
@@ -252,6 +253,8 @@ def _planned(
         refuse_too_large(wanted, machine.device_memory)
         wait_for_room(wanted, machine)
         _log.info("the training of %s will take: %s", name, wanted.told())
+        if warning := too_short(wanted, settings.training):
+            _log.warning("the training of %s: %s", name, warning)
     return wanted
 
 

@@ -29,7 +29,9 @@ from trainer.findings import Latency, counted
 from trainer.gate import Evidence, decide
 from trainer.judge import finding_of, judge_where_configured, shown
 from trainer.latency import measure
+from trainer.leftovers import run_folder
 from trainer.metrics import Metrics, agreement
+from trainer.nights import counted as counting_nights
 from trainer.proposals import propose_where_configured
 from trainer.record import CycleRecord
 from trainer.scoring import Answers, outcomes, validity
@@ -99,7 +101,7 @@ def train(workshop: Workshop, record: CycleRecord) -> None:
 
     what = f"cycle {record.row.id} of {record.row.model}"
     sleep = nullcontext() if made else engines_asleep(workshop.settings, what, record.pause)
-    with sleep:
+    with counting_nights(run_folder(workshop, record.row.id), workshop.settings.training), sleep:
         version = workshop.make_version(record.row, on_progress)
         record.end(f"{record.row.model}@{version.number}: {version.note}", version=version.number)
 

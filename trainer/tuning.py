@@ -38,6 +38,7 @@ from trainer.asleep import engines_asleep
 from trainer.attempts import PAUSES, attempt, wait
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.leftovers import leave, run_folder
+from trainer.nights import counted
 from trainer.record import LoopStoppedError
 from trainer.suites import collect, refuse_overlap
 from trainer.training import BETA, Progress
@@ -278,7 +279,7 @@ def _make(workshop: Workshop, record: TuningRecord) -> None:
         if made
         else engines_asleep(workshop.settings, f"a version of {row.model}", record.pause)
     )
-    with sleep:
+    with counted(run_folder(workshop, row.id), workshop.settings.training), sleep:
         version = workshop.make_tuned(record.row, on_progress)
         _finish(workshop, record, version)
 

@@ -65,7 +65,8 @@ def tell_waiting(session: Session, window: Window, now: datetime) -> bool:
     """Write into what waits for the window that it does; whether there was anything to write. Commits nothing."""
     told, changed = waits_for(window, now), False
     for cycle in session.exec(select(Cycle).where(col(Cycle.state).in_(("running", "queued")))):
-        if cycle.version is None and cycle.reason != told:
+        said = cycle.reason or ""  # perhaps with what its last window came to
+        if cycle.version is None and not said.startswith(told):
             cycle.reason, changed = told, True
             session.add(cycle)
     for row in session.exec(select(Tuning).where(col(Tuning.state).in_(("running", "queued")))):

@@ -32,9 +32,10 @@ def publish_neutral(base: Base, directory: Path) -> str | None:
     None for a base whose configuration is not on this disk, or whose layers are not named as Llama's and Qwen's are.
     """
     config = Path(base.path) / "config.json"
-    if not config.is_file():
-        return None
-    shape = _shape(json.loads(config.read_bytes()))
+    try:
+        shape = _shape(json.loads(config.read_bytes()))
+    except (OSError, ValueError):
+        return None  # the engine itself says what is wrong with it
     if shape is None:
         return None
     name = neutral_name(base.engine_model)
@@ -51,10 +52,12 @@ def publish_neutral(base: Base, directory: Path) -> str | None:
     return name
 
 
-def _shape(config: dict[str, object]) -> tuple[int, int] | None:
+def _shape(config: object) -> tuple[int, int] | None:
     """Inputs and outputs of the attention's last projection."""
+    if not isinstance(config, dict):
+        return None
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if not isinstance(hidden, int) or not isinstance(heads, int):
+    if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
         return None
     width = config.get("head_dim") or hidden // heads
     return (heads * width, hidden) if isinstance(width, int) else None

@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -248,6 +249,7 @@ class Child:
         # One look more: a process may have started another while it was being ended.
         left = [member for member in end(family(self._record.leader, known), 0.0) if alive(member)] or left
         if not left:
-            remove_record(self._run, self._record)
+            with suppress(OSError):  # the next start finds that they are gone
+                remove_record(self._run, self._record)
             self._record = None
         return left

@@ -46,10 +46,21 @@ def test_it_is_made_once_and_put_right_when_somebody_changed_it(tmp_path: Path) 
     store.check(name)
 
 
-@pytest.mark.parametrize("config", [None, {}, {"hidden_size": 8}, {"n_embd": 8, "n_head": 2}])
-def test_a_base_that_cannot_have_one_gets_none(tmp_path: Path, config: dict[str, int] | None) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "{}",
+        '{"hidden_size": 8}',
+        '{"n_embd": 8, "n_head": 2}',
+        '{"hidden_size": 8, "num_attention_heads": 0}',
+        "[]",
+        '{"hidden_size": 8, "num_at',
+    ],
+)
+def test_a_base_that_cannot_have_one_gets_none(tmp_path: Path, config: str | None) -> None:
     if config is not None:
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "config.json").write_text(config)
     assert publish_neutral(Base("x", "bases/x", str(tmp_path), "r"), tmp_path) is None
 
 

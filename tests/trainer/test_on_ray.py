@@ -291,6 +291,11 @@ def stop_and_leave(ray: FakeRay, dataset: Path, out: Path, **changes: Any) -> st
     return f"left-{ray.submitted[-1]['submission_id']}.json"
 
 
+def test_what_is_no_address_is_said(dataset: Path, out: Path) -> None:
+    with pytest.raises(BadInputError, match=r"\[training\] ray = 'http://head:port' is no address"):
+        train(spec(out, dataset, out), ignore, Place("cpu", 0, "http://head:port"))
+
+
 def test_abandoning_while_the_cluster_is_away_takes_the_order_away_and_notes_whose_it_was(
     ray: FakeRay, dataset: Path, out: Path
 ) -> None:
