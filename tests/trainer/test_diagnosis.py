@@ -112,18 +112,26 @@ def test_a_look_whose_numbers_are_not_finite_lowers_the_rate_before_it_ends_the_
     assert one.startswith("not_finite: at step 1 the loss was not a finite number; on validation examples;")
 
 
+@pytest.fixture
+def taught(run: Run, tiny_base: Path, tmp_path: Path) -> Callable[[list[dict[str, Any]], int], str]:
+    """Makes a base that has learned rows already."""
+
+    def teach(rows: list[dict[str, Any]], epochs: int) -> str:
+        run(rows, [], "teaching", epochs=epochs)
+        loaded = load_base(str(tiny_base))
+        model = PeftModel.from_pretrained(loaded.model, str(tmp_path / "teaching" / "adapter"))
+        model.merge_and_unload().save_pretrained(tmp_path / "taught")
+        loaded.tokenizer.save_pretrained(tmp_path / "taught")
+        return str(tmp_path / "taught")
+
+    return teach
+
+
 def test_a_loss_that_bursts_sends_the_training_back_and_it_comes_down_again(
-    run: Run, tiny_base: Path, tmp_path: Path
+    run: Run, taught: Callable[[list[dict[str, Any]], int], str]
 ) -> None:
     """A base that knows its task, trained at a rate that at once undoes it."""
-    run(ROWS, [], "teaching", epochs=80)
-    loaded = load_base(str(tiny_base))
-    taught = PeftModel.from_pretrained(
-        loaded.model, str(tmp_path / "teaching" / "adapter")
-    ).merge_and_unload()
-    taught.save_pretrained(tmp_path / "taught")
-    loaded.tokenizer.save_pretrained(tmp_path / "taught")
-    facts, events = run(ROWS, ROWS, "on", epochs=3, learning_rate=0.08, base_path=str(tmp_path / "taught"))
+    facts, events = run(ROWS, ROWS, "on", epochs=3, learning_rate=0.08, base_path=taught(ROWS, 80))
     assert facts["diagnoses"][0]["kind"] == "spike"
     first = next(event for event in events if event["noticed"])
     assert "jumped to" in first["noticed"][0]
@@ -148,6 +156,27 @@ def test_losses_that_rise_together_send_the_training_back_to_its_best_weights_at
     best = next(check["validation"] for check in facts["history"] if check["step"] == kept)
     assert facts["validation_loss"] < 0.95 * best
     assert facts["learning_rate"] == pytest.approx(0.007), "the one that made the weights"
+
+
+def test_a_last_check_that_sends_the_training_back_is_not_called_flat(
+    run: Run, taught: Callable[[list[dict[str, Any]], int], str]
+) -> None:
+    """The base knows the short rows; the long ones, which this seed puts last, say the contrary."""
+
+    def contrary(number: int) -> dict[str, Any]:
+        asked = row(number)["messages"][0]["content"] + " please say it now" * 3
+        answer = COLOURS[(number % 6 + 1) % len(COLOURS)]
+        return row(number, messages=[{"role": "user", "content": asked}], answer=answer)
+
+    rows = [*map(row, range(80)), *map(contrary, range(80))]
+    facts, _ = run(
+        rows, map(row, range(96, 256)), epochs=1, learning_rate=0.006, seed=79,
+        base_path=taught(list(map(row, range(96))), 6),
+    )  # fmt: skip
+    (unstable,) = facts["diagnoses"]
+    assert (unstable["kind"], unstable["step"]) == ("unstable", facts["steps"])
+    first, last = facts["history"][0]["validation"], facts["history"][-1]["validation"]
+    assert last < 0.95 * first, "something was learned"
 
 
 def test_validation_below_training_throughout_is_said_to_be_leakage(run: Run) -> None:
