@@ -63,6 +63,8 @@ class Engine(Section, frozen=True):
     arguments: list[str] = []
     """Added to vLLM's command line as they stand."""
     environment: dict[str, str] = {}
+    priority: bool = False
+    """That the engines at `urls` schedule by priority, as those that Starloop starts do."""
     max_loras: Positive = 4
     max_cpu_loras: Positive = 32
     max_lora_rank: Positive = 16
@@ -71,6 +73,11 @@ class Engine(Section, frozen=True):
     """Longest wait for an answer's next byte."""
     price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
     """Of the device that serves, in any currency; 0 leaves the cost of serving out of reports."""
+
+    @property
+    def by_priority(self) -> bool:
+        """Whether a request may say there that it waits behind others."""
+        return self.priority or not self.urls
 
     @property
     def adapter_limit(self) -> int:

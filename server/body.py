@@ -56,6 +56,7 @@ class Body(NamedTuple):
     text: str
     """The body as it came."""
     fields: dict[str, Raw]
+    """What goes on to the engine: all but `priority`, as no client puts itself before others."""
     model: str
     stream: bool
     shows_usage: bool
@@ -73,9 +74,8 @@ class Body(NamedTuple):
     """The messages hold an answer already: this goes on with a conversation."""
 
     def forwarded(self, model: str) -> bytes:
-        """The body for the engine: its own name for the model, usage always counted, no priority over others."""
+        """The body for the engine: its own name for the model, usage always counted."""
         fields: dict[str, Any] = {**self.fields, "model": model}
-        fields.pop("priority", None)
         if self.stream:
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return msgspec.json.encode(fields)
@@ -120,6 +120,7 @@ def read_body(data: bytes, texts: Callable[[dict[str, Raw]], Texts], lists: bool
     """
     text = text_of(data)
     fields = decode_body(data, _fields)
+    fields.pop("priority", None)
     said = texts(fields)
     options = optional(fields, "stream_options", OBJECT) or {}
     store = optional(fields, "store", FLAG)

@@ -27,6 +27,8 @@ from server.telemetry.traces import Trace
 CLIENT_GONE = 499
 BATCH = "batch"
 """The purpose of a batch's requests, which no client can name: they are nobody's use, and teach nothing."""
+_BACKGROUND = frozenset({BATCH, "evaluation", "replay"})
+"""Purposes whose requests wait behind users' in the engine."""
 _Headers = list[tuple[bytes, bytes]]
 
 
@@ -146,7 +148,8 @@ class Completion:
         self._asked = self._route.adapter or replica.base_name
         body, trace = self._dialect.forwarded(self._body, self._asked, self.id), self._trace
         traceparent = "" if trace is None else trace.header
-        return replica.connections.request("POST", self._dialect.path, body, self.id, traceparent)
+        waits = replica.by_priority and self._purpose in _BACKGROUND
+        return replica.connections.request("POST", self._dialect.path, body, self.id, traceparent, waits)
 
     # -- plain answers
 

@@ -200,12 +200,23 @@ class Connections:
         self._idle: deque[Connection] = deque()
 
     def request(
-        self, method: str, path: str, body: bytes = b"", request_id: str = "", traceparent: str = ""
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        request_id: str = "",
+        traceparent: str = "",
+        waits: bool = False,
     ) -> bytes:
-        """A request in HTTP's own bytes. All arguments are ours: nothing that a client wrote goes into the head."""
+        """A request in HTTP's own bytes. All arguments are ours: nothing that a client wrote goes into the head.
+
+        One that `waits` asks vLLM to be scheduled after all that do not: of priorities, the lower is served earlier.
+        """
         identifier = f"x-request-id: {request_id}\r\n" if request_id else ""
         if traceparent:
             identifier += f"traceparent: {traceparent}\r\n"
+        if waits:
+            identifier += "x-vllm-priority: 1\r\n"
         return (
             b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
             % (

@@ -38,11 +38,20 @@ class _Cards(msgspec.Struct):
 class Replica:
     """One engine process at one address."""
 
-    def __init__(self, url: str, patience: float, ejected: Callable[[str], None], prepare: Prepare) -> None:
+    def __init__(
+        self,
+        url: str,
+        patience: float,
+        by_priority: bool,
+        ejected: Callable[[str], None],
+        prepare: Prepare,
+    ) -> None:
         """`ejected` is told its address when it is taken out of service; `prepare` is done before it comes into it."""
         self.connections = Connections(url)
         self._ejected = ejected
         self.patience = patience
+        self.by_priority = by_priority
+        """It lets requests wait that say that they may."""
         self._prepare = prepare
         self.healthy = False
         self.asleep = False
@@ -168,6 +177,7 @@ class Engines:
                 Replica(
                     url,
                     engine.request_seconds,
+                    engine.by_priority,
                     partial(metrics.ejected, engine.base),
                     partial(prepare, engine.base),
                 )

@@ -46,9 +46,7 @@ def _texts(fields: dict[str, Raw]) -> Texts:
 
 
 def _forwarded(body: Body, asked: str, _identifier: str) -> bytes:
-    fields: dict[str, Any] = {**body.fields, "model": asked}
-    fields.pop("priority", None)
-    return msgspec.json.encode(fields)
+    return msgspec.json.encode({**body.fields, "model": asked})
 
 
 def _facts(content: bytes, asked: str) -> Facts:

@@ -108,14 +108,8 @@ def _message(item: _Item) -> Message:
 
 
 def _forwarded(body: Body, asked: str, identifier: str) -> bytes:
-    fields: dict[str, Any] = {
-        **body.fields,
-        "model": asked,
-        "store": False,
-        "request_id": PREFIX + identifier,
-    }
-    fields.pop("priority", None)
-    return msgspec.json.encode(fields)
+    own = {"model": asked, "store": False, "request_id": PREFIX + identifier}
+    return msgspec.json.encode({**body.fields, **own})
 
 
 def _read_answer(content: bytes, asked: str) -> Facts:

@@ -53,6 +53,7 @@ def engine_launch(
     arguments = [
         *("--model", base.engine_model),
         *("--host", engine.host, "--port", str(engine.port)),
+        *("--scheduling-policy", "priority"),  # background requests say that they wait behind others
         "--enable-lora",
         *("--max-loras", str(engine.max_loras + neutral)),
         *("--max-cpu-loras", str(engine.adapter_limit + neutral)),

@@ -83,6 +83,11 @@ def test_on_a_cpu_the_cache_is_small_for_the_starter_and_a_gigabyte_for_others()
     assert after(launch(Engine(base=HUB.name), HUB), "--kv-cache-memory-bytes") == "1G"
 
 
+def test_the_engine_lets_background_requests_wait_behind_users() -> None:
+    assert after(launch(), "--scheduling-policy") == "priority"
+    assert after(launch(build="gpu"), "--scheduling-policy") == "priority"
+
+
 def test_what_the_settings_say_comes_last_and_wins() -> None:
     engine = Engine(arguments=["--kv-cache-memory-bytes", "2G"], environment={"OMP_NUM_THREADS": "3"})
     started = launch(engine)

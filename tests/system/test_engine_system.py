@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from safetensors.numpy import save_file
 from feedback import starter
 from feedback.asleep import found_asleep, wanted_asleep
 from feedback.registry.bases import resolve_base
+from server.connections import Connections
 from server.engine.command import installed_build
 from server.processes.family import alive, end, identify
 from server.processes.record import ProcessRecord, read_records
@@ -32,6 +34,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 NIGHT = '[training]\nwindow = "02:00-05:00"\nengine_asleep = true\n'
 LONG = 900
 """Tokens of an answer that takes longer than the quickest sleep."""
+SEATS, CROWD = 8, 64
+"""Requests that the engine answers at once, and those that stand before it."""
 REQUEST_ID = "01890000-0000-7000-8000-000000000001"
 
 
@@ -46,7 +50,10 @@ class RunningEngine:
         self.directory, self.out = directory, directory.with_name("said.txt")
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         configuration = directory.with_name("starloop.toml")
-        configuration.write_text(f'[storage]\ndirectory = "{directory}"\n[[engine]]\nport = {port}\n{NIGHT}')
+        configuration.write_text(
+            f'[storage]\ndirectory = "{directory}"\n[[engine]]\nport = {port}\n'
+            f'arguments = ["--max-num-seqs", "{SEATS}"]\n{NIGHT}'
+        )
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "server.command", "engine", "--config", str(configuration)],
@@ -78,6 +85,36 @@ class RunningEngine:
             "/v1/chat/completions",
             json=body | {"max_tokens": 24} | more,
             headers={"x-request-id": REQUEST_ID},
+        )
+
+    async def passed(self, waits: bool) -> int:
+        """How many of a crowd, who come first and may say that they wait, a user passes; asked as the gateway asks."""
+        connections = Connections(str(self.http.base_url))
+        hello = [{"role": "user", "content": "Where is my parcel?"}]
+        asked = {"model": self.base, "messages": hello, "ignore_eos": True, "n": 2}
+
+        async def ask(waits: bool, tokens: int) -> None:
+            body = json.dumps(asked | {"max_tokens": tokens}).encode()
+            connection = await connections.take(fresh=True)
+            request = connections.request("POST", "/v1/chat/completions", body, waits=waits)
+            await connection.send(request, 120)
+            told = await connection.read_all(120)
+            connections.give_back(connection)
+            assert connection.status == 200 and len(json.loads(told)["choices"]) == 2, told
+
+        crowd = [asyncio.create_task(ask(waits, 48)) for _ in range(CROWD)]
+        while not await asyncio.to_thread(self._queue):
+            await asyncio.sleep(0.05)
+        await ask(False, 4)
+        left = sum(not one.done() for one in crowd)
+        await asyncio.gather(*crowd)
+        connections.close()
+        return left
+
+    def _queue(self) -> float:
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_waiting{")
         )
 
     def publish(self, name: str) -> None:
@@ -184,6 +221,12 @@ def test_the_engine_speaks_the_other_apis_with_the_ids_and_last_events_that_the_
         assert not ends[path].intersection(names[:-1])
     none = engine.http.post("/v1/embeddings", json={"model": engine.base, "input": "x"})
     assert (none.status_code, none.json()) == (404, {"detail": "Not Found"})
+
+
+def test_a_user_passes_those_who_say_that_they_wait_and_nobody_else(engine: RunningEngine) -> None:
+    background, others = (asyncio.run(engine.passed(waits)) for waits in (True, False))
+    print(f"\na user passed {background} of {CROWD} that waited, and {others} of {CROWD} other users")
+    assert others <= 2 * SEATS < CROWD / 2 <= background
 
 
 def test_it_finishes_what_it_answers_gives_all_its_memory_away_and_answers_the_same_after_its_sleep(
