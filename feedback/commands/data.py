@@ -24,7 +24,7 @@ from feedback.datasets.freeze import build_dataset
 from feedback.datasets.why import why_example, why_inference
 from feedback.errors import NotFoundError
 from feedback.ids import new_id
-from feedback.registry.models import ensure_models
+from feedback.registry.models import check_known, ensure_models
 from feedback.settings import Settings
 from feedback.storage.database import Database, opened
 from feedback.storage.tables import Case, DatasetVersion
@@ -53,6 +53,7 @@ def list_(settings: Settings, model: str | None, as_json: bool) -> None:
     if model:
         query = query.where(DatasetVersion.model == model)
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         rows = list(session.exec(query))
     items = [row.model_dump(exclude={"manifest"}) for row in rows]
     table = listing("datasets", ["id", "model", "note"], [[row.id, row.model, row.note] for row in rows])
@@ -221,6 +222,7 @@ def list_golden(
     Example: starloop data golden list --model assistant --state drawn
     """
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         page = list_cases(session, model, suite, state, limit, cursor)
     items = [row.model_dump() for row in page.items]
     emit({"items": items, "next_cursor": page.next_cursor}, as_json, lambda: _cases(page.items))

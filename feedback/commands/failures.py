@@ -24,7 +24,7 @@ from feedback.datasets.failures import (
     resolve_failure,
     triage_in_steps,
 )
-from feedback.registry.models import get_model
+from feedback.registry.models import check_known, get_model
 from feedback.settings import ReasonName, Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Candidate, Failure, Feedback
@@ -77,6 +77,7 @@ def list_(
     Example: starloop failures list --model assistant --state quarantine --reason refusal
     """
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         page = list_failures(session, model, state, limit, cursor, reason)
         asked = exchanges(session, page.items)
     items = [row.model_dump() for row in page.items]
@@ -180,6 +181,7 @@ def candidates(
     Example: starloop failures candidates --model assistant --state checked
     """
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         page = list_candidates(session, model, state, limit, cursor)
     items = [row.model_dump() for row in page.items]
     lines = [line for row in page.items for line in _candidate(row)]

@@ -16,7 +16,7 @@ from feedback.imports.reading import FORMATS, Reading
 from feedback.imports.rows import BadRow
 from feedback.imports.shapes import MAPPED, columns_of
 from feedback.imports.storing import USES, Intake, Outcome, import_file, list_imports, shown_name
-from feedback.registry.models import ensure_models
+from feedback.registry.models import check_known, ensure_models
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import DataImport
@@ -107,6 +107,7 @@ def imports(settings: Settings, model: str | None, as_json: bool) -> None:
     Example: starloop data imports --model assistant
     """
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         rows = list_imports(session, model)
     whole = {row.id: intact(settings.directory, row) for row in rows}
     items = [row.model_dump() | {"files_intact": whole[row.id]} for row in rows]

@@ -17,6 +17,7 @@ from feedback.datasets.holds import decide_hold, list_holds, read_hold, said_in
 from feedback.datasets.raters import Figures
 from feedback.datasets.weighing import gather
 from feedback.errors import NotFoundError
+from feedback.registry.models import check_known
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Feedback, RaterHold
@@ -71,6 +72,7 @@ def holds(
     Example: starloop raters holds --model assistant --state held
     """
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         page = list_holds(session, model, state, limit, cursor)
     items = [row.model_dump() for row in page.items]
     lines = [

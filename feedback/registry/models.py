@@ -58,6 +58,13 @@ def get_model(session: Session, name: str) -> RegisteredModel:
     return row
 
 
+def check_known(session: Session, settings: Settings, name: str | None) -> None:
+    """Raise `NotFoundError` for a name that is neither registered nor configured: an empty list of its things would mislead."""
+    if name is not None and settings.model_named(name) is None and session.get(RegisteredModel, name) is None:
+        known = {model.name for model in settings.model} | set(session.exec(select(RegisteredModel.name)))
+        raise NotFoundError(f"there is no model {name[:60]!r}; there are: {', '.join(sorted(known))}")
+
+
 def lock_model(session: Session, name: str) -> RegisteredModel:
     """The model as it stands now, held against all other transactions that lock it until this one ends."""
     row = session.get(RegisteredModel, name, with_for_update=True, populate_existing=True)

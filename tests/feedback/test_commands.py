@@ -17,8 +17,10 @@ from feedback.commands.data import data
 from feedback.commands.db import db
 from feedback.commands.failures import failures
 from feedback.commands.keys import keys
+from feedback.commands.raters import raters
 from feedback.storage.database import Database
 from feedback.storage.journal import Journal
+from feedback.storage.tables import RegisteredModel
 from tests.feedback.records import NOW, inference
 
 
@@ -239,3 +241,29 @@ def _left_behind(config: Path) -> None:
     journal = Journal.open(config.parent / "data", "os", NOW)
     journal.append([inference(0), inference(1)])
     journal.close()
+
+
+@pytest.mark.parametrize(
+    ("group", "command"),
+    [
+        (data, "list"),
+        (data, "imports"),
+        (data, "golden list"),
+        (failures, "list"),
+        (failures, "candidates"),
+        (raters, "holds"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else part.name,
+)
+def test_a_list_of_a_model_that_there_is_not_names_those_that_there_are(
+    config: Path, group: click.Group, command: str
+) -> None:
+    _run(keys, "create", "--scopes", "infer", config=config)
+    with _database(config).session() as session:
+        session.add(RegisteredModel(name="former", base="starter", created=0))
+        session.commit()
+    wrong = _run(group, *command.split(), "--model", "asistant", config=config)
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert "there is no model 'asistant'; there are: assistant, former" in wrong.stderr
+    for name in ("assistant", "former"):  # configured, and known from before
+        assert _run(group, *command.split(), "--model", name, config=config).exit_code == 0

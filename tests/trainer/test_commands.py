@@ -125,6 +125,9 @@ def test_an_unknown_model_is_refused_and_nothing_is_queued(shell: Shell) -> None
     assert "there is no [[model]] 'nobody' in the configuration; it has: assistant" in result.stderr
     assert "it has: assistant" in shell.run(evaluate, "--model", "nobody", "--versions", "base").stderr
     assert shell.json(cycle, "list") == {"items": [], "next_cursor": None}
+    listed = shell.run(cycle, "list", "--model", "nobody")
+    assert listed.exit_code == 1
+    assert "there is no model 'nobody'; there are: assistant" in listed.stderr
 
 
 def test_an_interrupted_cycle_is_gone_on_with_rather_than_run_anew(shell: Shell) -> None:

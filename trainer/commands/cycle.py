@@ -18,6 +18,7 @@ from sqlmodel import col, select
 from feedback.access.audit import note
 from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.registry.cycles import GUARDS, cancel_cycle, get_cycle, list_cycles, request_cycle
+from feedback.registry.models import check_known
 from feedback.registry.training_steps import all_steps, epochs_of
 from feedback.settings import Mode, Settings
 from feedback.storage.database import opened
@@ -124,6 +125,7 @@ def list_command(
     Example: starloop cycle list --model assistant
     """
     with opened(settings, existing=True) as database, database.reading() as session:
+        check_known(session, settings, model)
         page = list_cycles(session, model, limit, cursor)
 
     emit(
