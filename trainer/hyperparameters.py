@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from feedback.checks.cost import chosen_epochs
-from trainer.method import Method
+from feedback.datasets.methods import Method
 
 __all__ = ["chosen_epochs", "chosen_rate", "rate_at"]
 

@@ -21,11 +21,12 @@ from msgspec.structs import replace
 from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of, tensor_shapes
 from feedback.checks.cost import estimate as estimate_time
 from feedback.checks.template import renders_tools
+from feedback.datasets.methods import Method
 from feedback.datasets.tool_calls import answer_text
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
 from trainer.machine import ROOM, Device, Machine, processes
-from trainer.method import Method, read
+from trainer.method import read
 from trainer.pace import Pace, Speed, pace_of
 
 _log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from sqlmodel import Session
 
 from feedback.checks.cost import parameters_of
+from feedback.datasets.methods import Method, Wanted, choose
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import Base, resolve_base
@@ -27,7 +28,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
 from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
-from trainer.method import Method, Wanted, choose, evidence_of
+from trainer.method import evidence_of
 from trainer.nights import too_short
 from trainer.pace import speed_of
 from trainer.placement import place_on, place_on_ray, require_quantiser, wait_for_room

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from feedback.datasets.methods import Method
 from feedback.errors import (
     ConflictError,
     DataRefusedError,
@@ -27,7 +28,6 @@ from feedback.errors import (
 )
 from feedback.settings import Training
 from trainer.checkpoints import digests_of, discard_checkpoints, reached
-from trainer.method import Method
 from trainer.process import ChildDiedError, default_threads, run_child
 
 BETA = 0.1

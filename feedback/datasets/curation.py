@@ -93,14 +93,17 @@ def choose_corrections(
     )
 
 
-def refuse_too_few(chosen: Corrections, settings: Dataset, guards_off: Collection[str]) -> None:
+def refuse_too_few(
+    chosen: Corrections, settings: Dataset, guards_off: Collection[str], worth: int = 0, besides: str = ""
+) -> None:
     """Raise `DataRefusedError`, in words an operator can act on, when too few are new.
 
-    `size` among `guards_off` takes any number but none: without any new one there is nothing to train.
+    `worth` is what ratings and preferences count for, `besides` what is said of them. `size` among `guards_off` takes any
+    number but none: without any new one there is nothing to train.
     """
     least = 1 if "size" in guards_off else settings.minimum_new
-    if len(chosen.new) < least:
-        raise DataRefusedError(_too_few(chosen, least, settings))
+    if len(chosen.new) + worth < least:
+        raise DataRefusedError(_too_few(chosen, least, settings, worth, besides))
 
 
 def _self_generated(
@@ -125,24 +128,28 @@ def _self_generated(
     return stays
 
 
+def lowest_cap(counts: Collection[int], trusted: int, settings: Dataset) -> int:
+    """Most new examples of one rater, of raters with so many each and `trusted` ones of nobody who is capped.
+
+    It is a share of what is kept, not of what was sent: a share of what was sent would grow with every example that a
+    flooding rater adds. Rising from the minimum, it is the lowest cap that is the share of what passes it.
+    """
+    cap = settings.rater_minimum
+    while True:
+        kept = trusted + sum(min(count, cap) for count in counts)
+        wider = int(settings.rater_share * kept)
+        if wider <= cap:
+            return cap
+        cap = wider
+
+
 def _capped(
     candidates: Sequence[Example], settings: Dataset, waits: dict[str, str]
 ) -> tuple[list[Example], HeldBack]:
-    """Keep each rater's oldest new corrections up to a cap. A reviewer's are not capped: a key was made for that.
-
-    The cap is a share of what is kept, not of what was sent: a share of what was sent would grow with every
-    correction that a flooding rater adds. Rising from the minimum, it is the lowest cap that is the share of what
-    passes it.
-    """
+    """Keep each rater's oldest new corrections up to a cap. A reviewer's are not capped: a key was made for that."""
     counts = Counter(one.rater for one in candidates if one.new and one.source in _CAPPED)
     trusted = sum(one.new and one.source not in _CAPPED for one in candidates)
-    cap = settings.rater_minimum
-    while True:
-        kept = trusted + sum(min(count, cap) for count in counts.values())
-        wider = int(settings.rater_share * kept)
-        if wider <= cap:
-            break
-        cap = wider
+    cap = lowest_cap(counts.values(), trusted, settings)
     room = dict.fromkeys(counts, cap)
     stays = []
     for example in candidates:
@@ -163,7 +170,7 @@ def _capped(
 _CAPPED = ("correction", "sibling")
 
 
-def _too_few(chosen: Corrections, least: int, settings: Dataset) -> str:
+def _too_few(chosen: Corrections, least: int, settings: Dataset, worth: int, besides: str) -> str:
     new, held = len(chosen.new), chosen.held
     told = f"{new} new example{'' if new == 1 else 's'}"
     if held.corrections:
@@ -171,10 +178,14 @@ def _too_few(chosen: Corrections, least: int, settings: Dataset) -> str:
             f" after the rater cap ({held.corrections} correction{'' if held.corrections == 1 else 's'} held back from "
             f"{held.raters} rater{'' if held.raters == 1 else 's'} above the cap of {held.cap} each)"
         )
+    if worth:
+        told += f", and ratings or preferences that count for {worth}"
     told += f"; at least {least} {'is' if least == 1 else 'are'} needed, so nothing was trained."
     others = ", ".join(f"{count} {why}" for why, count in chosen.dropped.items())
     if others:
         told += f" Corrections left out besides: {others}."
+    if besides:
+        told += f" {besides}"
     return f"{told} Collect more corrections" + (
         f", or lower [dataset] minimum_new ({settings.minimum_new})." if least > 1 else "."
     )

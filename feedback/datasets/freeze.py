@@ -17,17 +17,20 @@ from sqlmodel import Session, col, select
 
 from feedback.datasets.candidates import accepted_candidates
 from feedback.datasets.contract import TaskContract
-from feedback.datasets.curation import choose_corrections, refuse_too_few
+from feedback.datasets.curation import HeldBack, choose_corrections, refuse_too_few
 from feedback.datasets.files import SPLITS, Frozen, check_files, freeze_files, read_rows
 from feedback.datasets.imported import choose_imported, with_imported
 from feedback.datasets.ladder import Targets, climb
 from feedback.datasets.manifest import RULES, Row, counts, line_of, rater_facts, told
+from feedback.datasets.methods import REPLAYED
+from feedback.datasets.opinions import weigh_opinions
 from feedback.datasets.praised import keep_praised
-from feedback.datasets.rated import choose_rated
+from feedback.datasets.rated import cap_rated, choose_rated
 from feedback.datasets.replay import CONTRADICTED, choose_replay
 from feedback.datasets.said import Example, Pair
 from feedback.datasets.splits import validates
 from feedback.datasets.standing import write_standing
+from feedback.datasets.votes import REVIEWER
 from feedback.datasets.weighing import Gathered, gather
 from feedback.errors import ConflictError, NotFoundError, StorageError
 from feedback.registry.models import get_model
@@ -64,7 +67,7 @@ def build_dataset(
     if (existing := frozen_before(database, settings, model, dataset_id)) is not None:
         return existing
     with database.reading() as session:
-        parent, learned = _champion_dataset(session, model)
+        parent, learned, held = _champion_dataset(session, model)
     contract = TaskContract.from_settings(configured)
     gathered = gather(database, settings, configured, contract, now, guards_off)
     with database.session() as session:
@@ -87,7 +90,16 @@ def build_dataset(
     left_out: Counter[str] = Counter()
     taught = choose_imported(gathered.imported, judging, learned, contract, left_out)
     corrections = with_imported(corrections, gathered.imported, taught, left_out)
-    refuse_too_few(corrections, rules, guards_off)
+    pairs = sorted(corrections.pairs, key=order_of)
+    used = {one.inference_id for one in corrections.examples} | {one.inference_id for one in pairs}
+    rated = choose_rated(gathered.said, judging, used, gathered.trust, held)
+    over = HeldBack()
+    if "raters" not in guards_off:
+        rated, over = cap_rated(rated, rules, _reviews(gathered))
+    opinions = weigh_opinions(
+        settings.training.method, corrections.examples, pairs, rated, held, rules.validation_share, over
+    )
+    refuse_too_few(corrections, rules, guards_off, *opinions)
     replay = choose_replay(
         gathered.said,
         gathered.base,
@@ -98,13 +110,14 @@ def build_dataset(
         guards_off,
         gathered.trust,
         left_out,
+        opinions.worth,
     )
     rows = rows_of(corrections.examples, replay, rules)
-    pairs = sorted(corrections.pairs, key=order_of)
     holdout = sorted(apart.examples, key=order_of)
-    used = {example.inference_id for example in (*corrections.examples, *replay)}
-    used |= {pair.inference_id for pair in pairs}
-    rated = choose_rated(gathered.said, judging, used, gathered.trust)
+    # An answer that is a base example as well stays: that users rated it well is what there is to know of it.
+    praised = [one for one in replay if one.source == REPLAYED]
+    counted = {one.inference_id for one in praised} | {one.content_hash for one in praised}
+    rated = sorted((one for one in rated if not counted & {one.inference_id, one.content_hash}), key=order_of)
     frozen = Frozen.of(
         {split: map(line_of, [one for side, one in rows if side == split]) for split in SPLITS}
         | {
@@ -121,7 +134,7 @@ def build_dataset(
         "parent_id": parent,
         "created": now.isoformat(),
         "content_hash": frozen.content_hash,
-        "note": told(corrections, len(replay), contract, gone),
+        "note": told(corrections, len(replay), contract, gone, rated if opinions.worth else ()),
         "rules": RULES,
         "guards_off": sorted(guards_off),
         "settings": msgspec.to_builtins(rules),
@@ -247,20 +260,30 @@ def _lineage(dataset_id: str, rows: Sequence[tuple[str, Example | Pair]]) -> lis
     ]
 
 
-def _champion_dataset(session: Session, model: str) -> tuple[str | None, dict[str, str]]:
-    """What the present champion was trained on: the parent, and the content hashes in it with their sources."""
+def _champion_dataset(session: Session, model: str) -> tuple[str | None, dict[str, str], set[str]]:
+    """What the present champion was trained on: the parent, the content hashes in it with their sources, and those of all that the
+    parent held for learning, pairs and rated answers too."""
     champion = get_model(session, model).champion
     parent = get_version(session, model, champion).dataset_id if champion else None
     if parent is None:
-        return None, {}
+        return None, {}, set()
     known = session.get(DatasetVersion, parent)
     if known is not None and known.manifest.get("erasures"):
         # The champion knows what was erased since. Its successor learns the rest afresh, all of it new.
-        return parent, {}
-    query = select(ExampleRow.content_hash, ExampleRow.source).where(
-        ExampleRow.dataset_id == parent, col(ExampleRow.split).in_(SPLITS)
+        return parent, {}, set()
+    query = select(ExampleRow.content_hash, ExampleRow.source, ExampleRow.split).where(
+        ExampleRow.dataset_id == parent, col(ExampleRow.split) != "holdout"
     )
-    return parent, dict(session.exec(query).all())
+    rows = session.exec(query).all()
+    learned = {identity: source for identity, source, split in rows if split in SPLITS}
+    return parent, learned, {identity for identity, _, _ in rows}
+
+
+def _reviews(gathered: Gathered) -> set[str]:
+    """Feedback that reviewers gave."""
+    return {
+        signal.feedback_id for one in gathered.said for signal in one.signals if signal.source == REVIEWER
+    }
 
 
 def split_share(session: Session, model: str) -> float | None:

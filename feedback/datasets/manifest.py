@@ -11,7 +11,7 @@ from feedback.datasets.curation import Corrections
 from feedback.datasets.raters import Trust
 from feedback.datasets.said import Example
 
-RULES = 6
+RULES = 7
 """Raised whenever curation would choose otherwise from the same record."""
 _NAMED = 6
 
@@ -35,13 +35,22 @@ def line_of(example: Example) -> dict[str, Any]:
     }
 
 
-def told(corrections: Corrections, replayed: int, contract: TaskContract, gone: Collection[str] = ()) -> str:
-    """What changed since the parent, in one sentence. `gone` are the parent's targets that are no longer in."""
+def told(
+    corrections: Corrections,
+    replayed: int,
+    contract: TaskContract,
+    gone: Collection[str] = (),
+    rated: Collection[Example] = (),
+) -> str:
+    """What changed since the parent, in one sentence. `gone` are the parent's targets that are no longer in, `rated` the rated
+    answers where they are what there is to learn."""
     new = corrections.new
     kinds = Counter(kind for example in new if (kind := contract.slice_of(example.answer)) is not None)
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_NAMED))
     more = f" and {len(kinds) - _NAMED} kinds more" if len(kinds) > _NAMED else ""
     said = f"added {len(new)} example{'' if len(new) == 1 else 's'}" + (f": {named}{more}" if named else "")
+    if newly := sum(one.new for one in rated):
+        said += f" and {newly} rated answers"
     carried = len(corrections.examples) - len(new)
     rest = [f"kept {carried}"] if carried else []
     rest += [f"took out {len(gone)}"] if gone else []

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from feedback.datasets.chat import content_hash
 from feedback.datasets.contract import TaskContract
+from feedback.datasets.methods import PREFERENCE
 from feedback.datasets.raters import BAD, Trust
 from feedback.datasets.said import Pair, Said
 from feedback.datasets.votes import key_of
-
-SOURCE = "preference"
 
 
 def with_preferences(
@@ -70,7 +69,7 @@ def _preferred(
                     better.messages,
                     better.output,
                     worse.output,
-                    SOURCE,
+                    PREFERENCE,
                     better.group_key,
                     worse.inference_id,
                     signal.feedback_id,

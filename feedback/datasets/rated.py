@@ -5,11 +5,14 @@ A bad answer here is no target: nothing imitates it, it is only what a model is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from feedback.datasets.chat import content_hash
+from feedback.datasets.curation import HeldBack, lowest_cap
 from feedback.datasets.raters import EVERYBODY, Trust
 from feedback.datasets.said import Example, Said
+from feedback.settings import Dataset
 
 GOOD, BAD = 4, 2
 """Stars from which an answer is good, and up to which it is bad; 3 say neither."""
@@ -18,12 +21,16 @@ MOST = 5_000
 
 
 def choose_rated(
-    said: Sequence[Said], judging: Collection[str], used: Collection[str | None], trust: Trust = EVERYBODY
+    said: Sequence[Said],
+    judging: Collection[str],
+    used: Collection[str | None],
+    trust: Trust = EVERYBODY,
+    known: Collection[str] = (),
 ) -> list[Example]:
-    """Answers of the training side that all believed raters call good, or all bad, as `rated+` and `rated-`.
+    """Answers of the training side that all believed raters call good, or all bad, as `rated+` and `rated-`, oldest first.
 
     Left out are those that raters disagree on, that a person has dealt with, whose group judges a version, and the
-    inferences `used` otherwise, as examples or in pairs.
+    inferences `used` otherwise, as examples or in pairs. New are those that are not among the content hashes `known`.
     """
     found: dict[str, dict[str, Example]] = {"rated+": {}, "rated-": {}}
     for one in said:
@@ -45,12 +52,14 @@ def choose_rated(
         )
         if kind is None:
             continue
+        identity = content_hash(one.messages, one.output, one.tools)
         example = Example(
             messages=one.messages,
             answer=one.output,
             source=kind,
             group_key=one.group_key,
-            content_hash=content_hash(one.messages, one.output, one.tools),
+            content_hash=identity,
+            new=identity not in known,
             tools=one.tools,
             inference_id=one.inference_id,
             feedback_id=signals[0].feedback_id,
@@ -63,4 +72,23 @@ def choose_rated(
         for examples in found.values()
         for example in [examples[key] for key in sorted(examples.keys() - disputed)][:MOST]
     ]
-    return sorted(kept, key=lambda example: example.content_hash)
+    return sorted(kept, key=lambda example: example.feedback_id or "")
+
+
+def cap_rated(
+    rated: Sequence[Example], settings: Dataset, reviews: Collection[str]
+) -> tuple[list[Example], HeldBack]:
+    """Each rater's oldest new ones up to a cap like that of corrections; `reviews` are reviewers' feedback ids, not capped."""
+    capped = [one for one in rated if one.new and one.feedback_id not in reviews]
+    counts = Counter(one.rater for one in capped)
+    cap = lowest_cap(counts.values(), sum(one.new for one in rated) - len(capped), settings)
+    spent: Counter[str | None] = Counter()
+    kept = []
+    for one in rated:
+        if one.new and one.feedback_id not in reviews:
+            spent[one.rater] += 1
+            if spent[one.rater] > cap:
+                continue
+        kept.append(one)
+    over = [count - cap for count in counts.values() if count > cap]
+    return kept, HeldBack(cap, len(over), sum(over))

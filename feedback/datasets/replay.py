@@ -38,8 +38,9 @@ def choose_replay(
     guards_off: Collection[str],
     trust: Trust = EVERYBODY,
     left_out: Counter[str] | None = None,
+    worth: int = 0,
 ) -> list[Example]:
-    """`[dataset] replay` examples per correction, in equal parts as they last from `base`, from well-rated answers of the kinds
+    """`[dataset] replay` examples per correction, and for each that ratings and preferences are `worth`, in equal parts as they last from `base`, from well-rated answers of the kinds
     that corrections teach, and from those of other kinds; each in equal parts from every kind of answer.
 
     `left_out` counts well-rated answers that like prompts speak against (`neighbours`). The choice follows from the examples' own hashes, so it hardly changes as data grows. Raises `DataRefusedError`
@@ -61,13 +62,14 @@ def choose_replay(
         [example for example in praised if contract.slice_of(example.answer) in taught],
         [example for example in praised if contract.slice_of(example.answer) not in taught],
     )
+    count = len(corrections) + worth
     in_turns = _in_turns([_by_kind(source, contract) for source in sources])
     unique = list({example.content_hash: example for example in in_turns}.values())
-    chosen = unique[: round(settings.replay * len(corrections))]
-    needed = LEAST * len(corrections)
+    chosen = unique[: round(settings.replay * count)]
+    needed = LEAST * count
     if guarded and len(chosen) < needed:
         raise DataRefusedError(
-            f"{len(chosen)} old examples to replay beside {len(corrections)} corrected ones; at least {needed:g} are "
+            f"{len(chosen)} old examples to replay beside {count} {'new' if worth else 'corrected'} ones; at least {needed:g} are "
             "needed so that old skill is kept, so nothing was trained. Name a file of base examples ([[model]] "
             f"examples), collect answers rated {WELL_RATED} or 5, or switch the guard `replay` off by name."
         )

@@ -337,4 +337,4 @@ def test_the_manifest_beside_the_rows_is_the_one_in_the_record(quick: World) -> 
     dataset = build(quick.write())
     file = quick.settings.directory / "datasets" / dataset.id / "manifest.json"
     assert json.loads(file.read_text(encoding="utf-8")) == dataset.manifest
-    assert dataset.manifest["settings"]["minimum_new"] == 1 and dataset.manifest["rules"] == 6
+    assert dataset.manifest["settings"]["minimum_new"] == 1 and dataset.manifest["rules"] == 7

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from feedback.datasets.methods import Evidence, choose
 from feedback.errors import DataRefusedError
 from tests.trainer.tiny import row, write_dataset, write_rows
 from trainer.hyperparameters import chosen_rate
-from trainer.method import Evidence, choose, evidence_of
+from trainer.method import evidence_of
 
 
 def evidence(**counts: int) -> Evidence:
@@ -66,6 +67,9 @@ def test_evidence_is_counted_without_what_watches_the_training(tmp_path: Path) -
     ]
     write_rows(data / "rated.jsonl", [*rated, {**rated[0], "group": "100"}])
     assert evidence_of(data) == evidence(targets=9, new=3, pairs=2, preferred=1, good=1, bad=2)
+    replayed = [row(number, source="replay") for number in range(9, 12)]
+    write_rows(data / "train.jsonl", [*map(row, range(9)), *replayed])
+    assert evidence_of(data).good == 4  # users rated those well too
 
 
 def test_preferences_are_trained_at_a_fortieth_of_the_rate() -> None:

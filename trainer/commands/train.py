@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from feedback.commands.options import emit, json_option, settings_option
+from feedback.datasets.methods import Wanted
 from feedback.errors import BadInputError
 from feedback.registry.models import ensure_models
 from feedback.registry.training_steps import all_steps, epochs_of, run_of
@@ -19,7 +20,6 @@ from feedback.registry.versions import get_version
 from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import ModelVersion
-from trainer.method import Wanted
 from trainer.publication import train_version
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines, words
