@@ -9,34 +9,33 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Literal
 
 import httpx
-from msgspec import Struct
 from sqlalchemy import text
 from sqlmodel import Session, col, func, select
 
-from feedback import starter
 from feedback.checks.cost import parameters_of
 from feedback.datasets.model_files import check_model_files
-from feedback.errors import BadInputError, ConflictError, NotFoundError, SettingsError, StarloopError
-from feedback.registry.bases import STARTER
-from feedback.registry.versions import list_versions
+from feedback.errors import (
+    BadInputError,
+    ConflictError,
+    NotFoundError,
+    SettingsError,
+    StarloopError,
+)
 from feedback.settings import Engine, Model, Settings, Training
 from feedback.storage.database import Database, need_record
 from feedback.storage.migrations import HEAD
-from feedback.storage.tables import Case, DatasetVersion, Failure, Key
+from feedback.storage.tables import Case, Failure, Key
 from feedback.window import Window
 from trainer.cluster import Cluster
 from trainer.leftovers import troubles
 from trainer.machine import Machine, find_machine
-from trainer.nights import too_short
+from trainer.next_training import Finding, State, directory_of, next_training
 from trainer.notices import SECRET_VARIABLE
 from trainer.on_ray import gpus_of
-from trainer.pace import pace_of, speed_of
 from trainer.placement import require_quantiser
-from trainer.preflight import Rows, Shape, gigabytes, plan, preflight
+from trainer.preflight import Shape, gigabytes
 from trainer.teacher import KEY_VARIABLE
 from trainer.tracking import require_libraries
 
@@ -44,19 +43,8 @@ ENGINE = "0.32."
 """The engine's versions that this release is made for."""
 _LEAST_DISK = 2 << 30
 _SECONDS = 2.0
-_PLANNED = Rows(count=1000, tokens=200_000, longest=400, answered=0.3)
 _SERVING = {"cpu": 2.0, "cuda": 2.0}
 """Bytes a parameter in the engine (bfloat16)."""
-
-State = Literal["ok", "note", "warning", "problem"]
-
-
-class Finding(Struct, frozen=True):
-    """One thing that was looked at."""
-
-    about: str
-    state: State
-    text: str
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -128,7 +116,7 @@ def _engine_build(machine: Machine) -> Finding:
 
 def _engine(engine: Engine, settings: Settings, machine: Machine) -> Iterator[Finding]:
     about = f"engine of {engine.base}"
-    directory = _directory(engine.base)
+    directory = directory_of(engine.base)
     shape = None if directory is None else Shape.of(directory)
     if directory is None:
         yield Finding(
@@ -290,7 +278,7 @@ def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:
             "database", "note", f"nothing is recorded in {settings.directory} yet; `starloop up` begins"
         )
         for model in settings.model:
-            yield _training(None, settings, model, machine)
+            yield next_training(None, settings, model, machine)
         return
     database = Database(settings.database_url)
     try:
@@ -307,7 +295,7 @@ def _record(settings: Settings, machine: Machine) -> Iterator[Finding]:
             yield _keys(session, settings)
             for model in settings.model:
                 yield _state_of(session, model)
-                yield _training(session, settings, model, machine)
+                yield next_training(session, settings, model, machine)
     except StarloopError as error:
         yield Finding("database", "problem", str(error))
     finally:
@@ -346,54 +334,3 @@ def _state_of(session: Session, model: Model) -> Finding:
             f"{told}: without golden cases nothing is promoted by itself; `starloop data golden draw --model {model.name}`",
         )
     return Finding(f"model {model.name}", "ok", told)
-
-
-def _training(session: Session | None, settings: Settings, model: Model, machine: Machine) -> Finding:
-    about = f"training {model.name}"
-    if settings.training.ray:
-        return Finding(
-            about, "note", "goes to Ray; what it takes of a node's memory and time is not known here"
-        )
-    directory = _directory(model.base)
-    if directory is None:
-        return Finding(
-            about, "note", f"{model.base} is not on this disk, so what its training takes is not known yet"
-        )
-    parameters = parameters_of(directory)
-    newest = None
-    speed = None
-    if session is not None:
-        query = select(DatasetVersion.id).where(DatasetVersion.model == model.name)
-        newest = session.exec(query.order_by(col(DatasetVersion.id).desc()).limit(1)).first()
-        quantisation = settings.training.quantisation
-        speed = speed_of(list_versions(session, model.name), parameters, machine.device, quantisation)
-    wanted, what = None, "its newest dataset version"
-    if newest is not None:
-        folder = settings.directory / "datasets" / newest
-        wanted = plan(directory, folder, settings.training, machine, "sft", speed)
-    if wanted is None:
-        what = "1,000 rows of 200 tokens"
-        pace = pace_of(machine, settings.training) if speed is None else None
-        shape, training = Shape.of(directory), settings.training
-        wanted = preflight(shape, parameters, _PLANNED, training, machine.device, "sft", speed, pace)
-    told = f"{what}: {wanted.told()}"
-    if wanted.memory is not None and wanted.memory.total > machine.device_memory:
-        return Finding(
-            about, "problem", f"{told}; the {machine.device} has {gigabytes(machine.device_memory)}"
-        )
-    beside = machine.device_free
-    if wanted.memory is not None and wanted.memory.total > beside:
-        return Finding(
-            about,
-            "warning",
-            f"{told}; only {gigabytes(beside)} are free now: lower the engine's share, for instance [[engine]] arguments = "
-            '["--gpu-memory-utilization", "0.6"]',
-        )
-    if (warning := too_short(wanted, settings.training)) is not None:
-        return Finding(about, "warning", f"{told}; {warning}")
-    return Finding(about, "ok", told)
-
-
-def _directory(base: str) -> Path | None:
-    path = starter.model_directory() if base == STARTER else Path(base).expanduser()
-    return path if path.is_dir() else None

@@ -261,6 +261,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "base_parameters": parameters,
         "trained_parameters": sound["parameters"],
         "tokens": state.tokens,
+        "tokens_per_epoch": int(sum(objective.lengths)),
         "tokens_per_second": round(state.tokens / loop_seconds, 1),
         "seconds_loading": round(loop_started + (state.seconds if state.resumed else 0.0) - started, 2),
         "seconds_training": round(loop_seconds, 2),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
-from feedback.datasets.methods import Evidence
+from feedback.datasets.methods import PREFERENCE, Evidence, Method
 from feedback.errors import DataRefusedError
 
 PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
@@ -16,16 +16,34 @@ PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
 
 def evidence_of(dataset: Path) -> Evidence:
     """Count the files; pairs and rated answers of prompts that watch the training do not count."""
-    held_out = {row.get("group") for row in read(dataset / "validation.jsonl")}
-
-    def learned(name: str) -> Iterator[dict[str, Any]]:
-        return (row for row in read(dataset / name) if row.get("group") not in held_out)
-
+    held_out = _held_out(dataset)
     return Evidence.of(
         ((str(row.get("source")), bool(row.get("new"))) for row in read(dataset / "train.jsonl")),
-        (str(row.get("source")) for row in learned(PAIRS)),
-        (bool(row["good"]) for row in learned(RATED)),
+        (str(row.get("source")) for row in _learned(dataset / PAIRS, held_out)),
+        (bool(row["good"]) for row in _learned(dataset / RATED, held_out)),
     )
+
+
+def rows_for(dataset: Path, method: Method) -> Iterator[dict[str, Any]]:
+    """Every answer that the method passes over in an epoch, as a row like those of `train.jsonl`."""
+    yield from read(dataset / "train.jsonl")
+    if method == "sft":
+        return
+    held_out = _held_out(dataset)
+    for pair in _learned(dataset / PAIRS, held_out):
+        yield {**pair, "answer": pair["rejected"]}
+        if method == "dpo" and pair.get("source") == PREFERENCE:  # other better answers stand among the rows
+            yield {**pair, "answer": pair["chosen"]}
+    if method == "kto":
+        yield from _learned(dataset / RATED, held_out)
+
+
+def _held_out(dataset: Path) -> set[Any]:
+    return {row.get("group") for row in read(dataset / "validation.jsonl")}
+
+
+def _learned(file: Path, held_out: Set[Any]) -> Iterator[dict[str, Any]]:
+    return (row for row in read(file) if row.get("group") not in held_out)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How fast a training will go: as an earlier one went, else by the device: a GPU by its name, a CPU by a moment's trial."""
+"""How fast a training will go: as earlier ones like it went, else by the device: a GPU by its name, a CPU by a moment's trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import asdict
 
+from feedback.datasets.methods import Method
 from feedback.settings import Training
 from feedback.storage.tables import ModelVersion
 from trainer.machine import Device, Machine
@@ -28,6 +30,8 @@ _OF_PRODUCT = 0.8
 """The same for a CPU, of what it does in a plain product of matrices (measured, `train.md`)."""
 _ROWS, _WIDTH = 512, 512
 _TIMES = 100
+_NEWEST = 5
+"""Earlier trainings of which the median counts."""
 
 
 class Pace(Struct, frozen=True):
@@ -37,14 +41,81 @@ class Pace(Struct, frozen=True):
     rests_on: str
 
 
+class Kind(Struct, frozen=True):
+    """What makes two trainings go alike; only those are compared."""
+
+    parameters: int
+    """Of the base."""
+    device: Device
+    gpu: str = ""
+    """Its name; empty on a CPU."""
+    threads: int = 0
+    """On a CPU; 0 on a GPU, which does not wait for them."""
+    quantisation: str = ""
+    gradient_checkpointing: bool = False
+    method: Method = "sft"
+
+    @classmethod
+    def of(cls, parameters: int, machine: Machine, settings: Training, method: Method) -> Kind:
+        """Of a training to come."""
+        return cls(
+            parameters,
+            machine.device,
+            machine.gpus[0].name if machine.gpus else "",
+            0 if machine.gpus else threads_on(machine, settings),
+            settings.quantisation,
+            settings.gradient_checkpointing,
+            method,
+        )
+
+    @classmethod
+    def found(cls, facts: Mapping[str, Any]) -> Kind:
+        """Of a version's training, by its facts."""
+        device: Device = "cuda" if facts.get("device") == "cuda" else "cpu"
+        return cls(
+            int(facts.get("base_parameters") or 0),
+            device,
+            str(facts.get("gpu") or ""),
+            0 if device == "cuda" else int(facts.get("threads") or 0),
+            str(facts.get("quantisation") or ""),
+            bool(facts.get("gradient_checkpointing")),
+            facts.get("method", "sft"),
+        )
+
+    def otherwise(self, other: Kind) -> str:
+        """In which ways the other was trained otherwise, in words."""
+        mine, others = asdict(self), asdict(other)
+        told = [
+            f"{name.replace('_', ' ')} {others[name] or 'none'}"
+            for name in mine
+            if mine[name] != others[name]
+        ]
+        return ", ".join(told)
+
+
 class Speed(Struct, frozen=True):
-    """What an earlier training on this base came to."""
+    """What earlier trainings like the one to come went at: the medians of the newest few."""
 
     tokens_per_second: float
     """Of one device."""
     seconds_beside: float
-    """What it took besides its steps: starting, reading, checking and saving."""
+    """What they took besides their steps: starting, reading, checking and saving."""
     version: str
+    """The newest of them."""
+    trainings: int = 1
+    counted: float = 1.0
+    """Tokens that a pass had, for each one that was counted before it."""
+
+
+class Earlier(Struct, frozen=True):
+    """What a model's trainings so far say about the next one."""
+
+    speed: Speed | None = None
+    otherwise: str = ""
+    """Where none was like it: which one was trained on that base, and how it was otherwise."""
+
+
+NOTHING_EARLIER = Earlier()
 
 
 def pace_of(machine: Machine, settings: Training) -> Pace | None:
@@ -61,27 +132,54 @@ def pace_of(machine: Machine, settings: Training) -> Pace | None:
             if peak is None
             else Pace(_OF_PEAK * peak, f"{_OF_PEAK * peak:.0f} teraflop/s assumed for {name}")
         )
-    threads = settings.threads or max(1, machine.cores - 1)
+    threads = threads_on(machine, settings)
     each = _OF_PRODUCT * _product() / machine.cores
     return Pace(each * threads, f"{1000 * each * threads:.0f} gigaflop/s by a trial of this CPU")
 
 
-def speed_of(
-    versions: Iterable[ModelVersion], parameters: int, device: Device, quantisation: str = ""
-) -> Speed | None:
-    """What the newest of a model's versions with such a base, so quantised, was trained at, on such a device."""
-    wanted = (parameters, device, quantisation or None)
+def threads_on(machine: Machine, settings: Training) -> int:
+    """Threads of a training on the machine's CPU."""
+    return settings.threads or max(1, machine.cores - 1)
+
+
+def earlier_of(versions: Iterable[ModelVersion], kind: Kind) -> Earlier:
+    """What a model's versions, newest first, say about a training of this kind.
+
+    One training may take a quarter more or less than the same one an hour later, so the median of the newest few counts.
+    """
+    like: list[ModelVersion] = []
+    otherwise = ""
     for version in versions:
         facts = version.facts
-        if facts.get("ray"):  # a node's speed, not this machine's
+        # On Ray a training went at a node's speed, not this machine's.
+        if facts.get("ray") or not float(facts.get("tokens_per_second") or 0.0) > 0:
             continue
-        if (facts.get("base_parameters"), facts.get("device"), facts.get("quantisation")) == wanted:
-            per_second = float(facts.get("tokens_per_second") or 0.0)
-            if per_second > 0:
-                name = f"{version.model}@{version.number}"
-                per_second /= int(facts.get("processes") or 1)
-                return Speed(per_second, _beside(facts), name)
-    return None
+        found = Kind.found(facts)
+        if found == kind:
+            like.append(version)
+            if len(like) == _NEWEST:
+                break
+        elif found.parameters == kind.parameters and not otherwise:
+            otherwise = f"{version.model}@{version.number} was trained otherwise: {kind.otherwise(found)}"
+    if not like:
+        return Earlier(otherwise=otherwise)
+    every = [version.facts for version in like]
+    return Earlier(
+        Speed(
+            median(float(facts["tokens_per_second"]) / int(facts.get("processes") or 1) for facts in every),
+            median(map(_beside, every)),
+            f"{like[0].model}@{like[0].number}",
+            len(like),
+            median(map(_counted, every)),
+        )
+    )
+
+
+def _counted(facts: Mapping[str, Any]) -> float:
+    estimated = (facts.get("estimate") or {}).get("tokens")
+    return (
+        float(facts["tokens_per_epoch"] / estimated) if estimated and facts.get("tokens_per_epoch") else 1.0
+    )
 
 
 def _beside(facts: Mapping[str, Any]) -> float:

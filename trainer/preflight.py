@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from feedback.datasets.methods import Method
 from feedback.datasets.tool_calls import answer_text
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
+from feedback.storage.tables import ModelVersion
 from trainer.machine import ROOM, Device, Machine, processes
-from trainer.method import read
-from trainer.pace import Pace, Speed, pace_of
+from trainer.method import rows_for
+from trainer.pace import NOTHING_EARLIER, Earlier, Kind, Pace, earlier_of, pace_of
 
 _log = logging.getLogger(__name__)
 
@@ -88,10 +89,10 @@ class Shape(Struct, frozen=True):
 
 
 class Rows(Struct, frozen=True):
-    """A dataset version's training rows, by a sample of them."""
+    """What a method passes over of a dataset version, by a sample of it."""
 
     count: int
-    """Of those that can be learned."""
+    """Answers that can be learned from, of pairs both."""
     tokens: int
     longest: int
     answered: float
@@ -163,18 +164,18 @@ class Preflight(Struct, frozen=True, kw_only=True):
         return "; ".join(parts)
 
 
-def rows_of(dataset: Path, tokenizer: Path) -> Rows:
-    """Count a frozen dataset version's training rows, some of them token by token. Raises what `TokenCount` raises.
+def rows_of(dataset: Path, tokenizer: Path, method: Method = "sft") -> Rows:
+    """Count a frozen dataset version's rows for the method, some of them token by token. Raises what `TokenCount` raises.
 
     Tools and calls count as the JSON that they are; a base's template writes them a little longer or shorter.
     """
-    file, rendered = dataset / "train.jsonl", renders_tools(tokenizer.parent)
-    offered = 0 if rendered else sum(bool(row.get("tools")) for row in read(file))
-    count = sum(1 for _ in read(file)) - offered
+    rendered = renders_tools(tokenizer.parent)
+    offered = 0 if rendered else sum(bool(row.get("tools")) for row in rows_for(dataset, method))
+    count = sum(1 for _ in rows_for(dataset, method)) - offered
     every = max(1, count // _SAMPLE)
     whole, answers = TokenCount(tokenizer, 1 << 40), TokenCount(tokenizer, 1 << 40)
     looked = 0
-    learned = (row for row in read(file) if rendered or not row.get("tools"))
+    learned = (row for row in rows_for(dataset, method) if rendered or not row.get("tools"))
     for number, row in enumerate(map(_texts, learned)):
         if number % every == 0:
             looked += 1
@@ -196,23 +197,28 @@ def preflight(
     settings: Training,
     device: Device,
     method: Method = "sft",
-    speed: Speed | None = None,
+    earlier: Earlier = NOTHING_EARLIER,
     pace: Pace | None = None,
 ) -> Preflight:
-    """What training on the rows will take, by an earlier one's speed, else by the device's pace. Pure."""
-    sides = 1 if method == "sft" else 2  # a preference has two answers
+    """What training on the rows will take, by the speed of earlier ones like it, else by the device's pace. Pure."""
+    sides = 2 if method == "dpo" else 1  # answers that a row of a step has
     epochs = settings.epochs or chosen_epochs(parameters)
     shared = processes(settings.devices)
+    speed = earlier.speed
     if speed is not None:
         per_second = speed.tokens_per_second * shared
-        seconds = speed.seconds_beside + sides * rows.tokens * epochs / per_second
+        seconds = speed.seconds_beside + speed.counted * rows.tokens * epochs / per_second
         rests_on = f"{per_second:,.0f} tokens/s as with {speed.version}"
+        if speed.trainings > 1:
+            rests_on += f", the median of {speed.trainings} trainings"
     else:
         taken = settings if pace is None else replace(settings, teraflops=pace.teraflops)
-        planned = estimate_time(sides * rows.tokens, parameters, taken)
+        planned = estimate_time(rows.tokens, parameters, taken)
         seconds = _BESIDE + planned.hours * 3600 / shared
         rests_on = f"{planned.teraflops:g} teraflop/s assumed" if pace is None else pace.rests_on
         rests_on += "; the first training will tell"
+        if earlier.otherwise:
+            rests_on += f" ({earlier.otherwise})"
     price = settings.price_per_hour
     again = replace(settings, gradient_checkpointing=True)
     fewer = replace(again, quantisation="nf4")
@@ -278,21 +284,36 @@ def plan(
     settings: Training,
     machine: Machine,
     method: Method,
-    speed: Speed | None,
+    versions: Iterable[ModelVersion] = (),
 ) -> Preflight | None:
-    """As `preflight`, for a frozen dataset version; None where the base is not on this disk, or cannot be read."""
+    """As `preflight`, for a frozen dataset version and by the model's versions, newest first; None where the base is not on this
+    disk, or cannot be read."""
     tokenizer = base / "tokenizer.json"
     if not tokenizer.is_file() or not (dataset / "train.jsonl").is_file():
         return None
     try:
-        rows = rows_of(dataset, tokenizer)
+        rows = rows_of(dataset, tokenizer, method)
     except (
         Exception
     ) as error:  # `tokenizers` raises nothing narrower; the training itself will say what is wrong
         _log.info("no estimate of the training: %s", error)
         return None
-    pace = pace_of(machine, settings) if speed is None else None
-    return preflight(Shape.of(base), parameters_of(base), rows, settings, machine.device, method, speed, pace)
+    return planned(base, rows, settings, machine, method, versions)
+
+
+def planned(
+    base: Path,
+    rows: Rows,
+    settings: Training,
+    machine: Machine,
+    method: Method,
+    versions: Iterable[ModelVersion] = (),
+) -> Preflight:
+    """As `plan`, for rows that are counted already, or assumed."""
+    parameters = parameters_of(base)
+    earlier = earlier_of(versions, Kind.of(parameters, machine, settings, method))
+    pace = pace_of(machine, settings) if earlier.speed is None else None
+    return preflight(Shape.of(base), parameters, rows, settings, machine.device, method, earlier, pace)
 
 
 def refuse_unrendered(wanted: Preflight) -> None:
@@ -304,8 +325,11 @@ def refuse_unrendered(wanted: Preflight) -> None:
         )
 
 
-def refuse_too_large(wanted: Preflight, there: int) -> None:
-    """Raise `DataRefusedError`, with the numbers and what to change, where a training cannot fit into `there` bytes."""
+def refuse_too_large(wanted: Preflight, there: int, limit: int = 0) -> None:
+    """Raise `DataRefusedError`, with the numbers and what to change, where a training cannot fit into `there` bytes, or on a CPU into
+    `limit` ([training] memory_limit; 0 for none)."""
+    limited = bool(limit) and wanted.device == "cpu" and limit < there
+    there = limit if limited else there
     memory = wanted.memory
     if memory is None or not there or memory.total <= there:
         return
@@ -324,10 +348,17 @@ def refuse_too_large(wanted: Preflight, there: int) -> None:
         )
     else:
         advice = "lower [training] batch or max_tokens"
+    held = (
+        f"[training] memory_limit is {gigabytes(there)}"
+        if limited
+        else f"the {wanted.device} has {gigabytes(there)}"
+    )
+    if limited:
+        advice = f"raise it, or {advice}"
     raise DataRefusedError(
         f"the training needs about {gigabytes(memory.total)} of memory ({gigabytes(memory.weights)} weights, "
         f"{gigabytes(memory.adapter)} adapter with its optimiser, {gigabytes(memory.activations + memory.logits)} for a step) and "
-        f"the {wanted.device} has {gigabytes(there)}; {advice}"
+        f"{held}; {advice}"
     )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from msgspec.structs import asdict, replace
 from sqlmodel import Session
 
-from feedback.checks.cost import parameters_of
 from feedback.datasets.methods import Method, Wanted, choose
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
@@ -30,7 +29,6 @@ from feedback.tuning.requests import PREFIX
 from trainer.machine import Machine, find_machine
 from trainer.method import evidence_of
 from trainer.nights import too_short
-from trainer.pace import speed_of
 from trainer.placement import place_on, place_on_ray, require_quantiser, wait_for_room
 from trainer.preflight import Preflight, compared, plan, refuse_too_large, refuse_unrendered
 from trainer.process import default_threads, run_child
@@ -163,6 +161,7 @@ def train_version(
         **apart,
     )
     wanted: Preflight | None = None
+    gpu = None
     if settings.training.ray:
         place = place_on_ray(settings.training)
         _log.info("the training of %s goes to Ray at %s; what it takes there is not known", name, place.ray)
@@ -170,6 +169,7 @@ def train_version(
         machine = find_machine().limited_to(settings.training.devices)
         wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
         place = place_on(machine, settings.training)
+        gpu = machine.gpus[0].name if machine.gpus else None
     steps = StepLog(database, work.name, clock)
     tracking = tracking_of(
         settings.training, settings.directory, name, work.name, _shown(spec, base, dataset_id)
@@ -190,6 +190,7 @@ def train_version(
             "run": work.name,
             "method": choice.method,
             "method_reason": choice.reason,
+            "gpu": gpu,
             **origin,
         }
         if untold := tracking.untold():
@@ -242,16 +243,10 @@ def _planned(
     Raises `DataRefusedError` where it cannot fit, `UnavailableError` where somebody else holds the memory for now.
     """
     with database.reading() as session:
-        speed = speed_of(
-            list_versions(session, name),
-            parameters_of(Path(base)),
-            machine.device,
-            settings.training.quantisation,
-        )
-    wanted = plan(Path(base), dataset, settings.training, machine, method, speed)
+        wanted = plan(Path(base), dataset, settings.training, machine, method, list_versions(session, name))
     if wanted is not None:
         refuse_unrendered(wanted)
-        refuse_too_large(wanted, machine.device_memory)
+        refuse_too_large(wanted, machine.device_memory, settings.training.memory_limit)
         wait_for_room(wanted, machine)
         _log.info("the training of %s will take: %s", name, wanted.told())
         if warning := too_short(wanted, settings.training):

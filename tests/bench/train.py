@@ -27,13 +27,13 @@ from typing import Any
 from feedback import starter
 from feedback.registry.bases import resolve_base
 from feedback.settings import Training
+from feedback.storage.tables import ModelVersion
 from tests.bench import peers
 from tests.bench.report import machine
 from tests.bench.train_rows import turns, write_version
 from tests.bench.train_serving import serving
 from tests.bench.train_serving import table as serving_table
 from trainer.machine import find_machine
-from trainer.pace import Speed
 from trainer.preflight import compared, plan
 from trainer.process import _environment, default_threads
 from trainer.training import Progress, TrainingSpec, train
@@ -163,17 +163,24 @@ def estimates(folder: Path, families: dict[str, str]) -> list[dict[str, Any]]:
     results = []
     for name, architecture in families.items():
         base = write_architecture(folder / architecture, architecture, words, SIZES)
-        speed: Speed | None = None
+        versions: list[ModelVersion] = []
         for turn in ("first", "second"):
             spec = _spec(folder, base, dataset, f"{architecture}-{turn}", epochs=1, batch=8)
-            wanted = plan(base, dataset, settings, find_machine(), "sft", speed)
+            wanted = plan(base, dataset, settings, find_machine(), "sft", versions)
             assert wanted is not None and wanted.memory is not None, (
                 "the base's configuration tells its shape"
             )
             facts = train(spec, lambda progress: None).facts
-            beside = facts["seconds"] - facts["seconds_training"]
-            speed = Speed(facts["tokens_per_second"], beside, "the first")
             errors = compared(wanted, facts)
+            made: dict[str, Any] = {
+                "base": name,
+                "base_revision": "",
+                "adapter_hash": "",
+                "note": "",
+                "created": 0.0,
+            }
+            known = {**facts, "method": "sft", "estimate": errors}
+            versions = [ModelVersion(id=turn, model=architecture, number=turn, facts=known, **made)]
             results.append(
                 {
                     "architecture": name,

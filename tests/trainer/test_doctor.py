@@ -19,11 +19,14 @@ from sqlalchemy import text
 
 from feedback.settings import Engine, Model, Schedule, Server, Settings, Storage, Teacher, Training
 from feedback.storage.database import Database
+from feedback.storage.tables import DatasetVersion
 from tests.trainer.fake_ray import fake_ray
+from tests.trainer.tiny import row, write_dataset, write_rows
 from trainer import doctor, placement
 from trainer.commands.doctor import doctor as command
-from trainer.doctor import Finding, examine
+from trainer.doctor import examine
 from trainer.machine import Gpu, Machine
+from trainer.next_training import Finding
 
 SMALL = Machine(cores=2, memory=1 << 30, free=1 << 30)
 
@@ -194,3 +197,73 @@ def test_the_training_window_is_told_with_whether_it_is_open(tmp_path: Path) -> 
     later = [f"{(now + timedelta(hours=hours)).hour:02}:00" for hours in (2, 3)]
     closed = _told(_settings(tmp_path / "data", training=Training(window="-".join(later))))["training window"]
     assert f"closed, opens {now + timedelta(hours=2):%d %b} {later[0]}" in closed.text
+
+
+def _with_dataset(database: Database, directory: Path, **files: list[dict[str, Any]]) -> None:
+    """A frozen dataset version of the assistant, as the newest one."""
+    data = write_dataset(directory / "datasets" / "data-1", files.pop("train"))
+    for name, rows in files.items():
+        write_rows(data / f"{name}.jsonl", rows)
+    with database.session() as session:
+        session.add(
+            DatasetVersion(
+                id="data-1", model="assistant", content_hash="h", created=0.0, note="", manifest={}
+            )
+        )
+        session.commit()
+
+
+def _rated(count: int) -> list[dict[str, Any]]:
+    return [
+        {"messages": row(n)["messages"], "answer": "red", "good": n % 2 == 0, "group": f"r{n}"}
+        for n in range(count)
+    ]
+
+
+def test_the_next_training_is_planned_by_the_method_that_the_evidence_chooses(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    priced: dict[str, Any] = {"teraflops": 0.1, "price_per_hour": 1.0, "hosted_prices": {"elsewhere": 3.0}}
+    train = [row(n, new=False) for n in range(60)]
+    _with_dataset(sqlite_database, tmp_path, train=train, rated=_rated(500))
+    found = {
+        wanted: _told(_settings(tmp_path, training=Training(method=wanted, epochs=1, **priced)))[
+            "training assistant"
+        ]
+        for wanted in ("auto", "sft", "kto")
+    }
+    assert found["auto"].text == found["kto"].text
+    assert (
+        "its newest dataset version by KTO: 560 rows" in found["auto"].text
+        and "elsewhere" in found["auto"].text
+    )
+    assert "its newest dataset version by SFT: 60 rows" in found["sft"].text
+    no_pairs = _told(_settings(tmp_path, training=Training(method="dpo")))["training assistant"]
+    assert no_pairs.state == "problem" and "data-1: the dataset version has no pairs" in no_pairs.text
+
+
+def test_an_engine_that_sleeps_meanwhile_is_not_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("NVIDIA L4", 24 << 30, 1 << 10)
+    monkeypatch.setattr(doctor, "find_machine", lambda: msgspec.structs.replace(SMALL, gpus=[gpu]))
+    asleep = Training(window="02:00-05:00", engine_asleep=True)
+    found = _told(_settings(tmp_path / "data", training=asleep))["training assistant"]
+    assert found.state == "ok" and "engines that Starloop starts sleep while it trains" in found.text
+    assert "--gpu-memory-utilization" not in found.text
+
+
+def test_a_limit_on_memory_that_is_too_low_is_a_problem(tmp_path: Path) -> None:
+    found = _told(_settings(tmp_path / "data", training=Training(memory_limit=100 << 20)))[
+        "training assistant"
+    ]
+    assert found.state == "problem" and "[training] memory_limit is 0.1 GB; raise it" in found.text
+
+
+def test_a_cpu_that_others_fill_is_warned_of_without_words_about_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Machine(cores=2, memory=16 << 30, free=1 << 20)
+    monkeypatch.setattr(doctor, "find_machine", lambda: full)
+    found = _told(_settings(tmp_path / "data"))["training assistant"]
+    assert found.state == "warning" and "gpu" not in found.text and "end what else runs here" in found.text

@@ -17,10 +17,10 @@ from feedback.errors import DataRefusedError
 from feedback.settings import Training
 from feedback.starter import model_directory
 from feedback.storage.tables import ModelVersion
-from tests.trainer.tiny import row, write_dataset
+from tests.trainer.tiny import row, write_dataset, write_rows
 from trainer import machine as machines
 from trainer.machine import Gpu, Machine, find_machine
-from trainer.pace import Speed, speed_of
+from trainer.pace import Earlier, Kind, Speed, earlier_of
 from trainer.preflight import (
     Rows,
     Shape,
@@ -102,22 +102,53 @@ def test_tools_and_calls_are_counted_where_the_template_renders_them_and_left_ou
         refuse_unrendered(preflight(None, 1, counted(tooled, knows_not), Training(), "cpu"))
 
 
+def test_each_method_passes_over_rows_of_its_own(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", map(row, range(10)), [row(100)])
+    said: dict[str, Any] = {"messages": row(1)["messages"]}
+    both = {"chosen": "red", "rejected": "blue"}
+    pairs = [("1", "correction"), ("2", "preference"), ("100", "correction")]  # the last one's prompt watches
+    write_rows(data / "pairs.jsonl", ({**said, **both, "group": group, "source": of} for group, of in pairs))
+    write_rows(
+        data / "rated.jsonl", ({**said, "answer": "red", "good": True, "group": str(n)} for n in range(5))
+    )
+    tokenizer = model_directory() / "tokenizer.json"
+    found = {method: rows_of(data, tokenizer, method) for method in ("sft", "dpo", "kto")}  # type: ignore[arg-type]
+    assert {method: rows.count for method, rows in found.items()} == {"sft": 10, "dpo": 13, "kto": 17}
+    assert found["sft"].tokens < found["dpo"].tokens < found["kto"].tokens
+    hosted = Training(epochs=1, hosted_prices={"elsewhere": 1e6})
+    prices = [preflight(None, 1, rows, hosted, "cpu").hosted["elsewhere"] for rows in found.values()]
+    assert prices == [rows.tokens for rows in found.values()]
+
+
+def test_a_limit_on_memory_is_kept_before_a_second_is_spent() -> None:
+    wanted = preflight(LLAMA_8B, LLAMA_8B.parameters, ROWS, Training(), "cpu")
+    assert wanted.memory is not None
+    refuse_too_large(wanted, wanted.memory.total, wanted.memory.total)
+    with pytest.raises(
+        DataRefusedError, match=r"\[training\] memory_limit is 8\.6 GB; raise it, or take a smaller base"
+    ):
+        refuse_too_large(wanted, wanted.memory.total, 8 << 30)
+    on_gpu = preflight(LLAMA_8B, LLAMA_8B.parameters, ROWS, Training(), "cuda")
+    refuse_too_large(on_gpu, 80 << 30, 1 << 30)  # main memory, which a training on a GPU is not bounded in
+
+
 def test_time_and_money_come_from_what_was_measured_and_from_an_assumption_before(tmp_path: Path) -> None:
     settings = Training(epochs=2, price_per_hour=3.6, hosted_prices={"elsewhere": 5.0})
     first = preflight(None, 1_800_000, ROWS, settings, "cpu")
     assert "the first training will tell" in first.rests_on and first.memory is None
-    later = preflight(None, 1_800_000, ROWS, settings, "cpu", speed=Speed(1000.0, 4.0, "assistant@1.0"))
+    later = preflight(
+        None, 1_800_000, ROWS, settings, "cpu", earlier=Earlier(Speed(1000.0, 4.0, "assistant@1.0"))
+    )
     assert later.seconds == pytest.approx(4 + 200)
     assert later.cost == pytest.approx(0.204) and later.hosted == {"elsewhere": 1.0}
     assert "as with assistant@1.0" in later.told() and "elsewhere 1.00" in later.told()
-    assert preflight(None, 1, ROWS, settings, "cpu", "dpo", Speed(1000.0, 0.0, "x")).seconds == 400
 
 
 def test_several_devices_share_a_step_and_each_is_paid_for() -> None:
     settings = Training(epochs=2, price_per_hour=3.6, batch=8)
-    speed = Speed(1000.0, 0.0, "assistant@1.0")
+    earlier = Earlier(Speed(1000.0, 0.0, "assistant@1.0"))
     one, two = (
-        preflight(LLAMA_8B, 8_030_261_248, ROWS, replace(settings, devices=devices), "cuda", speed=speed)
+        preflight(LLAMA_8B, 8_030_261_248, ROWS, replace(settings, devices=devices), "cuda", earlier=earlier)
         for devices in ("0", "0,1")
     )
     assert one.memory is not None and two.memory is not None
@@ -129,7 +160,7 @@ def test_several_devices_share_a_step_and_each_is_paid_for() -> None:
         id="1", model="m", number="1.0", base="b", base_revision="r", adapter_hash="h", note="", facts=facts,
         created=0.0,
     )  # fmt: skip
-    assert speed_of([version], 7, "cuda") == Speed(4.5, 0.0, "m@1.0")
+    assert earlier_of([version], Kind(7, "cuda")).speed == Speed(4.5, 0.0, "m@1.0")
 
 
 def test_what_cannot_fit_is_refused_with_its_numbers_and_what_to_change() -> None:
@@ -165,7 +196,9 @@ def test_more_of_anything_never_takes_less(batch: int, longest: int, rank: int) 
 
 def test_the_facts_hold_the_estimate_beside_what_was_measured() -> None:
     shape = Shape.of(model_directory())
-    wanted = preflight(shape, 1_800_000, ROWS, Training(), "cpu", speed=Speed(1000.0, 0.0, "m@1.0"))
+    wanted = preflight(
+        shape, 1_800_000, ROWS, Training(), "cpu", earlier=Earlier(Speed(1000.0, 0.0, "m@1.0"))
+    )
     assert wanted.memory is not None
     facts = {"peak_memory_bytes": 2 * wanted.memory.total, "seconds": wanted.seconds / 1.5, "device": "cpu"}
     found = compared(wanted, facts)
@@ -174,7 +207,7 @@ def test_the_facts_hold_the_estimate_beside_what_was_measured() -> None:
 
 
 def test_a_base_that_is_not_at_hand_has_no_estimate(tmp_path: Path) -> None:
-    assert plan(tmp_path, tmp_path, Training(), CPU, "sft", None) is None
+    assert plan(tmp_path, tmp_path, Training(), CPU, "sft") is None
 
 
 def test_gpus_are_those_that_nvidias_tool_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tests.trainer import test_preflight as shapes
 from tests.trainer.tiny import row, training_spec, write_base, write_dataset
 from trainer import finetune, placement
 from trainer.base_model import load_base
-from trainer.pace import speed_of
 from trainer.placement import require_quantiser
 from trainer.preflight import Shape, memory_of, preflight, refuse_too_large
 from trainer.soundness import check_adapter
@@ -160,15 +159,3 @@ def test_a_base_that_does_not_fit_is_refused_with_four_bits_where_they_would() -
         refuse_too_large(wanted, 12 << 30)
     with pytest.raises(DataRefusedError, match=r"GB; take a smaller base"):
         refuse_too_large(wanted, 4 << 30)
-
-
-def test_the_speed_of_a_training_in_full_says_nothing_about_one_in_four_bits() -> None:
-    from feedback.storage.tables import ModelVersion
-
-    facts = {"base_parameters": 7, "device": "cpu", "tokens_per_second": 5.0, "quantisation": "nf4"}
-    version = ModelVersion(
-        id="1", model="m", number="1.0", base="b", base_revision="r", adapter_hash="h", note="", facts=facts,
-        created=0.0,
-    )  # fmt: skip
-    assert speed_of([version], 7, "cpu") is None
-    assert speed_of([version], 7, "cpu", "nf4") is not None
