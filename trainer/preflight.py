@@ -286,16 +286,13 @@ def plan(
     method: Method,
     versions: Iterable[ModelVersion] = (),
 ) -> Preflight | None:
-    """As `preflight`, for a frozen dataset version and by the model's versions, newest first; None where the base is not on this
-    disk, or cannot be read."""
+    """As `preflight`, by the model's versions, newest first; None where the base is not on this disk, or cannot be read."""
     tokenizer = base / "tokenizer.json"
     if not tokenizer.is_file() or not (dataset / "train.jsonl").is_file():
         return None
     try:
         rows = rows_of(dataset, tokenizer, method)
-    except (
-        Exception
-    ) as error:  # `tokenizers` raises nothing narrower; the training itself will say what is wrong
+    except Exception as error:  # `tokenizers` raises nothing narrower; the training will say what is wrong
         _log.info("no estimate of the training: %s", error)
         return None
     return planned(base, rows, settings, machine, method, versions)
