@@ -1,7 +1,8 @@
 """What trainings leave in `runs/`: cleared away when a cycle or fine-tuning ends, and swept where nobody was there to do it.
 
-A folder is called as the cycle or fine-tuning that trains in it. Those of other names are not the loop's: `train-…` is of
-`starloop train`, which goes on with it when it is typed again. The log and what was asked for stay with the record.
+A folder is called as the cycle or fine-tuning that trains in it, and `import-…` where an adapter is taken in. Those of other
+names are left alone: `train-…` is of `starloop train`, which goes on with it when it is typed again. The log and what was asked
+for stay with the record.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from feedback.storage.tables import Cycle, Tuning
 from feedback.tuning.requests import ENDED
 from trainer.nights import NIGHTS, vain
 from trainer.on_ray import abandon, left_orders, settle
-from trainer.training import JOB_LOCK, alone_in
+from trainer.training import JOB_LOCK, ORDER, alone_in
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
-_OURS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OURS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|import-\w+")
 _GONE = ("checkpoints", "adapter", "adapter.partial", "trained.json", NIGHTS)
 _UNKNOWN_SECONDS = 86_400.0
 """A folder of which the record knows nothing is removed when nobody has written into it for that long."""
@@ -71,7 +72,7 @@ def sweep(workshop: Workshop) -> int:
                 settle(folder)
             if ended is None:
                 swept += _remove(folder)
-            elif ended and any((folder / name).exists() for name in _GONE):
+            elif ended and any((folder / name).exists() for name in (ORDER, *_GONE)):
                 abandon(folder)
                 swept += _clear(folder)
         except (StarloopError, OSError) as error:
@@ -121,7 +122,7 @@ def _clear(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a folder that nothing on record belongs to, once it is old."""
+    """Remove a folder that nothing on record belongs to, as an import that was killed leaves one, once it is old."""
     newest = max((file.stat().st_mtime for file in [folder, *folder.iterdir()]), default=0.0)
     if time.time() - newest < _UNKNOWN_SECONDS:
         return False

@@ -110,15 +110,19 @@ def test_a_fine_tuning_that_is_cancelled_in_its_queue_is_swept_and_none_that_goe
 def test_what_somebody_works_in_or_may_come_back_to_is_not_swept(world: World) -> None:
     ended = world.request()
     world.record(ended).stop("failed", "by a test")
-    by_hand, copied, strange = "train-0123456789abcdef", "import-x1y2", "notes of mine"
-    kept = [reached(world, name) for name in (ended, by_hand, copied, strange)]
+    by_hand, strange, killed = "train-0123456789abcdef", "notes of mine", "import-x1y2"
+    kept = [reached(world, name) for name in (ended, by_hand, strange)]
+    begun = reached(world, "import-z3")
+    reached(world, killed)
     long_ago = time.time() - 90 * 86_400
-    for path in (world.directory / "runs").rglob("*"):
-        os.utime(path, (long_ago, long_ago))
+    for name in (ended, by_hand, strange, killed):
+        for path in (world.directory / "runs" / name, *(world.directory / "runs" / name).rglob("*")):
+            os.utime(path, (long_ago, long_ago))
     with alone_in(world.directory / "runs" / ended):
-        assert sweep(world.workshop()) == 0 and all(one.exists() for one in kept)
+        assert sweep(world.workshop()) == 1 and all(one.exists() for one in kept)
+    assert names(world, killed) == set() and begun.exists()
     assert sweep(world.workshop()) == 1
-    assert [one.exists() for one in kept] == [False, True, True, True]
+    assert [one.exists() for one in kept] == [False, True, True]
 
 
 def test_the_loop_that_leads_sweeps_and_one_that_stands_by_does_not(world: World) -> None:

@@ -35,7 +35,7 @@ from trainer import on_ray, publication, training
 from trainer.checkpoints import reached
 from trainer.cluster import Cluster
 from trainer.cycle import run_cycle
-from trainer.leftovers import sweep
+from trainer.leftovers import sweep, troubles
 from trainer.on_ray import ClusterAwayError, abandon, read_order, settle
 from trainer.process import ChildDiedError
 from trainer.record import LoopStoppedError
@@ -453,6 +453,22 @@ def test_a_fine_tuning_whose_window_closes_ends_its_job_at_the_cluster(
     assert ray.running == [] and ray.stopped == [job] and left(folder) == []
 
 
+def test_a_cycle_whose_window_closes_ends_its_job_at_the_cluster_and_keeps_what_it_reached(
+    ray: FakeRay, sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path, training=Training(window="02:00-05:00"))
+    world.users_correct(60)
+    world.people_confirm()
+    cycle_id = world.request()
+    folder = world.directory / "runs" / cycle_id
+    job = at_work(ray, folder)
+    (folder / "checkpoints").mkdir()
+    left_there = run_cycle(world.workshop(), world.record(cycle_id), pauses=())  # at midnight
+    assert (left_there.state, left_there.step) == ("running", "train")
+    assert ray.running == [] and ray.stopped == [job] and left(folder) == []
+    assert (folder / "checkpoints").exists()
+
+
 def test_a_job_that_could_not_be_ended_is_ended_by_a_later_sweep(
     ray: FakeRay, sqlite_database: Database, tmp_path: Path
 ) -> None:
@@ -465,9 +481,13 @@ def test_a_job_that_could_not_be_ended_is_ended_by_a_later_sweep(
     (folder / "checkpoints").mkdir()
     assert sweep(world.workshop()) == 0 and left(folder) == [f"left-{job}.json"] and ray.running == [job]
     assert (folder / "checkpoints").exists(), "the job may be writing there"
+    (told,) = (text for about, text in troubles(world.settings) if about == "training on Ray")
+    assert (
+        told.startswith(f"job {job} at {ray.url} was told to end") and f"nothing trains in {folder}" in told
+    )
     ray.away = False
     assert sweep(world.workshop()) == 1 and left(folder) == [] and ray.running == []
-    assert not (folder / "checkpoints").exists()
+    assert not (folder / "checkpoints").exists() and list(troubles(world.settings)) == []
 
 
 def test_the_clusters_token_is_sent(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
