@@ -56,7 +56,8 @@ def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: d
         "state": state,
     }
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for unfinished in _folder(out).glob("step-*.partial"):  # of an earlier attempt that was killed there
+            shutil.rmtree(unfinished, ignore_errors=True)
         partial.mkdir(parents=True)
         _write_through(partial / TENSORS, tensors)
         _write_through(partial / STATE, _text(document))

@@ -188,11 +188,11 @@ def out_of_memory(step: int, rows: int, longest: int) -> Diagnosis:
 
 
 def checkpoint_not_saved(step: int, problem: str, saved_step: int) -> Diagnosis:
-    """The disk did not take a checkpoint."""
+    """The disk did not take a checkpoint, or memory did not; `problem` says which, and what to do."""
     since = f"step {saved_step}" if saved_step else "the beginning"
     return Diagnosis(
         kind="checkpoint_not_saved",
         step=step,
-        text=f"the checkpoint of step {step} could not be saved ({problem}); make room on the disk",
+        text=f"the checkpoint of step {step} could not be saved {problem}",
         remedy=f"the training goes on; if it is interrupted now, it starts again from {since}",
     )

@@ -28,7 +28,7 @@ from trainer.gradient import add_up, backward
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
 from trainer.lora import checkpoint_activations, new_adapter, save_adapter
 from trainer.machine import ROOM
-from trainer.memory import largest_memory, memory_now, within_memory
+from trainer.memory import is_out_of_memory, largest_memory, memory_now, within_memory
 from trainer.method import read
 from trainer.objectives import Objective, Supervised, losses_each, means_of
 from trainer.preference_rows import read_pairs, read_rated
@@ -318,14 +318,20 @@ def _save_checkpoint(
     told: list[Diagnosis],
     saved_step: int,
 ) -> int:
-    """Save where the training stands; the step that it would go on from now. A disk that is full does not end it."""
+    """Save where the training stands; the step that it would go on from now. A full disk does not end it, nor does memory
+    that has no room for a copy of what is saved."""
     begun = time.monotonic()
     try:
         write_checkpoint(out, state.step, spec.digest, *state.pack(objective.tensors()))
         saved_step = state.step
-    except OSError as error:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, OSError):
+            problem = f"({error.strerror or error}); make room on the disk"
+        elif is_out_of_memory(error):
+            problem = "(no memory is left to make it in); give the training more"
+        else:
+            raise
         if not any(one.kind == "checkpoint_not_saved" for one in [*state.diagnoses, *told]):
-            problem = error.strerror or str(error)
             told.append(diagnosis.checkpoint_not_saved(state.step, problem, saved_step))
     saving.made(time.monotonic() - begun)
     return saved_step

@@ -168,7 +168,7 @@ def _watch(
                     on_event(last[rank])
             elif rank == 0:
                 break
-            elif children[rank].wait():
+            elif children[rank].wait() and last.get(rank, {}).get("event") != "done":
                 patient_until = min(patient_until, time.monotonic() + _GRACE)
         if time.monotonic() > deadline:
             raise errors.StarloopError(

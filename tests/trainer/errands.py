@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import resource
@@ -62,6 +63,15 @@ def refuse_as_the_second(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 def die_as_the_second(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return die({"signal": signal.SIGKILL, **spec} if os.environ["RANK"] == "1" else {"signal": 0}, emit)
+
+
+def end_badly_as_the_second(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """The second has done its part, and a library of its ends in an error; the first takes longer."""
+    if os.environ["RANK"] == "1":
+        atexit.register(os._exit, 7)
+        return {}
+    time.sleep(spec["seconds"])
+    return {"rank": 0}
 
 
 def take_memory(spec: dict[str, Any], emit: Emit) -> dict[str, Any]:

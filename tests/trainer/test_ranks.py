@@ -277,6 +277,13 @@ def test_one_that_dies_while_another_waits_for_it_is_told(
         send(tmp_path, "die_as_the_second", signal=11)
 
 
+def test_one_that_has_done_its_part_and_then_ends_badly_hurries_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_GRACE", 0.5)
+    assert send(tmp_path, "end_badly_as_the_second", seconds=3) == {"rank": 0}
+
+
 def test_both_die_with_their_killed_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, parent_of_a_child.__file__, str(tmp_path), "wait", "cpu", "cpu"],

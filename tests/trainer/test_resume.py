@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+import torch
 
 from feedback.errors import ConflictError, StarloopError
 from tests.trainer.tiny import row, training_spec, write_dataset
-from trainer import checkpoints, finetune
+from trainer import checkpoints, finetune, training_state
 from trainer.checkpoints import STATE, TENSORS, read_checkpoint, write_checkpoint
 from trainer.training import Progress, TrainingSpec, train
 
@@ -123,6 +124,14 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path, damage: str) -> None
 def test_a_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 3, "this", b"three", {"step": 3})
     assert read_checkpoint(tmp_path, "that") is None
+
+
+def test_what_a_kill_left_unfinished_is_removed_with_the_next_checkpoint(tmp_path: Path) -> None:
+    unfinished = tmp_path / "checkpoints" / "step-00000008.partial"
+    unfinished.mkdir(parents=True)
+    (unfinished / TENSORS).write_bytes(b"half")
+    write_checkpoint(tmp_path, 9, "this", b"nine", {})
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000009"]
 
 
 def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
@@ -266,6 +275,22 @@ def test_a_disk_that_takes_no_checkpoint_is_said_once_and_the_training_goes_on(
     assert told.startswith("the checkpoint of step 1 could not be saved (No space left on device); make room")
     assert [one["kind"] for one in facts["diagnoses"]] == ["checkpoint_not_saved"]
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_memory_that_takes_no_copy_for_a_checkpoint_is_said_once_and_the_training_goes_on(
+    tiny_base: Path,
+    dataset: Path,
+    tmp_path: Path,
+    whole: tuple[bytes, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The allocation that fails is real: torch refuses more memory than there is."""
+    monkeypatch.setattr(training_state, "save", lambda tensors: torch.empty(1 << 50))
+    facts = run(spec(tiny_base, dataset, tmp_path))
+    assert weights(tmp_path) == whole[0]
+    (told,) = facts["diagnoses"]
+    assert told["kind"] == "checkpoint_not_saved"
+    assert told["text"].endswith("(no memory is left to make it in); give the training more")
 
 
 def test_an_end_that_would_come_again_leaves_no_checkpoints(
