@@ -223,6 +223,25 @@ def test_out_of_memory_halves_what_goes_through_at_once_and_the_step_stays_the_s
     assert facts["validation_loss"] == pytest.approx(whole["validation_loss"], abs=0.02)
 
 
+def test_a_look_that_finds_no_memory_halves_what_it_tried_and_says_how_much_that_was(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes less at once than a step may, so half of a step's room can be more than all that it tried."""
+    real = objectives.losses_of
+    tried: list[int] = []
+
+    def hungry(model: Any, base: Any, examples: Any) -> Any:
+        if not torch.is_grad_enabled() and len(examples) > 9:
+            tried.append(len(examples))
+            torch.empty(1 << 50)
+        return real(model, base, examples)
+
+    monkeypatch.setattr(objectives, "losses_of", hungry)
+    facts, _ = run(ROWS, ROWS * 5, epochs=1)
+    (one,) = facts["diagnoses"]
+    assert len(tried) == 1 and f"with {tried[0]} examples of up to" in one["text"]
+
+
 def test_memory_that_does_not_take_a_single_example_is_said(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
