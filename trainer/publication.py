@@ -169,6 +169,9 @@ def train_version(
         machine = find_machine().limited_to(settings.training.devices)
         wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
         place = place_on(machine, settings.training)
+        by_hand = cycle_id is None and not origin  # which keeps to no window
+        if wanted is not None and not by_hand and (warning := too_short(wanted, settings.training)):
+            _log.warning("the training of %s: %s", name, warning)
         gpu = machine.gpus[0].name if machine.gpus else None
     steps = StepLog(database, work.name, clock)
     tracking = tracking_of(
@@ -249,8 +252,6 @@ def _planned(
         refuse_too_large(wanted, machine.device_memory, settings.training.memory_limit)
         wait_for_room(wanted, machine)
         _log.info("the training of %s will take: %s", name, wanted.told())
-        if warning := too_short(wanted, settings.training):
-            _log.warning("the training of %s: %s", name, warning)
     return wanted
 
 

@@ -13,9 +13,11 @@ from feedback.settings import Settings, Storage, Training
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle
 from tests.trainer.test_doctor import _told
+from tests.trainer.test_publication import FakeTraining
 from tests.trainer.test_schedule import loop
 from tests.trainer.test_tuning import Bench, chats
-from tests.trainer.world import World
+from tests.trainer.world import MODEL, World
+from trainer import publication
 from trainer.checkpoints import write_checkpoint
 from trainer.nights import NIGHTS, counted, too_short, vain
 from trainer.preflight import Preflight
@@ -137,6 +139,35 @@ def test_a_window_too_short_for_one_checkpoint_is_foreseen(
 ) -> None:
     told = too_short(planned(seconds), replace(NIGHT, **changes))
     assert (told is None) == (warned == "") and warned in (told or "")
+
+
+def test_it_is_logged_before_a_training_of_the_loop_and_not_before_one_by_hand(
+    sqlite_database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(World(sqlite_database, tmp_path))
+    monkeypatch.setattr(publication, "train", FakeTraining())
+    monkeypatch.setattr(publication, "_planned", lambda *_: planned(90_000.0))
+    identifier = bench.ask(bench.sent(chats()))
+    assert bench.loop().poll()
+    assert "no window would bring it further" not in caplog.text  # it keeps to none
+    dataset = bench.row(identifier).dataset_id
+    assert dataset is not None
+    settings = replace(bench.world.settings, training=replace(NIGHT, window="02:00-02:01"))
+    for origin in ({}, {"fine_tuning": "ftjob-1"}):
+        publication.train_version(
+            bench.database,
+            settings,
+            bench.world.clock,
+            MODEL,
+            dataset,
+            tmp_path / "runs" / "again",
+            lambda _: None,
+            origin=origin,
+        )
+        assert ("no window would bring it further" in caplog.text) == bool(origin)
 
 
 def test_doctor_warns_of_such_a_window(tmp_path: Path) -> None:

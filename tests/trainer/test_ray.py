@@ -53,8 +53,8 @@ def cluster() -> Iterator[str]:
         while True:
             try:
                 with Cluster(url) as asked:
-                    assert asked.release()
-                break
+                    asked.submit(f"ready-{time.monotonic_ns()}", "true", "a test", cpus=0)
+                break  # its dashboard answers before its node takes jobs
             except UnavailableError:
                 assert ray.poll() is None and time.monotonic() < deadline, (Path(folder) / "log").read_text()
                 time.sleep(0.5)
