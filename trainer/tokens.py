@@ -138,7 +138,8 @@ class Encoder:
         if len(tokens) > self.limit:
             raise UnusableRowError(
                 TOO_LONG,
-                f"it has {len(tokens)} tokens and the context {self.limit}; raise [training] max_tokens or shorten it",
+                f"it has {len(tokens)} tokens, and {self.limit} is the lower of the base's context and [training] max_tokens; shorten "
+                "it, or raise max_tokens where the base's context allows",
             )
         _close(tokens, mask, self._end_tokens)
         labels = [token if on else IGNORED for token, on in zip(tokens, mask, strict=True)]

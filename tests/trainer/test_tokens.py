@@ -84,7 +84,10 @@ def test_a_row_longer_than_the_context_is_counted_and_left_out_never_cut() -> No
     rows = encoder(MARKED, 60).encode_rows([row(0), long, row(2)])
     assert [example.id for example in rows.examples] == ["example-0", "example-2"]
     assert rows.left_out == {TOO_LONG: 1}
-    assert "example-1" in rows.problem and "context 60" in rows.problem and "max_tokens" in rows.problem
+    assert (
+        "example-1" in rows.problem
+        and "60 is the lower of the base's context and [training] max_tokens" in rows.problem
+    )
 
 
 def test_a_row_that_just_fits_is_kept_whole() -> None:
