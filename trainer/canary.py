@@ -22,7 +22,7 @@ GUESSED_VARIANCE = 1.44
 """Of a user's mean stars; a wrong guess makes the interval wider, never less sure."""
 _HOPELESS = 10_000_000
 
-Ruling = Literal["go on", "pass", "roll back", "time is up"]
+Ruling = Literal["go on", "pass", "roll back", "time is up", "nobody came"]
 
 
 class Arm(Struct, frozen=True):
@@ -83,7 +83,7 @@ def look(
     """What is to be done now. `over`: its time is up. Rollback wins over everything, guardrails act at once.
 
     A canary passes where the challenger is shown to lose no more than `margin` stars (or to gain, where `better` asks
-    so). A watch only looks for harm, until its time is up.
+    so). A watch only looks for harm, until its time is up. A canary that answered nobody has shown nothing.
     """
     ratings, interval, more = _by_ratings(on_trial, against, wanted, watch)
     findings = [ratings, *guardrails]
@@ -97,6 +97,8 @@ def look(
         return ruled("roll back", "; ".join(harm))
     if ratings.verdict == "for" and not watch:
         return ruled("pass", ratings.text)
+    if over and not watch and not on_trial.answers:
+        return ruled("nobody came", "the time is up and no user was answered by it, so nothing was tried")
     if over:
         return ruled("time is up", f"the time is up and nothing speaks against it; {ratings.text}")
     return ruled("go on", ratings.text)

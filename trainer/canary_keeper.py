@@ -127,6 +127,8 @@ class CanaryKeeper:
             self._end_watch(row, seen)
         elif seen.ruling == "roll back":
             self._end(row, "rolled_back", seen.reason)
+        elif seen.ruling == "nobody came":
+            self._nobody_came(row, seen.reason)
         elif seen.ruling == "time is up" and self._wanted.at_limit == "hold":
             self._end(row, "withdrawn", f"{seen.reason}; [canary] at_limit leaves it to a person")
         else:
@@ -172,6 +174,19 @@ class CanaryKeeper:
             raise
         except StarloopError as error:
             self._end(row, "withdrawn", f"it passed, but could not be promoted: {error}")
+
+    def _nobody_came(self, row: Canary, reason: str) -> None:
+        """Give it its time once more, as a quiet day says nothing of a version; then leave it to a person."""
+        if row.extended:
+            told = f"{reason}, also in as much time again; promote {row.model}@{row.version} by hand, or begin a canary when users ask"
+            self._end(row, "withdrawn", told)
+            return
+        with self._workshop.database.session() as session:
+            self._lease.confirm(session)
+            kept = session.get_one(Canary, row.id)
+            kept.limit, kept.extended = kept.limit + (kept.limit - kept.created), True
+            session.add(kept)
+            session.commit()
 
     def _end_watch(self, row: Canary, seen: Look) -> None:
         if seen.ruling == "roll back":

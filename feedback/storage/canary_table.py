@@ -41,4 +41,6 @@ class Canary(SQLModel, table=True):
     created: float
     limit: float
     """When it ends for want of evidence (Unix seconds)."""
+    extended: bool = False
+    """It was given its time once more, as no user had come."""
     ended: float | None = None

@@ -45,7 +45,7 @@ def test_a_user_counts_once_however_often_they_rate() -> None:
         (arm(49, 1.0), arm(2000, 4.0), False, "go on", "1 and 0 are missing"),
         (arm(200, 4.0), arm(800, 4.0), False, "go on", "more users who rate would decide"),
         (arm(200, 4.0), arm(800, 4.0), True, "time is up", "nothing speaks against it"),
-        (arm(0, 0.0), arm(0, 0.0), True, "time is up", "no user of 0 answers"),
+        (arm(0, 0.0), arm(0, 0.0), True, "nobody came", "no user was answered by it"),
     ],
     ids=["equal", "better", "worse", "few", "open", "open-late", "nobody"],
 )

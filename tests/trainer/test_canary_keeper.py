@@ -200,6 +200,35 @@ def test_when_the_time_is_up_the_gates_word_or_a_person_decides(
     assert canary.kind == "canary"  # without a holdback there is no watch
 
 
+def test_a_canary_that_answers_nobody_gets_its_time_once_more_and_is_then_inconclusive(world: World) -> None:
+    begun(world)
+    served(world, 20, lambda _: 5.0, purpose="evaluation")
+    looking = keeper(world)
+    first = read(world)[1].limit
+    for more, state in ((1, "open"), (0, "open"), (1, "withdrawn")):
+        world.now += timedelta(hours=more)
+        assert looking._lease.acquire()
+        looking.look_at_all()
+        cycle, canary, champion = read(world)
+        assert (canary.state, champion) == (state, "base")
+        assert canary.limit == pytest.approx(first + 3600)
+    assert cycle.decision == "inconclusive"
+    assert "no user was answered by it" in (cycle.reason or "") and "1.0 by hand" in (cycle.reason or "")
+
+
+def test_a_canary_that_users_come_to_late_is_decided_at_its_later_end(world: World) -> None:
+    begun(world)
+    looking = keeper(world)
+    decisions = []
+    for came in (0, 10, 0):
+        served(world, came, lambda _: 4.0)
+        world.now += timedelta(hours=0.99)
+        assert looking._lease.acquire()
+        looking.look_at_all()
+        decisions.append(read(world)[0].decision)
+    assert decisions[:2] == [None, None] and decisions[2] == "promoted"
+
+
 def test_a_canary_is_cancelled_with_its_cycle(world: World) -> None:
     cycle_id = begun(world)
     with world.database.session() as session:

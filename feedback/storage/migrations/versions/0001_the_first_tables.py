@@ -161,6 +161,7 @@ def upgrade() -> None:
         sa.Column("result", sa.JSON(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("limit", sa.Float(), nullable=False),
+        sa.Column("extended", sa.Boolean(), nullable=False),
         sa.Column("ended", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
