@@ -1,6 +1,7 @@
 """`make bench-loop`: the whole loop on public data, through the real server and real training.
 
-A small base model is made that knows some labels of SNIPS or Banking77 and has only read prompts of the others. Then users
+A small base model is made that knows some labels of SNIPS or Banking77 and has only read prompts of the others. What it must
+not forget are other examples of what it knows, as those it learned it knows by heart: cases of them could only be lost. Then users
 send prompts that nobody sent before, one each, to `starloop up` with its real engine; one answer in five is rated, one
 rating in ten says the opposite of what the answer deserves, one low rating in three comes with the right answer. A reviewer
 confirms golden cases, a cycle in mode `auto` triages, curates, trains, evaluates and decides, and its winner answers next.
@@ -47,7 +48,7 @@ from feedback.storage.tables import PromptGroup
 from server.demo.client import MODEL, DemoClient, bounded
 from tests.bench.linear_svm import LinearSvm
 from tests.bench.loop_offline import CORRECTS, DATA, NOISE, RATES, USERS, Row, Task
-from tests.bench.loop_scene import CONFIGURATION, Scene
+from tests.bench.loop_scene import CONFIGURATION, Scene, command_line
 from tests.bench.report import machine
 from tests.server.served import free_port
 
@@ -80,6 +81,9 @@ class Bench:
     folder: Path
     rng: random.Random
     base_rows: list[Row] = field(default_factory=list)
+    """What the base learns."""
+    kept_rows: list[Row] = field(default_factory=list)
+    """What it must not forget: replayed in trainings, and a part of it the regression suite."""
     live: list[Row] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)
@@ -87,12 +91,16 @@ class Bench:
     """What each promotion brought on true labels."""
 
     def divide(self) -> None:
-        """Prompts that the base learned from, and those that users will send; no prompt is both."""
+        """Prompts that the base learns, those it must not forget, and those that users will send: no prompt is two."""
         rows = list({prompt_hash(text): (text, label) for text, label in self.task.train}.values())
         self.rng.shuffle(rows)
         known = [row for row in rows if row[1] not in self.task.unknown]
-        self.base_rows = known[: round(self.options.base_share * min(len(known), self.options.prompts))]
-        reserved = {text for text, _ in self.base_rows}
+        learns, keeps = (
+            round(share * min(len(known), self.options.prompts))
+            for share in (self.options.base_share, self.options.examples_share)
+        )
+        self.base_rows, self.kept_rows = known[:learns], known[learns : learns + keeps]
+        reserved = {text for text, _ in [*self.base_rows, *self.kept_rows]}
         self.live = [row for row in rows if row[0] not in reserved][: self.options.prompts]
 
     def scene(self, name: str, share: float) -> Scene:
@@ -133,7 +141,7 @@ class Bench:
         starter.pretrain(model, tokenizer, scale, self._conversations(rng), rng)
         starter.round_weights(model, tokenizer)
         starter.save(self.folder / "base", model, tokenizer)
-        _write_chats(self.folder / "examples.jsonl", self.base_rows)
+        _write_chats(self.folder / "examples.jsonl", self.kept_rows)
 
     def _conversations(self, rng: random.Random) -> Iterator[list[Any]]:
         while True:
@@ -311,7 +319,8 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
         f"## {options.data}, seed {options.seed}" + (f", {options.liars:.0%} liars" if options.liars else ""),
         "",
         f"{len(bench.live):,} prompts in {options.cycles} cycles, {len(task.unknown)} of {len(task.labels)} labels held out "
-        f"from a base that learned {len(bench.base_rows):,} examples of the others; {len(rated):,} answers rated, "
+        f"from a base that learned {len(bench.base_rows):,} examples of the others and must not forget {len(bench.kept_rows):,} "
+        f"more; {len(rated):,} answers rated, "
         f"{words['corrected']} of them corrected, {words['praised']} praised; test file of {len(task.test):,}. "
         f"`evaluation_share` {options.evaluation_share}, `replay` {options.replay}. {time.monotonic() - started:.0f} s in all.",
         "",
@@ -332,7 +341,7 @@ def compared(bench: Bench, scene: Scene) -> str:
         (title, ours / bench.oracle(title, rows))
         for title, rows in (("same cases", same), ("all cases", every), ("all traffic", bench.live))
     ]
-    svm = LinearSvm(*zip(*bench.base_rows, *same, strict=True))
+    svm = LinearSvm(*zip(*bench.base_rows, *bench.kept_rows, *same, strict=True))
     bench.score("linear SVM, same cases", svm.predict([text for text, _ in bench.task.test]))
     ratios = ", ".join(f"**{ratio:.3f}** of *{title}*" for title, ratio in reached)
     return f"What serves in the end reaches {ratios}."
@@ -365,23 +374,7 @@ def _quietly_told(step: str) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.loop")
-    parser.add_argument("--data", choices=("snips", "banking77"), default="snips")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cycles", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=11_000, help="how many prompts users send in all")
-    parser.add_argument(
-        "--base-share", type=float, default=0.5, help="of the known labels' rows, what the base learns"
-    )
-    parser.add_argument("--golden", type=int, default=600, help="golden cases drawn over all cycles")
-    parser.add_argument("--evaluation-share", type=float, default=0.25)
-    parser.add_argument("--replay", type=float, default=4.0)
-    parser.add_argument("--liars", type=float, default=0.0, help="share of the users who lie")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--base-steps", type=int, default=600)
-    parser.add_argument("--folder", type=Path, required=True, help="an empty folder for everything it makes")
-    parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
+    parser = command_line()
     options = parser.parse_args()
     if not DATA.is_dir():
         parser.exit(message=f"Not run: {DATA} is not there.\n")

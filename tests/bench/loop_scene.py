@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -96,3 +97,28 @@ class Scene:
             raise RuntimeError(f"starloop {' '.join(arguments)}: {done.stderr[-2000:]}")
         found: dict[str, Any] = json.loads(done.stdout)
         return found
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What `python -m tests.bench.loop` takes."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.loop")
+    parser.add_argument("--data", choices=("snips", "banking77"), default="snips")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=11_000, help="how many prompts users send in all")
+    parser.add_argument(
+        "--base-share", type=float, default=0.2, help="of the known labels' rows, what the base learns"
+    )
+    parser.add_argument(
+        "--examples-share", type=float, default=0.5, help="of the known labels' rows, what it must not forget"
+    )
+    parser.add_argument("--golden", type=int, default=600, help="golden cases drawn over all cycles")
+    parser.add_argument("--evaluation-share", type=float, default=0.25)
+    parser.add_argument("--replay", type=float, default=4.0)
+    parser.add_argument("--liars", type=float, default=0.0, help="share of the users who lie")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--base-steps", type=int, default=600)
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder for everything it makes")
+    parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
+    return parser
