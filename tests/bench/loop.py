@@ -2,7 +2,7 @@
 
 A small base model is made that knows some labels of SNIPS or Banking77 and has only read prompts of the others. What it must
 not forget are other examples of what it knows, as those it learned it knows by heart: cases of them could only be lost. Then users
-send prompts that nobody sent before, one each, to `starloop up` with its real engine; one answer in five is rated, one
+send prompts, each of them as often as any other, to `starloop up` with its real engine; one answer in five is rated, one
 rating in ten says the opposite of what the answer deserves, one low rating in three comes with the right answer. A reviewer
 confirms golden cases, a cycle in mode `auto` triages, curates, trains, evaluates and decides, and its winner answers next.
 
@@ -12,7 +12,7 @@ recipe (`starloop data import`, `data build`, `train`) in a data directory of th
     same cases     every answer that was praised or corrected and may teach, with true labels: what noise, triage, curation
                    and cycling cost. What stands on the evaluation side, or between the sides, may teach nobody
     all cases      the same without regard to sides: what keeping them apart costs too
-    all traffic    whatever was asked, rated or not, with true labels
+    all traffic    whatever was asked, rated or not, with true labels, once each
 
 and a linear SVM over TF-IDF, fitted on the base's examples and the same cases.
 
@@ -48,7 +48,7 @@ from feedback.storage.tables import PromptGroup
 from server.demo.client import MODEL, DemoClient, bounded
 from tests.bench.linear_svm import LinearSvm
 from tests.bench.loop_offline import CORRECTS, DATA, NOISE, RATES, USERS, Row, Task
-from tests.bench.loop_scene import CONFIGURATION, Scene, command_line
+from tests.bench.loop_scene import CONFIGURATION, Scene, command_line, write_chats
 from tests.bench.report import machine
 from tests.server.served import free_port
 
@@ -84,7 +84,10 @@ class Bench:
     """What the base learns."""
     kept_rows: list[Row] = field(default_factory=list)
     """What it must not forget: replayed in trainings, and a part of it the regression suite."""
+    pool: list[Row] = field(default_factory=list)
+    """What users may ask, each prompt once."""
     live: list[Row] = field(default_factory=list)
+    """What they ask."""
     heard: list[Heard] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
@@ -96,12 +99,14 @@ class Bench:
         self.rng.shuffle(rows)
         known = [row for row in rows if row[1] not in self.task.unknown]
         learns, keeps = (
-            round(share * min(len(known), self.options.prompts))
-            for share in (self.options.base_share, self.options.examples_share)
+            round(share * len(known)) for share in (self.options.base_share, self.options.examples_share)
         )
         self.base_rows, self.kept_rows = known[:learns], known[learns : learns + keeps]
         reserved = {text for text, _ in [*self.base_rows, *self.kept_rows]}
-        self.live = [row for row in rows if row[0] not in reserved][: self.options.prompts]
+        self.pool = [row for row in rows if row[0] not in reserved]
+        while len(self.live) < self.options.prompts:
+            self.live += self.rng.sample(self.pool, len(self.pool))
+        del self.live[self.options.prompts :]
 
     def scene(self, name: str, share: float) -> Scene:
         folder = self.folder / name
@@ -141,7 +146,7 @@ class Bench:
         starter.pretrain(model, tokenizer, scale, self._conversations(rng), rng)
         starter.round_weights(model, tokenizer)
         starter.save(self.folder / "base", model, tokenizer)
-        _write_chats(self.folder / "examples.jsonl", self.kept_rows)
+        write_chats(self.folder / "examples.jsonl", self.kept_rows)
 
     def _conversations(self, rng: random.Random) -> Iterator[list[Any]]:
         while True:
@@ -211,7 +216,7 @@ class Bench:
                 right = {one.text: one.right for one in self.heard}
                 await client.review(options.golden // options.cycles, right, _quietly)
                 started = time.monotonic()
-                ended = await client.cycle((), _quietly_told)
+                ended = await client.cycle((), _quietly)
                 word = f"{ended['decision'] or ended['state']} after {time.monotonic() - started:.0f} s: {ended['reason']}"
                 if ended["version"]:
                     reached = await self.measure(client, f"cycle {cycle + 1}", ended["version"], word)
@@ -249,20 +254,27 @@ class Bench:
         share = self.options.evaluation_share
         settings = load(scene.configuration, {})
         database = Database(settings.database_url)
+        teaching: dict[str, list[Heard]] = {}
+        for one in self.heard:
+            if one.teaches:
+                teaching.setdefault(prompt_hash(one.text), []).append(one)
         with database.reading() as session:
-            hashes = {prompt_hash(one.text): one for one in self.heard if one.teaches}
-            found = {key: row for key in hashes if (row := session.get(PromptGroup, key)) is not None}
+            found = {key: session.get(PromptGroup, key) for key in teaching}
         database.close()
-        return [
-            (one.text, one.right)
-            for key, one in sorted(hashes.items())
-            if not sides
-            or (
-                key in found
-                and not found[key].unused
-                and row_side(found[key].group_key, user_key(one.user, None, one.inference_id), share)
-                == "train"
+
+        def teaches(key: str, said: Sequence[Heard]) -> bool:
+            row = found[key]
+            users = [user_key(one.user, None, one.inference_id) for one in said]
+            return (
+                row is not None
+                and not row.unused
+                and any(row_side(row.group_key, user, share) == "train" for user in users)
             )
+
+        return [
+            (said[0].text, said[0].right)
+            for key, said in sorted(teaching.items())
+            if not sides or teaches(key, said)
         ]
 
     def oracle(self, title: str, rows: Sequence[Row]) -> float:
@@ -279,7 +291,7 @@ class Bench:
         name = title.replace(" ", "-")
         scene = self.scene(name, share=0.01)
         file = scene.folder / "rows.jsonl"
-        _write_chats(file, rows)
+        write_chats(file, rows)
         scene.command("data", "import", str(file), "--model", MODEL)
         try:
             dataset = scene.command("data", "build", "--model", MODEL)
@@ -318,7 +330,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     return [
         f"## {options.data}, seed {options.seed}" + (f", {options.liars:.0%} liars" if options.liars else ""),
         "",
-        f"{len(bench.live):,} prompts in {options.cycles} cycles, {len(task.unknown)} of {len(task.labels)} labels held out "
+        f"{len(bench.live):,} requests with {len(set(bench.live)):,} prompts in {options.cycles} cycles, {len(task.unknown)} of {len(task.labels)} labels held out "
         f"from a base that learned {len(bench.base_rows):,} examples of the others and must not forget {len(bench.kept_rows):,} "
         f"more; {len(rated):,} answers rated, "
         f"{words['corrected']} of them corrected, {words['praised']} praised; test file of {len(task.test):,}. "
@@ -339,7 +351,11 @@ def compared(bench: Bench, scene: Scene) -> str:
     ours = float(bench.rows[-1].split("|")[2])
     reached = [
         (title, ours / bench.oracle(title, rows))
-        for title, rows in (("same cases", same), ("all cases", every), ("all traffic", bench.live))
+        for title, rows in (
+            ("same cases", same),
+            ("all cases", every),
+            ("all traffic", sorted(set(bench.live))),
+        )
     ]
     svm = LinearSvm(*zip(*bench.base_rows, *bench.kept_rows, *same, strict=True))
     bench.score("linear SVM, same cases", svm.predict([text for text, _ in bench.task.test]))
@@ -357,19 +373,8 @@ def poisoned(bench: Bench) -> str:
     return f"{told}Promoted versions against the one before, in points on true labels: **{gains}**."
 
 
-def _write_chats(path: Path, rows: Sequence[Row]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for text, label in rows:
-            chat = [{"role": "user", "content": text}, {"role": "assistant", "content": label}]
-            file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
-
-
-def _quietly() -> None:
-    """No bar to advance."""
-
-
-def _quietly_told(step: str) -> None:
-    """Nobody watches the steps."""
+def _quietly(*_: object) -> None:
+    """Nobody watches."""
 
 
 def main() -> None:

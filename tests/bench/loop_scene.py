@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,15 +106,18 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--data", choices=("snips", "banking77"), default="snips")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cycles", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=11_000, help="how many prompts users send in all")
+    parser.add_argument("--prompts", type=int, default=18_000, help="how many requests users send in all")
     parser.add_argument(
         "--base-share", type=float, default=0.2, help="of the known labels' rows, what the base learns"
     )
     parser.add_argument(
-        "--examples-share", type=float, default=0.5, help="of the known labels' rows, what it must not forget"
+        "--examples-share",
+        type=float,
+        default=0.55,
+        help="of the known labels' rows, what it must not forget",
     )
-    parser.add_argument("--golden", type=int, default=600, help="golden cases drawn over all cycles")
-    parser.add_argument("--evaluation-share", type=float, default=0.25)
+    parser.add_argument("--golden", type=int, default=900, help="golden cases drawn over all cycles")
+    parser.add_argument("--evaluation-share", type=float, default=0.35)
     parser.add_argument("--replay", type=float, default=4.0)
     parser.add_argument("--liars", type=float, default=0.0, help="share of the users who lie")
     parser.add_argument("--rank", type=int, default=8)
@@ -122,3 +126,11 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder for everything it makes")
     parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
     return parser
+
+
+def write_chats(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Prompts with their answers as OpenAI chat JSONL."""
+    with path.open("w", encoding="utf-8") as file:
+        for text, label in rows:
+            chat = [{"role": "user", "content": text}, {"role": "assistant", "content": label}]
+            file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
