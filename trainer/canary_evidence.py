@@ -37,7 +37,7 @@ class Evidence:
         self._reads_prompts = bool(model.check)
         self._arms = Arms.of(row)
         self._model = row.model
-        self._since = first_id_at(row.created)
+        self._since = min(row.id, first_id_at(row.created))  # where the clock was set, these are two
 
     def arms(self, session: Session) -> tuple[Arm, Arm]:
         """The ratings of the version on trial, and of the other. Costs a row for each rating and each answer."""

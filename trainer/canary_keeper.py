@@ -96,19 +96,27 @@ class CanaryKeeper:
                 _log.exception("canaries cannot be looked at just now")
 
     def _mind_the_clock(self) -> None:
-        """Where the machine's clock was set since the last look, or stood still while the machine slept, limits move with it:
-        no version is promoted because a day was skipped in which nobody could try it."""
-        ahead = self._workshop.clock().timestamp() - self._now()
+        """Where the machine's clock was set since the last look, or stood still while the machine slept, begin and limit move with
+        it: no version is promoted because a day was skipped in which nobody could try it, and what users got since is seen.
+        One that begins in time to come was begun before the clock was set back, while no loop looked."""
+        clock = self._workshop.clock().timestamp()
+        ahead = clock - self._now()
         moved = 0.0 if self._ahead is None else ahead - self._ahead
-        if abs(moved) >= _SET_SECONDS:
+        if abs(moved) < _SET_SECONDS:
+            moved = 0.0
+        with self._workshop.database.reading() as session:
+            begun = [row.created for row in open_canaries(session)]
+        if moved or any(_set_by(created, moved, clock) for created in begun):
             with self._workshop.database.session() as session:
                 self._lease.confirm(session)
                 for row in open_canaries(session):
-                    row.limit += moved
+                    by = _set_by(row.created, moved, clock)
+                    row.created, row.limit = row.created + by, row.limit + by
                     session.add(row)
                     told = "the clock was set by %+.0f s, so the %s of %s@%s ends as much later"
-                    _log.warning(told, moved, row.kind, row.model, row.version)
+                    _log.warning(told, by, row.kind, row.model, row.version)
                 session.commit()
+            self._watched = {}  # what they remember begins at the old time
         self._ahead = ahead
 
     def _look_at(self, row: Canary) -> None:
@@ -241,6 +249,12 @@ class _Watched:
         self.count_again = 0.0
         self.looks = int(row.result.get("looks", 0))
         self.told: dict[str, object] | None = None
+
+
+def _set_by(created: float, moved: float, clock: float) -> float:
+    """By how many seconds a comparison moves where the clock was seen to be set by `moved`; all are seconds."""
+    ahead = created + moved - clock
+    return moved - ahead if ahead >= _SET_SECONDS else moved
 
 
 def watch_promotion(workshop: Workshop, session: Session, cycle: Cycle, before: str) -> None:

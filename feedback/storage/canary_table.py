@@ -39,6 +39,7 @@ class Canary(SQLModel, table=True):
     result: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     """The numbers of the last look (`trainer.canary`)."""
     created: float
+    """When it began (Unix seconds), by the clock as it is set now."""
     limit: float
     """When it ends for want of evidence (Unix seconds)."""
     extended: bool = False
