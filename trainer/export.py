@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from feedback.checks.cost import weight_files
 from feedback.errors import BadInputError, ConflictError, StorageError, UnsoundAdapterError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import Base, resolve_base
@@ -29,7 +30,6 @@ from trainer.process import default_threads, run_child
 BASE = "base"
 MANIFEST = "starloop-export.json"
 _SECONDS = 7200.0
-_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 class Exported(Struct, kw_only=True):
@@ -154,7 +154,9 @@ def _merge(partial: Path, base: Base, adapter: Path | None, settings: Settings) 
 
 def _need_room(folder: Path, base: Base) -> None:
     """Said before a large base is loaded for nothing; of a base on the hub the size is not known here."""
-    size = sum(file.stat().st_size for kind in _WEIGHTS for file in Path(base.path).glob(kind))
+    directory = Path(base.path)
+    files = weight_files(directory) or directory.glob("*.bin")
+    size = sum(file.stat().st_size for file in files if file.is_file())
     free = shutil.disk_usage(folder).free
     if size > free:
         raise StorageError(

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of, tensor_shapes
+from feedback.checks.cost import TokenCount, chosen_epochs, parameters_of, tensor_shapes, weight_files
 from feedback.checks.cost import estimate as estimate_time
 from feedback.checks.template import renders_tools
 from feedback.datasets.methods import Method
@@ -82,9 +82,9 @@ class Shape(Struct, frozen=True):
         tensors = tensor_shapes(directory)
         parameters = sum(map(prod, tensors))
         inside = sum(prod(sides) for sides in tensors if len(sides) == 2 and vocabulary not in sides)
-        size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         if not (layers and hidden and parameters):
             return None
+        size = sum(file.stat().st_size for file in weight_files(directory))
         return cls(layers, hidden, inner, grouped * width, vocabulary, parameters, size, inside)
 
 

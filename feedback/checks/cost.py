@@ -105,7 +105,7 @@ def parameters_of(directory: Path) -> int:
 def tensor_shapes(directory: Path) -> list[list[int]]:
     """Shapes of all weights in a directory, read from the heads of its safetensors files; none where one cannot be read."""
     found: list[list[int]] = []
-    for file in directory.glob("*.safetensors"):
+    for file in weight_files(directory):
         try:
             with file.open("rb") as opened:
                 (length,) = struct.unpack("<Q", opened.read(8))
@@ -114,6 +114,19 @@ def tensor_shapes(directory: Path) -> list[list[int]]:
         except (OSError, ValueError, struct.error, KeyError, TypeError):
             return []
     return found
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that a base is loaded from, as transformers chooses them: some bases hold the same weights in another form beside
+    them (Mistral's `consolidated.safetensors`)."""
+    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [directory / name for name in sorted(set(named))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return sorted(directory.glob("*.safetensors"))
 
 
 def estimate(tokens: int, parameters: int, settings: Training) -> Estimate:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from transformers import LlamaForCausalLM
 
 from feedback.errors import DataRefusedError
 from feedback.settings import Training
@@ -65,6 +66,19 @@ def test_the_shape_is_read_from_the_files_whatever_their_names(tmp_path: Path) -
     assert Shape.of(tmp_path) is None
     (tmp_path / "config.json").write_text('{"n_embd": 64, "n_layer": 2}')
     assert Shape.of(tmp_path) is None
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_weights_that_stand_there_in_another_form_too_are_counted_once(
+    tmp_path: Path, tiny_base: Path, split: bool
+) -> None:
+    model = LlamaForCausalLM.from_pretrained(tiny_base)
+    model.save_pretrained(tmp_path, max_shard_size="50KB" if split else "5GB")
+    assert (tmp_path / "model.safetensors.index.json").is_file() is split
+    alone = Shape.of(tmp_path)
+    assert alone is not None and alone.parameters == model.num_parameters()
+    (tmp_path / "consolidated.safetensors").write_bytes((tiny_base / "model.safetensors").read_bytes())
+    assert Shape.of(tmp_path) == alone
 
 
 def test_rows_are_counted_by_a_sample(tmp_path: Path) -> None:
@@ -242,3 +256,9 @@ def test_memory_with_checkpointing_is_near_what_an_h200_took() -> None:
     rows = Rows(count=104, tokens=104 * 1024, longest=1024, answered=0.5)
     found = memory_of(LLAMA_8B, rows, Training(batch=8, rank=16, gradient_checkpointing=True), "cuda")
     assert found.total == pytest.approx(25.4e9, rel=0.2)  # tests/bench/results/train_gpu.md
+
+
+def test_a_base_of_which_a_part_is_missing_has_no_shape(tmp_path: Path, tiny_base: Path) -> None:
+    LlamaForCausalLM.from_pretrained(tiny_base).save_pretrained(tmp_path, max_shard_size="50KB")
+    next(tmp_path.glob("model-00001-*")).unlink()
+    assert Shape.of(tmp_path) is None
