@@ -269,7 +269,7 @@ class Schedule(Section, frozen=True):
     rating_drop: Annotated[float, Meta(ge=0.0, le=4.0)] = 0.0
     """Start one when a day's mean stars fell by so much, beyond chance; 0 does not."""
     poll_seconds: Seconds = 1.0
-    lease_seconds: Seconds = 15.0
+    lease_seconds: Annotated[float, Meta(gt=0, le=1800)] = 15.0
     webhook: str = ""
     """Address that is told when a cycle ends; signed where STARLOOP_WEBHOOK_SECRET is set."""
     email: str = ""

@@ -23,6 +23,7 @@ from feedback.storage.tables import Canary, Cycle
 from feedback.threads import name_this_thread
 from trainer.canary import Arm, Look, look
 from trainer.canary_evidence import Evidence
+from trainer.clock_watch import SET_SECONDS, ClockWatch
 from trainer.guardrails import due_look, guard
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.workshop import Workshop
@@ -30,8 +31,6 @@ from trainer.workshop import Workshop
 ACTOR = Actor("canary")
 _RATINGS_SHARE = 0.05
 """Most of the time that counting ratings may take: with many of them it is done less often than looking at guardrails."""
-_SET_SECONDS = 60.0
-"""From which on a clock was set: less is what a time server corrects."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +51,7 @@ class CanaryKeeper:
         self._now = now
         self._wanted = workshop.settings.canary
         self._watched: dict[str, _Watched] = {}
-        self._ahead: float | None = None
+        self._clock = ClockWatch(workshop.clock, now)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,7 +83,7 @@ class CanaryKeeper:
         name_this_thread("canary")
         while not self._stopping.wait(self._wanted.look_seconds):
             if not leads():
-                self._ahead = None
+                self._clock.forget()
                 continue
             try:
                 self.look_at_all()
@@ -99,11 +98,7 @@ class CanaryKeeper:
         """Where the machine's clock was set since the last look, or stood still while the machine slept, begin and limit move with
         it: no version is promoted because a day was skipped in which nobody could try it, and what users got since is seen.
         One that begins in time to come was begun before the clock was set back, while no loop looked."""
-        clock = self._workshop.clock().timestamp()
-        ahead = clock - self._now()
-        moved = 0.0 if self._ahead is None else ahead - self._ahead
-        if abs(moved) < _SET_SECONDS:
-            moved = 0.0
+        moved, clock = self._clock.moved(), self._workshop.clock().timestamp()
         with self._workshop.database.reading() as session:
             begun = [row.created for row in open_canaries(session)]
         if moved or any(_set_by(created, moved, clock) for created in begun):
@@ -117,7 +112,7 @@ class CanaryKeeper:
                     _log.warning(told, by, row.kind, row.model, row.version)
                 session.commit()
             self._watched = {}  # what they remember begins at the old time
-        self._ahead = ahead
+        self._clock.noted()
 
     def _look_at(self, row: Canary) -> None:
         if self._cancelled(row):
@@ -254,7 +249,7 @@ class _Watched:
 def _set_by(created: float, moved: float, clock: float) -> float:
     """By how many seconds a comparison moves where the clock was seen to be set by `moved`; all are seconds."""
     ahead = created + moved - clock
-    return moved - ahead if ahead >= _SET_SECONDS else moved
+    return moved - ahead if ahead >= SET_SECONDS else moved
 
 
 def watch_promotion(workshop: Workshop, session: Session, cycle: Cycle, before: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from feedback.storage.database import Database
-from feedback.storage.lease import HeldLease
+from feedback.storage.lease import HeldLease, holder_of
 from feedback.storage.lease import LeaseLostError as LeaseLostError
-from feedback.storage.tables import Lease
 
 _NAME = "loop"
 
@@ -24,5 +23,5 @@ class LoopLease(HeldLease):
 
 def leader(session: Session, now: datetime) -> str | None:
     """Who leads at this moment, if anyone does."""
-    lease = session.exec(select(Lease).where(col(Lease.name) == _NAME)).first()
-    return lease.holder if lease is not None and lease.expires >= now.timestamp() else None
+    lease = holder_of(session, _NAME, now)
+    return None if lease is None else lease.holder

@@ -23,6 +23,7 @@ from feedback.settings import Model
 from feedback.storage.tables import Cycle
 from feedback.window import Window
 from trainer.canary_keeper import CanaryKeeper
+from trainer.clock_watch import ClockWatch
 from trainer.cycle import run_cycle
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.leftovers import sweep
@@ -54,6 +55,7 @@ class Loop:
         self._window = Window.parse(workshop.settings.training.window)
         self._leads = False
         self._looking = threading.Lock()
+        self._clock = ClockWatch(workshop.clock)
         self._canaries = CanaryKeeper(workshop, lease, stopping)
         self._notices = Notifier(workshop.database, workshop.settings, workshop.clock, workshop.secrets)
 
@@ -63,6 +65,24 @@ class Loop:
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": _LATE_SECONDS},
         )
+        self._plan(scheduler)
+        scheduler.start()
+        self._notices.start(lambda: self._leads)
+        self._canaries.start(lambda: self._leads)
+        try:
+            while not self._stopping.is_set():
+                self._mind_the_clock(scheduler)
+                if not self.poll():
+                    self._stopping.wait(self._wanted.poll_seconds)
+        finally:
+            scheduler.shutdown(wait=False)
+            self._canaries.stop()
+            self._notices.stop()
+            self._let_go()
+
+    def _plan(self, scheduler: BackgroundScheduler) -> None:
+        """Set up what is done by the clock as it is set now."""
+        scheduler.remove_all_jobs()
         if self._wanted.cron:
             scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
         if self._wanted.new_corrections or self._wanted.rating_drop:
@@ -73,18 +93,14 @@ class Loop:
         scheduler.add_job(self.sweep, "interval", minutes=_SWEEP_MINUTES, next_run_time=first)
         if self._workshop.settings.capture.retention_days:
             scheduler.add_job(self.expire, "interval", hours=_EXPIRY_HOURS, next_run_time=first)
-        scheduler.start()
-        self._notices.start(lambda: self._leads)
-        self._canaries.start(lambda: self._leads)
-        try:
-            while not self._stopping.is_set():
-                if not self.poll():
-                    self._stopping.wait(self._wanted.poll_seconds)
-        finally:
-            scheduler.shutdown(wait=False)
-            self._canaries.stop()
-            self._notices.stop()
-            self._let_go()
+
+    def _mind_the_clock(self, scheduler: BackgroundScheduler) -> None:
+        """Where the clock was set back, plan anew: what was planned by a clock that was ahead would not come for as long."""
+        moved = self._clock.moved()
+        if moved < 0:
+            _log.warning("the clock was set back by %.0f s: the schedule is planned anew", -moved)
+            self._plan(scheduler)
+        self._clock.noted()
 
     def poll(self) -> bool:
         """Run the next cycle if this loop leads and there is one; whether there was."""

@@ -28,8 +28,12 @@ _LEAST_USERS = 30
 
 def reason_to_begin(session: Session, model: str, wanted: Schedule, now: datetime) -> str | None:
     """Why a cycle of the model should begin now, in words; None where nothing asks for one."""
+    # of the last cycle until now: one in time to come was begun before the clock was set back
     last = session.exec(
-        select(Cycle.created).where(Cycle.model == model).order_by(col(Cycle.id).desc()).limit(1)
+        select(Cycle.created)
+        .where(Cycle.model == model, col(Cycle.created) <= now.timestamp())
+        .order_by(col(Cycle.id).desc())
+        .limit(1)
     ).first()
     if wanted.new_corrections:
         came = _corrections(session, model, last or 0.0)

@@ -19,6 +19,8 @@ from feedback.errors import ConflictError, StarloopError
 from feedback.storage.database import Database
 from feedback.storage.tables import Lease
 
+LONGEST_SECONDS = 3600.0
+"""No lease lasts longer. One that runs out later was taken before the clock was set back: nobody waits for what it says."""
 _log = logging.getLogger(__name__)
 
 
@@ -82,9 +84,10 @@ class HeldLease:
     def _renew(self, session: Session, if_over: bool) -> bool:
         now = self._clock().timestamp()
         ours = col(Lease.holder) == self.holder
+        free = or_(col(Lease.expires) < now, col(Lease.expires) > now + LONGEST_SECONDS)
         result = session.exec(
             update(Lease)
-            .where(col(Lease.name) == self._name, or_(ours, col(Lease.expires) < now) if if_over else ours)
+            .where(col(Lease.name) == self._name, or_(ours, free) if if_over else ours)
             .values(holder=self.holder, expires=now + self._seconds)
         )
         assert isinstance(result, CursorResult)
@@ -99,3 +102,10 @@ class HeldLease:
         }
         session.exec(dialect.insert(Lease).values(row).on_conflict_do_nothing())
         return session.exec(select(Lease.holder).where(col(Lease.name) == self._name)).one() == self.holder
+
+
+def holder_of(session: Session, name: str, now: datetime) -> Lease | None:
+    """The lease as it is held at this moment, if anyone holds it."""
+    lease = session.get(Lease, name)
+    held = lease is not None and 0 <= lease.expires - now.timestamp() <= LONGEST_SECONDS
+    return lease if held else None

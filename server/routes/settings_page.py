@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 from litestar.params import FromQuery
-from sqlmodel import Session
 
 from feedback.access.keys import SCOPES as ALL_SCOPES
 from feedback.access.keys import list_keys
@@ -15,6 +14,7 @@ from feedback.access.limits import shown_limits
 from feedback.errors import UnavailableError
 from feedback.registry.models import get_model
 from feedback.settings_shown import effective
+from feedback.storage.lease import holder_of
 from feedback.storage.tables import Key, Lease
 from server.access import Caller
 from server.gateway import Gateway
@@ -50,7 +50,7 @@ def settings(
         try:
             with gateway.database.reading() as session:
                 get_model(session, chosen)
-                leader = _leader(session, gateway)
+                leader = holder_of(session, "loop", gateway.now())
                 if all_models:
                     keys = [_key(key, gateway) for key in list_keys(session) if revoked or not key.revoked]
         except UnavailableError as error:
@@ -73,11 +73,6 @@ def settings(
     return model_page(
         "settings.html", request, gateway, model, ("admin",), {"parts": []}, shown, revoked=revoked
     )
-
-
-def _leader(session: Session, gateway: Gateway) -> Lease | None:
-    lease = session.get(Lease, "loop")
-    return lease if lease is not None and lease.expires >= gateway.now().timestamp() else None
 
 
 def _key(key: Key, gateway: Gateway) -> _Shown:

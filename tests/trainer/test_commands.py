@@ -148,6 +148,16 @@ def test_where_a_loop_leads_it_does_the_work_and_the_command_waits(shell: Shell)
     assert "queued" in result.stderr or "triage" in result.stderr
 
 
+def test_where_the_loop_that_led_is_gone_the_command_waits_for_nobody_and_goes_on_here(shell: Shell) -> None:
+    gone = LoopLease(shell.world.database, 1, shell.world.clock)
+    assert gone.acquire()
+    threading.Timer(1.0, gone.release).start()
+    result = shell.run(cycle, "run", "--model", MODEL)
+    assert result.exit_code == 0 and result.stdout.startswith("skipped: ")
+    assert "the loop that led is gone; the cycle goes on here" in result.stderr
+    assert _only(shell)["requested_by"] == "command line"
+
+
 def test_a_training_tells_how_far_it_is_where_it_runs_here(
     shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,3 +72,26 @@ def test_a_released_lease_is_free_at_once(database: Database) -> None:
     assert not second.acquire()
     first.release()
     assert second.acquire()
+
+
+def test_who_is_gone_since_before_the_clock_was_set_back_keeps_nobody_waiting(database: Database) -> None:
+    clock = Clock()
+    first, second = LoopLease(database, 15, clock), LoopLease(database, 15, clock)
+    assert first.acquire()
+    clock.pass_seconds(-86_400)
+    with database.reading() as session:
+        assert leader(session, clock()) is None
+    assert second.acquire()
+    with pytest.raises(LeaseLostError):
+        confirm(database, first)
+
+
+def test_who_leads_when_the_clock_is_set_back_leads_on(database: Database) -> None:
+    clock = Clock()
+    first, second = LoopLease(database, 15, clock), LoopLease(database, 15, clock)
+    assert first.acquire()
+    clock.pass_seconds(-86_400)
+    confirm(database, first)
+    assert not second.acquire()
+    clock.pass_seconds(16)
+    assert second.acquire()

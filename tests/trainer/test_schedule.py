@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
 from sqlmodel import col, select
 
 from feedback.registry.cycles import cancel_cycle
@@ -88,6 +90,41 @@ def test_the_loop_works_until_it_is_told_to_stop_and_lets_the_next_one_lead(
     assert not thread.is_alive()
     assert cycles(world)[0].state == "done"
     assert LoopLease(world.database, 15, world.clock).acquire()
+
+
+def test_what_was_planned_by_a_clock_that_was_ahead_is_planned_anew_when_it_is_set_back(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[BackgroundScheduler] = []
+
+    class Seen(BackgroundScheduler):
+        def start(self, *args: object, **named: object) -> None:
+            super().start(*args, **named)
+            made.append(self)
+
+    def planned() -> list[timedelta]:
+        return [job.next_run_time - datetime.now(UTC) for job in made[0].get_jobs()]
+
+    monkeypatch.setattr("trainer.schedule.BackgroundScheduler", Seen)
+    schedule = Schedule(cron="0 3 * * *", new_corrections=5, poll_seconds=0.05)
+    world = World(sqlite_database, tmp_path, schedule=schedule)
+    thread = threading.Thread(target=loop(world).run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not made and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # it has looked at the clock
+    for job in made[0].get_jobs():  # as a clock has it that was a year ahead
+        job.modify(next_run_time=datetime.now(UTC) + timedelta(days=365))
+    count = len(planned())
+    world.now -= timedelta(days=365)
+    while max(planned(), default=timedelta.max) > timedelta(days=1) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    found = planned()
+    world.stopping.set()
+    thread.join(timeout=10)
+    assert len(found) == count == 5
+    assert max(found) <= timedelta(days=1)
 
 
 def test_a_loop_whose_database_is_away_goes_on(sqlite_database: Database, tmp_path: Path) -> None:

@@ -123,3 +123,15 @@ def test_the_loop_that_leads_asks_and_says_why(world: World) -> None:
     with world.database.reading() as session:
         (only,) = session.exec(select(Cycle).order_by(col(Cycle.id)))
     assert (only.requested_by, only.mode) == ("10 new corrections", "auto")
+
+
+def test_a_cycle_from_before_the_clock_was_set_back_keeps_no_corrections_from_counting(world: World) -> None:
+    world.request()
+    with world.database.session() as session:
+        session.exec(select(Cycle)).one().state = "done"
+        session.commit()
+    world.now -= timedelta(days=365)
+    world.users_correct(30)
+    assert reason(world, new_corrections=30) == "30 new corrections"
+    world.request()
+    assert reason(world, new_corrections=30) is None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trainer.workshop import Workshop
 
 _OPEN = ("queued", "running")
+_GONE = "the loop that led is gone; the cycle goes on here"
 _FIELDS = (
     "id",
     "model",
@@ -97,16 +98,16 @@ def run(
     with open_workshop(settings) as workshop:
         workshop.model(model)
         lease = LoopLease(workshop.database, settings.schedule.lease_seconds, workshop.clock)
-        if lease.acquire():
+        leads = lease.acquire()
+        row = None if leads else _follow(workshop, lease, ask(workshop).id, say)
+        if row is None:
             try:
                 interrupted = _interrupted(workshop, model)
                 if interrupted is not None:
-                    say(f"going on with cycle {interrupted.id}, which was interrupted")
+                    say(f"going on with cycle {interrupted.id}, which was interrupted" if leads else _GONE)
                 row = _run_here(workshop, lease, (interrupted or ask(workshop)).id)
             finally:
                 lease.release()
-        else:
-            row = _follow(workshop, ask(workshop).id, say)
     emit(_document(row), as_json, lambda: _sentence(row))
     sys.exit(1 if row.state not in ("done", "canary") or row.decision == "rejected" else 0)
 
@@ -198,8 +199,9 @@ def _run_here(workshop: Workshop, lease: LoopLease, cycle_id: str) -> Cycle:
         return run_cycle(workshop, workshop.record(lease, stopping, cycle_id))
 
 
-def _follow(workshop: Workshop, cycle_id: str, say: Callable[[str], None]) -> Cycle:
-    """Wait for the loop that leads, and pass on its steps."""
+def _follow(workshop: Workshop, lease: LoopLease, cycle_id: str, say: Callable[[str], None]) -> Cycle | None:
+    """Wait for the loop that leads, and pass on its steps; None where it is gone and the lease is this process's now."""
+    from trainer.lease import leader
     from trainer.training import Progress
     from trainer.training_lines import TrainingLines
 
@@ -207,9 +209,11 @@ def _follow(workshop: Workshop, cycle_id: str, say: Callable[[str], None]) -> Cy
     training = TrainingLines(say)
     while True:
         with workshop.database.reading() as session:
-            row = get_cycle(session, cycle_id)
+            row, led = get_cycle(session, cycle_id), leader(session, workshop.clock())
         if row.state not in _OPEN:
             return row
+        if led is None and lease.acquire():
+            return None
         if (now := row.step or row.state) != told:
             say(f"cycle {row.id}: {now}")
             told = now
