@@ -7,7 +7,8 @@ number of differing cases alone, which says nothing about the direction.
 
 A kind's own cases tell of what it lost, not of what it was wrongly taken for. A champion that gives one answer to all that it
 does not know is never wrong where that answer is right, and whoever learns to tell them apart must lose some of these. So a
-kind that lost is forgiven where the golden set proves that what is and what is not of it is told apart better than before.
+kind that lost is forgiven where the golden set proves that what is and what is not of it is told apart better than before, unless
+most of it is lost: a kind that is given no more is told apart best by a golden set that holds next to none of it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scipy.special import bdtr
 from feedback.analysis.association import false_discovery_adjusted
 from trainer.comparison import Outcome
 from trainer.findings import Finding, counted
+from trainer.statistics import cases_for_superiority
 
 FEWEST_CASES = 10
 _FEWEST_DIFFERING = 6
@@ -45,11 +47,25 @@ class Kind(Struct, frozen=True):
     apart: tuple[int, int] = (0, 0)
     """On how many golden cases the challenger alone, and the champion alone, tells rightly whether they are of this kind."""
 
+    held: int = 0
+    """How many of its cases the champion had right, or scored above 0."""
+
     @property
     def forgiven(self) -> bool:
-        """Whether it is told apart better beyond chance, its lost cases counted."""
+        """Whether it is told apart better beyond chance, its lost cases counted, and not lost itself for the most part."""
         better, worse = self.apart
-        return float(bdtr(worse, better + worse, 0.5)) <= _PROVEN if better > worse else False
+        if better <= worse or 2 * self.regressions > self.held:
+            return False
+        return float(bdtr(worse, better + worse, 0.5)) <= _PROVEN
+
+    @property
+    def more(self) -> int:
+        """Further cases of it that would prove it worse, if what was seen so far goes on, among as many kinds."""
+        differing = self.fixes + self.regressions
+        strictness = float(bdtr(self.fixes, differing, 0.5)) / self.p
+        level = 2 * _PROVEN * strictness
+        wanted = cases_for_superiority((self.regressions - self.fixes) / self.n, differing / self.n, level)
+        return max(wanted - self.n, 1)
 
     @property
     def told(self) -> str:
@@ -66,20 +82,21 @@ def compared_kinds(outcomes: Iterable[Outcome], names: Callable[[Outcome], Itera
     counts: dict[str, list[int]] = {}
     for outcome in outcomes:
         for name in names(outcome):
-            count = counts.setdefault(name, [0, 0, 0])
+            count = counts.setdefault(name, [0, 0, 0, 0])
             count[0] += 1
             count[1] += outcome.challenger > outcome.champion
             count[2] += outcome.regressed
+            count[3] += outcome.champion > 0
     family = [
-        (name, n, fixes, regressions)
-        for name, (n, fixes, regressions) in sorted(counts.items())
+        (name, n, fixes, regressions, held)
+        for name, (n, fixes, regressions, held) in sorted(counts.items())
         if n >= FEWEST_CASES and fixes + regressions >= _FEWEST_DIFFERING
     ]
-    harm = [float(bdtr(fixes, fixes + regressions, 0.5)) for _, _, fixes, regressions in family]
+    harm = [float(bdtr(fixes, fixes + regressions, 0.5)) for _, _, fixes, regressions, _ in family]
     adjusted = false_discovery_adjusted(np.array(harm))
     kinds = [
-        Kind(name, n, fixes, regressions, float(p), len(family))
-        for (name, n, fixes, regressions), p in zip(family, adjusted, strict=True)
+        Kind(name, n, fixes, regressions, float(p), len(family), held=held)
+        for (name, n, fixes, regressions, held), p in zip(family, adjusted, strict=True)
     ]
     return sorted(kinds, key=lambda kind: (kind.p, kind.name))
 
@@ -100,7 +117,9 @@ def kinds_finding(golden: Sequence[Outcome], regression: Sequence[Outcome] = ())
     if proven:
         found.append(Finding(about, "against", f"{about}: {_listed(proven)}; worse beyond chance"))
     elif suspected:
-        meaning = "under suspicion of being worse; more confirmed cases of that kind would tell"
+        more = counted(max(kind.more for kind in suspected), "more confirmed case")
+        which = "that kind" if len(suspected) == 1 else "each of these kinds"
+        meaning = f"under suspicion of being worse; about {more} of {which} would decide, if what was seen so far goes on"
         found.append(Finding(about, "open", f"{about}: {_listed(suspected)}; {meaning}"))
     elif not forgiven:
         meaning = f"none of {len(kinds)} that can be told is worse beyond chance"

@@ -135,8 +135,12 @@ class Notifier:
         secret = self._secrets.get(SECRET_VARIABLE)
         if secret:
             headers[SIGNATURE] = signature(secret, body)
-        with httpx.Client(timeout=_SECONDS, follow_redirects=False) as client:
-            answer = client.post(self._wanted.webhook, content=body, headers=headers)
+        # Its body is not read: one that never ends would hold up all other news.
+        with (
+            httpx.Client(timeout=_SECONDS, follow_redirects=False) as client,
+            client.stream("POST", self._wanted.webhook, content=body, headers=headers) as answer,
+        ):
+            pass
         if answer.status_code >= 300:
             raise ValueError(f"it answered {answer.status_code}")
         return f"it answered {answer.status_code}"
@@ -226,7 +230,8 @@ def _is_due(session: Session, cycle_id: str, channel: str, now: float) -> bool:
     if row is None:
         session.add(Notice(cycle_id=cycle_id, channel=channel, state="sending", updated=now))
         return True
-    return row.state == "sending" and row.next_attempt <= now
+    waits = 0 < row.next_attempt - now <= max(PAUSES)  # longer only where the clock was set back
+    return row.state == "sending" and not waits
 
 
 def _ended(session: Session, since: float) -> list[News]:

@@ -43,7 +43,11 @@ def test_both_suites_count_together_for_a_label() -> None:
 def test_a_label_under_suspicion_leaves_it_open() -> None:
     found = kinds_finding([*of_kind("refund", 60, 4, 200), *of_kind("parcel", 2, 9, 100)])
     assert [one.verdict for one in found] == ["open"]
-    assert "'parcel'" in found[0].text and "more confirmed cases of that kind" in found[0].text
+    assert "'parcel'" in found[0].text
+    told = "about 111 more confirmed cases of that kind would decide, if what was seen so far goes on"
+    assert found[0].text.endswith(told)
+    grown = kinds_finding([*of_kind("refund", 60, 4, 200), *of_kind("parcel", 4, 19, 211)])
+    assert [one.verdict for one in grown] == ["against"]
 
 
 def told_apart(name: str, taken: int, still: int, lost: int, n: int) -> list[Outcome]:
@@ -83,6 +87,17 @@ def test_a_label_that_stood_for_all_that_was_unknown_may_lose_what_its_being_tol
 def test_a_label_that_loses_as_much_as_it_is_told_apart_better_is_not_forgiven() -> None:
     golden = [*of_kind("refund", 30, 2, 200), *told_apart("parcel", 40, 20, 12, 60)]
     assert judge(golden).decision == "rejected"
+
+
+def test_a_label_that_is_hardly_given_any_more_is_not_forgiven_by_a_golden_set_that_holds_little_of_it() -> (
+    None
+):
+    golden = [*of_kind("refund", 30, 2, 200), *told_apart("parcel", 9, 0, 1, 3)]
+    decision = judge(golden, [*of_kind("refund", 6, 0, 1900), *of_kind("parcel", 0, 40, 60)])
+    assert (
+        decision.decision == "rejected"
+        and "'parcel': 0 fixes and 41 regressions in 63 cases" in decision.reason
+    )
 
 
 def test_only_the_golden_set_forgives_as_its_cases_were_drawn_blindly() -> None:

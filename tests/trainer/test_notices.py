@@ -31,6 +31,7 @@ class Receiver:
     def __init__(self) -> None:
         self.status = 200
         self.hang = 0.0
+        self.drip = 0.0
         self.got: list[tuple[dict[str, str], bytes]] = []
         receiver = self
 
@@ -40,8 +41,11 @@ class Receiver:
                 receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 time.sleep(receiver.hang)
                 self.send_response(receiver.status)
-                self.send_header("content-length", "0")
+                self.send_header("content-length", str(round(10 * receiver.drip)))
                 self.end_headers()
+                for _ in range(round(10 * receiver.drip)):
+                    self.wfile.write(b".")
+                    time.sleep(0.1)
 
             def log_message(self, *_: Any) -> None:
                 """Nobody reads it."""
@@ -208,6 +212,30 @@ def test_one_that_hangs_holds_up_neither_the_loop_nor_its_end(
         time.sleep(0.05)
     notifier.stop()
     assert "Timeout" in desk.notices()[0].told
+
+
+def test_an_answer_that_never_ends_holds_up_no_other_news(
+    sqlite_database: Database, receiver: Receiver
+) -> None:
+    desk = Desk(sqlite_database, webhook=receiver.url)
+    receiver.drip = 8.0
+    desk.ended("one")
+    desk.ended("two")
+    began = time.monotonic()
+    assert desk.notifier().tell_once() == 2
+    assert time.monotonic() - began < 6
+    assert [row.state for row in desk.notices()] == ["sent", "sent"]
+
+
+def test_a_clock_that_was_set_back_delays_no_further_attempt(
+    sqlite_database: Database, receiver: Receiver
+) -> None:
+    desk = Desk(sqlite_database, webhook=receiver.url)
+    receiver.status = 503
+    desk.ended("one")
+    assert desk.notifier().tell_once() == 1
+    desk.now -= timedelta(days=300)
+    assert (desk.notifier().tell_once(), desk.notifier().tell_once()) == (1, 0)
 
 
 def test_a_loop_that_does_not_lead_tells_nothing(sqlite_database: Database, receiver: Receiver) -> None:
