@@ -15,6 +15,7 @@ from msgspec import Struct
 Kind = Literal[
     "overfitting",
     "flat",
+    "harmful",
     "not_finite",
     "spike",
     "unstable",
@@ -24,7 +25,7 @@ Kind = Literal[
     "checkpoint_not_saved",
 ]
 
-OF_CHECKS = ("overfitting", "flat", "leakage", "forgetting")
+OF_CHECKS = ("overfitting", "flat", "harmful", "leakage", "forgetting")
 """Kinds that are read off the whole run of checks: with checks that are undone they are undone too."""
 LOWERED = 0.25
 """What the rate is multiplied by, once, after a loss that burst."""
@@ -34,7 +35,7 @@ _FLAT = 0.95
 _EASIER = 0.8
 _LEAST_CHECKS = 5
 _FORGOT = 0.05
-"""Rise of the loss on old examples that matters: each token of theirs some 5 % less likely."""
+"""Rise of the loss on old, or on all, examples that matters: each token of theirs some 5 % less likely."""
 _BURST, _BURST_MORE = 2.0, 2.0
 _RISEN = 1.1
 """Times the training loss of the kept weights: a rise that one check alone is believed; of two in a row any is."""
@@ -91,27 +92,33 @@ def overfitting(checks: Sequence[Check], kept_step: int, worse: int, stopped: bo
     )
 
 
-def unstable(checks: Sequence[Check], kept_step: int, worse: int, lower: float) -> Diagnosis | None:
-    """Validation rises beyond chance and training does not fall: steps too long to settle. `worse` as for `overfitting`."""
+def unstable(
+    checks: Sequence[Check], kept_step: int, worse: int, lower: float, untrained: float
+) -> Diagnosis | None:
+    """Validation rises beyond chance and training does not fall: steps too long to settle. `worse` as for `overfitting`.
+
+    Where the untrained model is the best so far its training loss is `untrained`, the most that it loses.
+    """
     kept = next((check for check in checks if check.step == kept_step), None)
     last = checks[-1]
-    if not worse or kept is None or kept.train is None or last.train is None:
+    if not worse or kept is None or last.train is None:
         return None
-    if last.train < (_RISEN if worse == 1 else 1.0) * kept.train:
+    before, risen = (untrained, 1.0) if kept.train is None else (kept.train, _RISEN if worse == 1 else 1.0)
+    if last.train < risen * before:
         return None
     return Diagnosis(
         kind="unstable",
         step=last.step,
         text=f"unstable: since step {kept_step} the loss rose on validation examples from {kept.validation:.3f} to "
-        f"{last.validation:.3f} and on training examples from {kept.train:.3f} to {last.train:.3f}; the learning rate is too high",
+        f"{last.validation:.3f} and on training examples from {before:.3f} to {last.train:.3f}; the learning rate is too high",
         remedy=f"went back to the weights of step {kept_step} and goes on at a rate of {lower:g} instead of {lower / LOWERED:g}",
     )
 
 
 def flat(checks: Sequence[Check], rate: float, rank: int, trained_share: float) -> Diagnosis | None:
-    """Nothing was learned though there was much to learn; looked at when a training is over."""
+    """Nothing was learned though there was much to learn, and nothing lost; looked at when a training is over."""
     first, last = checks[0], checks[-1]
-    if first.validation < _HIGH or last.train is None:
+    if first.validation < _HIGH or last.train is None or last.validation > _RISEN * first.validation:
         return None
     if min(last.train, last.validation) < _FLAT * first.validation:
         return None
@@ -121,6 +128,21 @@ def flat(checks: Sequence[Check], rate: float, rank: int, trained_share: float) 
         text=f"flat: after {last.step} steps the loss is {last.validation:.3f} and was {first.validation:.3f} before the "
         f"first, so nothing was learned; the learning rate ({rate:g}) or the rank ({rank}) is too low, or the answers "
         f"({trained_share:.0%} of all tokens) do not follow from their prompts",
+    )
+
+
+def harmful(checks: Sequence[Check], kept_step: int, rate: float) -> Diagnosis | None:
+    """The weights that are kept are worse than none; looked at when a training is over, or ends early."""
+    first = checks[0]
+    kept = next((check for check in checks if check.step == kept_step), first)
+    if kept.validation <= max(_RISEN * first.validation, first.validation + _FORGOT):
+        return None
+    return Diagnosis(
+        kind="harmful",
+        step=checks[-1].step,
+        text=f"worse than untrained: the loss on validation examples is {kept.validation:.3f} at its best and was "
+        f"{first.validation:.3f} before the first step; the learning rate ({rate:g}) is too high, or the answers contradict what the "
+        "model knew and each other",
     )
 
 

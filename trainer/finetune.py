@@ -115,11 +115,21 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         old = [loss for loss, example in zip(each, watched, strict=True) if not example.new]
         if check.validation_old is not None:
             state.old.see(check.step, check.validation_old, old)
-        if not check.step or state.watch.see(check.step, check.validation, each):
+        if not check.step:
+            state.untrained = each
+            state.keep()
+        elif spec.method == "sft" and state.worse_than_untrained(each) and unstable(1) is not None:
+            state.watch.worse = 1  # not kept: the training goes back from there
+        elif state.watch.see(check.step, check.validation, each):
             state.keep()
         return check
 
     told: list[Diagnosis] = []
+
+    def unstable(worse: int) -> Diagnosis | None:
+        """What the last check says of steps that do not settle, `worse` in a row."""
+        lower = state.rate * diagnosis.LOWERED
+        return diagnosis.unstable(state.checks, state.watch.kept_step, worse, lower, state.first_loss or 0.0)
 
     def line(epoch: int, check: Check | None, **figures: Any) -> dict[str, Any]:
         """One line for the parent: how far it is, and what was noticed since the last line."""
@@ -181,7 +191,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         state.step += 1
         state.recent.append(loss)
         state.tokens += sum(objective.lengths[index] for index in batch)
-        check = unstable = None
+        check = astray = None
         if watched and (state.step % between == 0 or state.step == steps):
             check = look(epoch)
             if check is None:
@@ -194,8 +204,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 )
                 continue
             if not state.lowered:
-                unstable = diagnosis.unstable(state.checks, state.watch.kept_step, state.watch.worse, lower)
-            if unstable is None:
+                astray = unstable(state.watch.worse)
+            if astray is None:
                 told += _diagnosed(state, spec, train.trained_share, over=state.step == steps)
         event = line(
             epoch,
@@ -205,12 +215,10 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
             gradient_norm=round(norm, 5),
             tokens_per_second=round(state.tokens / (time.monotonic() - loop_started), 1),
         )
-        if (
-            unstable is not None
-        ):  # told with the next line, as this one is replaced when its step is made again
+        if astray is not None:  # told with the next line, as this one is replaced when its step is made again
             emit(event)
             state.go_back(lower)
-            told.append(unstable)
+            told.append(astray)
             continue
         if ranks.first and saving.due and state.step < steps and not state.watch.over:
             saved_step = _save_checkpoint(out, spec, state, objective, saving, told, saved_step)
@@ -303,6 +311,8 @@ def _diagnosed(state: TrainingState, spec: TrainingSpec, trained_share: float, o
     found = [diagnosis.leakage(checks), diagnosis.forgetting(checks, state.old.kept_step, state.old.worse)]
     if watch.over or over:
         found.append(diagnosis.overfitting(checks, watch.kept_step, watch.worse, watch.over))
+        if spec.method == "sft":  # what was preferred may be no likelier to be said word for word
+            found.append(diagnosis.harmful(checks, watch.kept_step, state.rate))
     if over:
         found.append(diagnosis.flat(checks, state.rate, spec.rank, trained_share))
     known = {one.kind for one in state.diagnoses}

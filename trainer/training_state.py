@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trainer.diagnosis import OF_CHECKS, Check, Diagnosis
-from trainer.stopping import Watch
+from trainer.stopping import LEAST_TO_CHOOSE, Watch, worse_beyond_chance
 
 
 class TrainingState:
@@ -36,6 +36,8 @@ class TrainingState:
         self.old = Watch(patience)
         """Follows the old examples alone, for forgetting."""
         self._old_kept = self.old.state()
+        self.untrained: list[float] = []
+        """Losses of the validation examples before the first step."""
         self.diagnoses: list[Diagnosis] = []
         self.told: list[tuple[float, dict[str, Any]]] = []
         """The last seconds' lines to the parent with their times: one that is killed has not recorded them yet."""
@@ -47,6 +49,11 @@ class TrainingState:
         for name, value in self.weights.items():
             self.best[name].copy_(value.detach())
         self._old_kept = self.old.state()
+
+    def worse_than_untrained(self, losses: Sequence[float]) -> bool:
+        """Whether the first check's losses are worse, beyond chance, than those of the model as it came."""
+        first = not self.lowered and not self.watch.kept_step
+        return first and len(losses) >= LEAST_TO_CHOOSE and worse_beyond_chance(losses, self.untrained)
 
     def go_back(self, rate: float) -> None:
         """Return to the best weights and the step that they are of, with a new optimiser at a lower rate.
@@ -88,6 +95,7 @@ class TrainingState:
             "watch": self.watch.state(),
             "old": self.old.state(),
             "old_kept": self._old_kept,
+            "untrained": self.untrained,
             "diagnoses": msgspec.to_builtins(self.diagnoses),
             "told": self.told,
             "resumed": self.resumed,
@@ -120,6 +128,7 @@ class TrainingState:
         self.watch.restore(plain["watch"])
         self.old.restore(plain["old"])
         self._old_kept = plain["old_kept"]
+        self.untrained = plain["untrained"]
         self.diagnoses = msgspec.convert(plain["diagnoses"], list[Diagnosis])
         self.told = [(when, event) for when, event in plain["told"]]
         self.resumed = [*plain["resumed"], self.step]

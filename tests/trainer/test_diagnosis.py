@@ -158,6 +158,34 @@ def test_losses_that_rise_together_send_the_training_back_to_its_best_weights_at
     assert facts["learning_rate"] == pytest.approx(0.007), "the one that made the weights"
 
 
+def test_a_first_check_that_is_worse_than_the_base_sends_the_training_back_to_it(
+    run: Run, taught: Callable[[list[dict[str, Any]], int], str]
+) -> None:
+    """A base that knows its task, at a rate that undoes it within ten steps but bursts at none of them."""
+    base = taught(list(map(row, range(96))), 12)
+    facts, _ = run(
+        map(row, range(96, 192)), map(row, range(200, 360)), epochs=8, learning_rate=0.06, base_path=base
+    )
+    (one,) = facts["diagnoses"]
+    assert (one["kind"], one["step"]) == ("unstable", 10) and "since step 0" in one["text"]
+    assert "went back to the weights of step 0 and goes on at a rate of 0.015" in one["remedy"]
+    untrained, last = facts["history"][0], facts["history"][-1]
+    assert last["validation"] < 1.1 * untrained["validation"]
+
+
+def test_weights_that_are_worse_than_none_are_said_to_be(
+    run: Run, taught: Callable[[list[dict[str, Any]], int], str]
+) -> None:
+    """A rate so high that a quarter of it undoes the base too."""
+    base = taught(list(map(row, range(96))), 12)
+    facts, _ = run(
+        map(row, range(96, 192)), map(row, range(200, 360)), epochs=5, learning_rate=0.2, base_path=base
+    )
+    one = facts["diagnoses"][-1]
+    assert kinds(facts) == ["spike", "harmful"] and "the learning rate (0.05) is too high" in one["text"]
+    assert f"is {facts['validation_loss']:.3f} at its best" in one["text"]
+
+
 def test_a_last_check_that_sends_the_training_back_is_not_called_flat(
     run: Run, taught: Callable[[list[dict[str, Any]], int], str]
 ) -> None:
@@ -276,6 +304,12 @@ def checks(*losses: tuple[float | None, float]) -> list[Check]:
 def test_a_base_that_knows_its_task_already_is_not_called_flat() -> None:
     assert diagnosis.flat(checks((None, 0.1), (0.1, 0.1)), 1e-4, 16, 0.5) is None
     assert diagnosis.flat(checks((None, 2.0), (2.0, 1.2)), 1e-4, 16, 0.5) is None
+
+
+def test_a_loss_that_rose_is_neither_flat_nor_harmful_where_the_rise_is_nothing() -> None:
+    worse = checks((None, 2.0), (2.1, 2.5))
+    assert diagnosis.flat(worse, 1e-2, 16, 0.5) is None and diagnosis.harmful(worse, 10, 1e-2) is not None
+    assert diagnosis.harmful(checks((None, 0.0005), (0.002, 0.002)), 10, 1e-2) is None
 
 
 def test_a_validation_that_only_lags_less_is_no_leakage() -> None:

@@ -61,6 +61,19 @@ def test_before_any_check_was_kept_it_goes_back_to_the_look_at_the_untrained_mod
     assert one.step == 0 and one.old.kept_loss == 3.0
 
 
+def test_the_untrained_models_losses_judge_the_first_check_alone_also_after_a_kill() -> None:
+    one = state()
+    look(one, 0, 3.0)
+    one.untrained = [3.0 + place * 1e-4 for place in range(200)]
+    again = state()
+    again.unpack(*one.pack({}))
+    worse = [3.5 + place * 1.1e-4 for place in range(200)]
+    assert again.worse_than_untrained(worse) and not again.worse_than_untrained(one.untrained)
+    assert not again.worse_than_untrained(worse[:99]), "too few to tell"
+    look(again, 10, 2.0)
+    assert not again.worse_than_untrained(worse)
+
+
 def test_what_was_read_off_checks_that_are_undone_is_said_no_more() -> None:
     one = gone_astray()
     one.go_back(0.025)
