@@ -25,11 +25,11 @@ from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.retirements import (
     Progress,
     begin_retirement,
+    expendable_versions,
     finish_retirement,
     forget_worker,
     live_workers,
     progress_of,
-    rejected_versions,
     report_worker,
     routable,
     waits_for,
@@ -243,19 +243,17 @@ class Retirements:
             return row.finished is not None, "" if row.finished else waits_for(session, row, now)
 
     def _make_room(self, engine: Engine) -> None:
-        """Retire a rejected version where an engine's memory for adapters is full: the next one needs a place.
+        """Retire a version where an engine's memory for adapters is full: the next one needs a place.
 
-        The oldest that may go: one that was rejected may still answer users, or be what a rollback leads to.
+        The first of the expendable ones that may go: it may still answer users, or be what a rollback leads to.
         """
         with self._database.reading() as session:
             if routable(session, engine.base) < engine.adapter_limit:
                 return
-            candidates = [(one.model, one.number) for one in rejected_versions(session, engine.base)]
-        reason = (
-            f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest rejected version "
-            "that may go"
-        )
-        for model, number in candidates:
+            found = expendable_versions(session, engine.base, self._now())
+            candidates = [(one.model, one.number, what) for one, what in found]
+        for model, number, what in candidates:
+            reason = f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest {what} that may go"
             with self._database.session() as session:
                 if routable(session, engine.base) < engine.adapter_limit:
                     return  # another worker was quicker

@@ -16,14 +16,23 @@ from sqlmodel import Session, col, delete, func, select
 
 from feedback.access.audit import Actor, note
 from feedback.errors import ConflictError
-from feedback.ids import new_id
+from feedback.ids import first_id_at, new_id
 from feedback.registry.arms import open_canary
+from feedback.registry.cycles import OPEN as UNFINISHED
 from feedback.registry.models import SERVABLE, champions_before, lock_model
 from feedback.registry.versions import get_version, mark_version, order_of
-from feedback.storage.tables import GatewayWorker, ModelVersion, RegisteredModel, Retirement
+from feedback.storage.tables import (
+    Cycle,
+    GatewayWorker,
+    Inference,
+    ModelVersion,
+    RegisteredModel,
+    Retirement,
+)
 
 SILENT_SECONDS = 60.0
 """A worker that was not heard of for this long is taken for dead; one that lives says so every few seconds."""
+_LATELY_SECONDS = 30 * 86_400.0
 
 Step = Literal["busy", "left", "unloaded"]
 """Requests are under way; none is, nor will be; its engines know the version no more."""
@@ -178,3 +187,35 @@ def rejected_versions(session: Session, base: str) -> list[ModelVersion]:
     """The versions of a base that the gate or a person turned down, in the order in which they were."""
     query = select(ModelVersion).where(ModelVersion.base == base, ModelVersion.state == "rejected")
     return sorted(session.exec(query), key=lambda one: (one.rejected or one.created, order_of(one.number)))
+
+
+def expendable_versions(session: Session, base: str, now: datetime) -> list[tuple[ModelVersion, str]]:
+    """Versions of a base that make room for the next one, each with what it is in words, those first that are missed least.
+
+    What was turned down; then what cycles made, nobody decided on and a newer version has overtaken, so that a loop that is
+    inconclusive night after night needs no hand. Of these none that was asked for lately, as a client may name it. Former
+    champions stay: a person may want to go back to any.
+    """
+    query = select(ModelVersion).where(ModelVersion.base == base, col(ModelVersion.state).in_(SERVABLE))
+    versions = sorted(session.exec(query), key=lambda one: (one.created, order_of(one.number)))
+    newest = {one.model: one for one in versions}.values()
+    going_on = set(session.exec(select(Cycle.id).where(col(Cycle.state).in_(UNFINISHED))))
+    undecided = [
+        one
+        for one in versions
+        if one.state == "registered" and one.cycle_id and one.cycle_id not in going_on and one not in newest
+    ]
+    since = first_id_at(now.timestamp() - _LATELY_SECONDS)
+    found = [(one, "rejected version") for one in rejected_versions(session, base)]
+    found += [(one, "version that nobody decided on") for one in undecided if not _asked(session, one, since)]
+    return found
+
+
+def _asked(session: Session, version: ModelVersion, since: str) -> bool:
+    asked = select(Inference.id).where(
+        Inference.model == version.model,
+        Inference.version == version.number,
+        col(Inference.id) >= since,
+        Inference.purpose == "production",
+    )
+    return session.exec(asked.limit(1)).first() is not None

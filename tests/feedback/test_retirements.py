@@ -9,10 +9,12 @@ from sqlmodel import Session
 
 from feedback.access.audit import Actor
 from feedback.errors import ConflictError, NotFoundError
+from feedback.ids import new_id
 from feedback.registry.models import ensure_models, move_champion
 from feedback.registry.retirements import (
     Progress,
     begin_retirement,
+    expendable_versions,
     finish_retirement,
     forget_worker,
     live_workers,
@@ -27,7 +29,7 @@ from feedback.registry.retirements import (
 from feedback.registry.versions import get_version, mark_version, reject_version, reserve_version
 from feedback.settings import Settings
 from feedback.storage.database import Database
-from feedback.storage.tables import Retirement
+from feedback.storage.tables import Cycle, Inference, Retirement
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -151,3 +153,43 @@ def test_what_was_turned_down_first_goes_first_though_it_was_made_last(database:
         mark_version(session, "assistant", "1.1", "promoted")
         reject_version(session, "assistant", "1.1", NOW + timedelta(hours=9))
         assert get_version(session, "assistant", "1.1").state == "promoted", "a person's word stands"
+
+
+def test_where_nothing_was_turned_down_what_was_overtaken_undecided_makes_room(
+    database: Database,
+) -> None:
+    with database.session() as session:
+        register(
+            session,
+            "promoted",
+            "registered",
+            "promoted",
+            "rejected",
+            "registered",
+            "registered",
+            "registered",
+        )
+        cycle = Cycle(id="c" * 36, model="assistant", mode="auto", requested_by="x", created=0.0, updated=0.0)
+        session.add(cycle)
+        for number in ("1.1", "1.5", "1.6"):
+            get_version(session, "assistant", number).cycle_id = "over"
+        get_version(session, "assistant", "1.4").cycle_id = cycle.id
+        session.flush()
+
+        def found() -> list[tuple[str, str]]:
+            return [(one.number, what) for one, what in expendable_versions(session, "starter", NOW)]
+
+        undecided = "version that nobody decided on"
+        assert found() == [
+            ("1.3", "rejected version"),
+            ("1.1", undecided),
+            ("1.5", undecided),  # not 1.4, whose cycle goes on, nor 1.6, the newest
+        ]
+        for number, days in (("1.1", 29), ("1.5", 31)):
+            at = NOW - timedelta(days=days)
+            row = Inference(id=new_id(at), created=at.timestamp(), model="assistant", version=number)
+            row.status, row.latency_ms = 200, 1.0
+            session.add(row)
+        session.flush()
+        assert [number for number, _ in found()] == ["1.3", "1.5"]
+        assert expendable_versions(session, "acme/other", NOW) == []
