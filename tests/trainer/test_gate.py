@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from feedback.paired import tango_interval
 from feedback.settings import Promotion
@@ -60,6 +61,26 @@ def test_a_golden_set_that_cannot_tell_is_inconclusive_and_says_how_many_cases_w
     scale = finding.deciding / 200
     again = judge(golden=outcomes(round(20 * scale), round(10 * scale), round(170 * scale)))
     assert again.decision == "promoted"
+
+
+@pytest.mark.parametrize("cases", [1, 2, 3, 4, 5, 6, 8, 10])
+def test_however_few_the_golden_cases_an_equal_challenger_is_hardly_ever_called_better(cases: int) -> None:
+    """Exactly, by all that may come out: one-sided 2.5 % by design, and counts of so few jump."""
+    called = [
+        [
+            judge(golden=outcomes(fixes, differing - fixes, cases - differing)).decision == "promoted"
+            for fixes in range(differing + 1)
+        ]
+        for differing in range(cases + 1)
+    ]
+    for share in (0.02, 0.1, 0.3, 0.5, 0.8, 1.0):
+        luck = sum(
+            binom.pmf(differing, cases, share) * binom.pmf(fixes, differing, 0.5)
+            for differing, row in enumerate(called)
+            for fixes, promoted in enumerate(row)
+            if promoted
+        )
+        assert luck <= 0.036
 
 
 @pytest.mark.parametrize(
