@@ -40,6 +40,22 @@ JOB_LOCK = "job.lock"
 """File in it that whoever writes there holds a lock on: the node of a job, or this machine where it trains itself."""
 PATIENCE = 30.0
 """Longest wait for another to leave the folder: shared directories are late."""
+BESIDE_WEIGHTS = (
+    "method",
+    "teraflops",
+    "price_per_hour",
+    "hosted_prices",
+    "devices",
+    "ray",
+    "memory_limit",
+    "window",
+    "engine_asleep",
+    "log_to",
+    "mlflow_url",
+)
+"""Settings of `[training]` that decide no weights: the dataset's to say; estimates alone; where and when it runs; who is told."""
+WATCHING = ("timeout_seconds", "checkpoint_seconds")
+"""Those that decide how it is watched over."""
 _HOPELESS = (DataRefusedError, NotFoundError, UnsoundAdapterError)
 """Ends that a later attempt would come to again: their checkpoints are of no use."""
 
@@ -84,27 +100,16 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         """Which training this is: of all that decides the weights, not of where and how it is watched over."""
-        apart = msgspec.structs.replace(self, out="", timeout_seconds=0.0, checkpoint_seconds=0.0)
+        apart = msgspec.structs.replace(self, out="", **dict.fromkeys(WATCHING, 0.0))
         return hashlib.sha256(msgspec.json.encode(apart)).hexdigest()
 
     @classmethod
     def of(cls, settings: Training, **where: Any) -> TrainingSpec:
         """The spec that `[training]` asks for, with the places, the engine's rank and the method given by name."""
-        apart = (
-            "method",
-            "teraflops",
-            "price_per_hour",
-            "hosted_prices",
-            "devices",
-            "ray",
-            "memory_limit",
-            "window",
-            "engine_asleep",
-            "log_to",
-            "mlflow_url",
-        )  # the dataset's to say; estimates alone; where and when it runs; who is told
         values = {
-            name: value for name, value in msgspec.structs.asdict(settings).items() if name not in apart
+            name: value
+            for name, value in msgspec.structs.asdict(settings).items()
+            if name not in BESIDE_WEIGHTS
         }
         values["threads"] = settings.threads or (1 if settings.ray else default_threads())
         return cls(**values, **where)
@@ -169,7 +174,7 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
     out = Path(spec.out)
     finished = out / "trained.json"
     wanted = msgspec.to_builtins(spec)
-    if (known := _finished(finished, wanted)) is not None:
+    if (known := _finished(finished, spec)) is not None:
         return known
     if spec.rank > spec.max_rank:
         raise UnsoundAdapterError(
@@ -313,13 +318,14 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _finished(path: Path, wanted: dict[str, Any]) -> Trained | None:
+def _finished(path: Path, spec: TrainingSpec) -> Trained | None:
     """The training that ended here before, if it was this one and its adapter is still what was checked."""
     try:
         record = msgspec.json.decode(path.read_bytes())
         files = digests_of(path.parent / "adapter")
-    except (OSError, msgspec.DecodeError):
+        made = msgspec.convert(record["spec"], TrainingSpec).digest
+    except (OSError, msgspec.MsgspecError):
         return None
-    if record["spec"] != wanted or record["files"] != files:
+    if made != spec.digest or record["files"] != files:
         return None
     return Trained(path.parent / "adapter", files, record["facts"])

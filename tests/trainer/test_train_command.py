@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from feedback.errors import UnsoundAdapterError
+from feedback.errors import StarloopError, UnsoundAdapterError
 from feedback.storage.database import Database
 from feedback.storage.tables import DatasetVersion
 from trainer import publication
@@ -106,6 +106,29 @@ def test_the_same_training_by_hand_again_is_the_same_version(configuration: Path
     assert (shown[0]["version"], shown[0]["state"]) == ("1.0", "registered")
     run = shown[0]["facts"].pop("run")
     assert shown[0]["facts"].items() >= FACTS.items() and run.startswith("train-")
+
+
+def test_a_training_by_hand_is_the_same_where_only_how_it_is_watched_over_changed(
+    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one is asked for again that ran out of time, with more of it: it goes on in its folder."""
+
+    def runs() -> set[str]:
+        return {folder.name for folder in (tmp_path / "runs").iterdir()}
+
+    def out_of_time(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Place) -> Trained:
+        Path(spec.out).mkdir(parents=True, exist_ok=True)
+        raise StarloopError("finetune did not end within 60 s")
+
+    monkeypatch.setattr(publication, "train", out_of_time)
+    plain = configuration.read_text()
+    for changes in ("", "timeout_seconds = 600.0", 'memory_limit = 10\nlog_to = []\nwindow = "02:00-05:00"'):
+        configuration.write_text(f"{plain}[training]\n{changes}\n")
+        assert call(configuration, "--model", "assistant", "--dataset", "data-1").exit_code == 1
+        assert len(runs()) == 1
+    configuration.write_text(f"{plain}[training]\nrank = 4\n")
+    call(configuration, "--model", "assistant", "--dataset", "data-1")
+    assert len(runs()) == 2, "other weights are another training"
 
 
 def test_a_version_shows_how_its_training_went(configuration: Path, trained: None) -> None:

@@ -76,6 +76,14 @@ def test_a_finished_training_is_found_again(trained: tuple[TrainingSpec, Trained
     assert train(asked, unwanted) == result
 
 
+def test_a_finished_training_is_found_again_where_it_would_be_given_more_time(
+    trained: tuple[TrainingSpec, Trained],
+) -> None:
+    asked, result = trained
+    more = msgspec.structs.replace(asked, timeout_seconds=9e4, checkpoint_seconds=5.0)
+    assert train(more, unwanted) == result
+
+
 def test_the_child_writes_the_bytes_that_this_process_would(
     trained: tuple[TrainingSpec, Trained], tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from feedback.settings import Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import ModelVersion
 from trainer.publication import train_version
-from trainer.training import Progress
+from trainer.training import BESIDE_WEIGHTS, WATCHING, Progress
 from trainer.training_lines import TrainingLines, words
 from trainer.training_table import training_text
 
@@ -121,8 +121,13 @@ def show(version: str, as_json: bool, settings: Settings) -> None:
 
 
 def _run(settings: Settings, model: str, dataset: str, method: str | None) -> str:
-    """The run's name: the same for the same training, so that one that was interrupted goes on when it is asked again."""
-    wanted = msgspec.json.encode([model, dataset, settings.training, method])
+    """The run's name: the same for the same training, so that one that was interrupted goes on when it is asked again, also where it
+    is watched over otherwise now."""
+    apart = {*BESIDE_WEIGHTS, *WATCHING}
+    chosen = {
+        name: value for name, value in msgspec.structs.asdict(settings.training).items() if name not in apart
+    }
+    wanted = msgspec.json.encode([model, dataset, chosen, method or settings.training.method])
     return f"train-{hashlib.sha256(wanted).hexdigest()[:16]}"
 
 
