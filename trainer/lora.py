@@ -9,11 +9,11 @@ from typing import Any
 
 from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save
 from torch import nn
 
 from feedback.errors import DataRefusedError, StorageError
 from trainer.base_model import BaseModel
+from trainer.memory import packed
 from trainer.soundness import WEIGHTS
 
 
@@ -60,7 +60,7 @@ def save_adapter(model: nn.Module, config: LoraConfig, folder: Path) -> Path:
         folder.mkdir(parents=True)
         config.save_pretrained(str(folder))
         with (folder / WEIGHTS).open("wb") as file:
-            file.write(save(tensors, metadata={"format": "pt"}))
+            file.write(packed(tensors, {"format": "pt"}))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from feedback.errors import StarloopError
 from trainer import diagnosis
 from trainer.batches import fitting
 from trainer.diagnosis import Diagnosis
-from trainer.training_state import TrainingState
 
 if TYPE_CHECKING:
     from trainer.ranks import Ranks
+    from trainer.training_state import TrainingState
 
+_COPIES, _HEAD = 2, 1 << 20
+"""Of the tensors while they are put into a file's form, and bytes besides (measured)."""
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 T = TypeVar("T")
@@ -81,6 +85,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # what torch says on a CPU, and NCCL of a GPU, as plain RuntimeErrors
     return "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Tensors of main memory in the form of a safetensors file. Raises torch's `RuntimeError` where no memory is left for that.
+
+    It is asked for and given back before: safetensors aborts the process where it finds none.
+    """
+    torch.empty(_COPIES * sum(tensor.nbytes for tensor in tensors.values()) + _HEAD, dtype=torch.uint8)
+    return save(dict(tensors), metadata)
 
 
 def memory_now(device: torch.device) -> int:

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from trainer.diagnosis import OF_CHECKS, Check, Diagnosis
+from trainer.memory import packed
 from trainer.stopping import LEAST_TO_CHOOSE, Watch, worse_beyond_chance
 
 
@@ -100,7 +101,7 @@ class TrainingState:
             "told": self.told,
             "resumed": self.resumed,
         }
-        return save({name: value.cpu().contiguous() for name, value in tensors.items()}), plain
+        return packed({name: value.cpu().contiguous() for name, value in tensors.items()}), plain
 
     def unpack(self, packed: bytes, plain: Mapping[str, Any]) -> dict[str, Tensor]:
         """Take a checkpoint over; gives the method's own tensors back."""

@@ -285,7 +285,7 @@ def test_memory_that_takes_no_copy_for_a_checkpoint_is_said_once_and_the_trainin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The allocation that fails is real: torch refuses more memory than there is."""
-    monkeypatch.setattr(training_state, "save", lambda tensors: torch.empty(1 << 50))
+    monkeypatch.setattr(training_state, "packed", lambda tensors: torch.empty(1 << 50))
     facts = run(spec(tiny_base, dataset, tmp_path))
     assert weights(tmp_path) == whole[0]
     (told,) = facts["diagnoses"]
