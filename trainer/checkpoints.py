@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
+FORM = 2
+"""Of what stands in a checkpoint; raised with each change, so that a release goes on from none that it would misread."""
 KEPT = 2
 """The newest, and one before it should the disk have damaged that."""
 _SHARE = 50.0
@@ -50,6 +52,7 @@ def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: d
     folder = _folder(out) / f"step-{step:08d}"
     partial = folder.with_name(f"{folder.name}.partial")
     document = {
+        "form": FORM,
         "training": digest,
         "tensors": _hash(tensors),
         "state_hash": _hash(_text(state)),
@@ -76,7 +79,7 @@ def write_checkpoint(out: Path, step: int, digest: str, tensors: bytes, state: d
 def read_checkpoint(out: Path, digest: str) -> tuple[bytes, dict[str, Any]] | None:
     """Tensors and state of the newest checkpoint that is whole and of this very training; None where there is none.
 
-    One that is cut, damaged or of another training is passed over.
+    One that is cut, damaged, of another training or of another release's form is passed over.
     """
     for folder in _found(out):
         try:
@@ -84,7 +87,9 @@ def read_checkpoint(out: Path, digest: str) -> tuple[bytes, dict[str, Any]] | No
             tensors = (folder / TENSORS).read_bytes()
         except (OSError, ValueError):
             continue
-        if not isinstance(document, dict) or document.get("training") != digest:
+        if not isinstance(document, dict) or document.get("form") != FORM:
+            continue
+        if document.get("training") != digest:
             continue
         state = document.get("state")
         if document.get("tensors") == _hash(tensors) and document.get("state_hash") == _hash(_text(state)):

@@ -100,7 +100,8 @@ def test_a_half_written_or_damaged_checkpoint_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    "damage", ["no state", "cut state", "other state", "a list", "other tensors", "no tensors"]
+    "damage",
+    ["no state", "cut state", "other state", "a list", "another form", "other tensors", "no tensors"],
 )
 def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path, damage: str) -> None:
     write_checkpoint(tmp_path, 3, "this", b"three", {"step": 3})
@@ -112,6 +113,8 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path, damage: str) -> None
         (folder / STATE).write_text((folder / STATE).read_text()[:-10])
     elif damage == "other state":
         (folder / STATE).write_text((folder / STATE).read_text().replace('{"step": 4}', '{"step": 5}'))
+    elif damage == "another form":
+        (folder / STATE).write_text((folder / STATE).read_text().replace('"form": 2', '"form": 1'))
     elif damage == "a list":
         (folder / STATE).write_text("[]")
     elif damage == "other tensors":
