@@ -12,6 +12,7 @@ from feedback.errors import DataRefusedError
 
 PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
 """`{messages, chosen, rejected, source, group}` and `{messages, answer, good, group}`; a dataset version may have neither."""
+_NEEDED = {PAIRS: ("chosen", "rejected"), RATED: ("answer", "good")}
 
 
 def evidence_of(dataset: Path) -> Evidence:
@@ -50,10 +51,10 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a frozen file, none where there is no such file. Raises `DataRefusedError` for a damaged one."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
             except ValueError as error:
                 raise DataRefusedError(
                     f"{path}:{number}: is not a JSON row ({error}); the file was changed or cut after it was frozen"
@@ -61,5 +62,9 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
                 raise DataRefusedError(
                     f"{path}:{number}: is no row with messages; the file was changed after it was frozen"
+                )
+            if lacking := [name for name in _NEEDED.get(path.name, ()) if name not in row]:
+                raise DataRefusedError(
+                    f"{path}:{number}: lacks {' and '.join(lacking)}; the file was changed after it was frozen"
                 )
             yield row

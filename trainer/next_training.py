@@ -19,7 +19,7 @@ from feedback.storage.tables import DatasetVersion, ModelVersion
 from trainer.machine import Machine
 from trainer.method import evidence_of
 from trainer.nights import too_short
-from trainer.preflight import Rows, gigabytes, plan, planned, refuse_too_large
+from trainer.preflight import Rows, gigabytes, plan, planned, refuse_too_large, refuse_unrendered
 
 _PLANNED = Rows(count=1000, tokens=200_000, longest=400, answered=0.3)
 
@@ -68,6 +68,7 @@ def next_training(session: Session | None, settings: Settings, model: Model, mac
         wanted = planned(directory, rows, training, machine, method, versions)
     told = f"{what} by {method.upper()}: {wanted.told()}"
     try:
+        refuse_unrendered(wanted)
         refuse_too_large(wanted, machine.device_memory, training.memory_limit)
     except DataRefusedError as error:
         return Finding(about, "problem", f"{told}; {error}")

@@ -267,3 +267,13 @@ def test_a_cpu_that_others_fill_is_warned_of_without_words_about_gpus(
     monkeypatch.setattr(doctor, "find_machine", lambda: full)
     found = _told(_settings(tmp_path / "data"))["training assistant"]
     assert found.state == "warning" and "gpu" not in found.text and "end what else runs here" in found.text
+
+
+def test_rows_that_the_base_cannot_be_trained_on_are_a_problem(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """All have tools, which the starter's template does not render."""
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    _with_dataset(sqlite_database, tmp_path, train=[row(n, tools=[tool]) for n in range(60)])
+    found = _told(_settings(tmp_path))["training assistant"]
+    assert found.state == "problem" and "all 60 rows have tools" in found.text

@@ -72,6 +72,24 @@ def test_evidence_is_counted_without_what_watches_the_training(tmp_path: Path) -
     assert evidence_of(data).good == 4  # users rated those well too
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        ("train.jsonl", b'{"messages": [{"role": "user", "content": "\xff"}]}', "is not a JSON row"),
+        ("pairs.jsonl", b'{"messages": [], "chosen": "yes"}', "lacks rejected"),
+        ("rated.jsonl", b'{"messages": []}', "lacks answer and good"),
+    ],
+    ids=["not UTF-8", "half a pair", "unrated"],
+)
+def test_a_damaged_line_is_named_by_file_and_number(
+    tmp_path: Path, file: str, line: bytes, told: str
+) -> None:
+    write_dataset(tmp_path, [row(0)])
+    (tmp_path / file).write_bytes(line + b"\n")
+    with pytest.raises(DataRefusedError, match=f"{file}:1: {told}.*after it was frozen"):
+        evidence_of(tmp_path)
+
+
 def test_preferences_are_trained_at_a_fortieth_of_the_rate() -> None:
     assert chosen_rate(8_000_000_000, "dpo") == pytest.approx(5e-6)
     assert chosen_rate(8_000_000_000, "sft") == pytest.approx(2e-4)
