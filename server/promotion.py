@@ -33,13 +33,16 @@ async def promote(
     decided_by: str,
     cycle_id: str | None,
     key_id: str | None = None,
+    instead_of: str | None = None,
 ) -> Moved:
-    """Make a version (or the base) the champion.
+    """Make a version (or the base) the champion, in the place of the one that it was compared with, where that is said.
 
     Raises `NotFoundError` for an unknown model or version, `ConflictError` when its state does not allow it,
     `UnsoundAdapterError` when its files are not what was published, `UnavailableError` when no engine can be warmed.
     """
-    return await _move(gateway, model, version, "promotion", reason, Actor(decided_by, key_id), cycle_id)
+    return await _move(
+        gateway, model, version, "promotion", reason, Actor(decided_by, key_id), cycle_id, instead_of
+    )
 
 
 async def roll_back(
@@ -71,9 +74,10 @@ async def _move(
     reason: str,
     actor: Actor,
     cycle_id: str | None,
+    instead_of: str | None = None,
 ) -> Moved:
     async with made_warm(gateway, model, version) as route:
-        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, actor, cycle_id)
+        moved = await asyncio.to_thread(_write, gateway, route, kind, reason, actor, cycle_id, instead_of)
     await asyncio.to_thread(gateway.live.refresh)
     return moved
 
@@ -121,13 +125,21 @@ def _version_before(gateway: Gateway, model: str) -> str:
 
 
 def _write(
-    gateway: Gateway, route: Route, kind: MoveKind, reason: str, actor: Actor, cycle_id: str | None
+    gateway: Gateway,
+    route: Route,
+    kind: MoveKind,
+    reason: str,
+    actor: Actor,
+    cycle_id: str | None,
+    instead_of: str | None,
 ) -> Moved:
     to = None if route.version == BASE else route.version
     with gateway.database.session() as session:
         now = gateway.now()
         before = get_model(session, route.model).moves
-        move = move_champion(session, route.model, to, kind, reason, actor.name, cycle_id, now)
+        move = move_champion(
+            session, route.model, to, kind, reason, actor.name, cycle_id, now, instead_of=instead_of
+        )
         if move.position > before:  # and not one that this cycle made before
             act: Act = "champion.promote" if kind == "promotion" else "champion.rollback"
             facts = {"from": move.from_version or BASE, "to": route.version, "reason": reason}

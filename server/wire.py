@@ -74,6 +74,8 @@ class Promote(Wire):
     version: Version
     reason: Line
     cycle_id: Name | None = None
+    instead_of: Version | None = None
+    """The champion that it was compared with; where that is another by now, nothing is moved."""
 
 
 class Rollback(Wire):

@@ -172,7 +172,7 @@ class CanaryKeeper:
         """Ask the server to move the champion, which ends the canary; what it refuses ends it too."""
         reason = f"canary: {reason}"
         try:
-            self._workshop.gateway.promote(row.model, row.version, reason, row.cycle_id)
+            self._workshop.gateway.promote(row.model, row.version, reason, row.cycle_id, row.against)
         except UnavailableError:
             raise
         except StarloopError as error:

@@ -143,9 +143,12 @@ class Gateway:
         response, _ = self._call(f"/v1/models/{model}/rollback", {"version": version, "reason": reason}, {})
         _raise_for(response, f"rolling {model} back")
 
-    def promote(self, model: str, version: str, reason: str, cycle_id: str | None) -> None:
-        """Move the champion to `version`, warmed up first by the server. Raises `ConflictError` where it may not."""
-        body = {"version": version, "reason": reason, "cycle_id": cycle_id}
+    def promote(self, model: str, version: str, reason: str, cycle_id: str | None, instead_of: str) -> None:
+        """Move the champion from `instead_of` (or `base`) to `version`, warmed up first by the server.
+
+        Raises `ConflictError` where it may not, or another one is the champion.
+        """
+        body = {"version": version, "reason": reason, "cycle_id": cycle_id, "instead_of": instead_of}
         response, _ = self._call(f"/v1/models/{model}/promote", body, {})
         _raise_for(response, f"promoting {model}@{version}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 from sqlmodel import select
 
+from feedback.errors import ConflictError
 from feedback.registry.canaries import canary_of
 from feedback.registry.models import get_model
 from feedback.registry.versions import reject_version
@@ -44,26 +45,29 @@ def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> Non
     """Begin the canary or move the champion, unless somebody else has moved it since the comparison."""
     cycle, compared = record.row, (record.row.result or {})["champion"]
     with workshop.database.reading() as session:
-        moved = session.exec(select(Move).where(Move.cycle_id == cycle.id)).first()
         begun = canary_of(session, cycle.id, "canary")
-        serving = get_model(session, cycle.model).champion or "base"
+    moved, serving = _moved(workshop, record)
     wanted = workshop.settings.canary
-    if moved is not None or begun is not None:
+    if moved or begun is not None:
         pass  # this cycle did so before it was interrupted
     elif serving != compared:
-        record.finish(
-            "inconclusive",
-            f"the champion moved from {compared} to {serving} while the cycle ran, and the comparison was with the "
-            "former; run another cycle",
-        )
+        _leave(record, compared, serving)
         return
     elif wanted.share:
         workshop.gateway.begin_canary(
             cycle.model, record.challenger, wanted.share, wanted.hours, decision.reason, cycle.id
         )
     else:
-        workshop.gateway.promote(cycle.model, record.challenger, decision.reason, cycle.id)
-    if begun is not None or (moved is None and wanted.share):
+        try:
+            workshop.gateway.promote(cycle.model, record.challenger, decision.reason, cycle.id, compared)
+        except ConflictError:  # while the engines were warmed, or after an answer that was lost
+            moved, serving = _moved(workshop, record)
+            if not moved and serving == compared:
+                raise
+            if not moved:
+                _leave(record, compared, serving)
+                return
+    if begun is not None or (not moved and wanted.share):
         record.leave_to_users(
             f"the gate said promoted: {decision.reason}; {wanted.share:.0%} of the users get "
             f"{cycle.model}@{record.challenger} for at most {wanted.hours:g} h"
@@ -73,3 +77,18 @@ def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> Non
         watch_promotion(workshop, session, cycle, compared)
         session.commit()
     record.finish("promoted", decision.reason)
+
+
+def _moved(workshop: Workshop, record: CycleRecord) -> tuple[bool, str]:
+    """Whether this cycle has moved the champion, and which one serves now."""
+    with workshop.database.reading() as session:
+        moved = session.exec(select(Move).where(Move.cycle_id == record.row.id)).first()
+        return moved is not None, get_model(session, record.row.model).champion or "base"
+
+
+def _leave(record: CycleRecord, compared: str, serving: str) -> None:
+    record.finish(
+        "inconclusive",
+        f"the champion moved from {compared} to {serving} while the cycle ran, and the comparison was with the "
+        "former; run another cycle",
+    )

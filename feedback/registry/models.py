@@ -20,6 +20,8 @@ from feedback.settings import Settings
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import ModelVersion, Move, RegisteredModel
 
+GATE = "gate"
+"""Who decides where nobody does but a cycle."""
 MoveKind = Literal["promotion", "rollback"]
 SERVABLE = ("registered", "promoted", "rejected")
 """States of versions that can be asked for by name; `rejected` too, so that a person can look at them."""
@@ -82,11 +84,13 @@ def move_champion(
     decided_by: str,
     cycle_id: str | None,
     now: datetime,
+    instead_of: str | None = None,
 ) -> Move:
     """Make version `to` (None: the base itself) the champion, and write down who decided and why.
 
     Moves of one model take turns, so each starts from where the one before ended. A cycle that asks again for the
-    move that it just made is given that move. Raises `NotFoundError` for an unknown model or version, and
+    move that it just made is given that move, and the gate's word moves it once. `instead_of` (`base` is the base) is the champion that
+    the decision was made against. Raises `NotFoundError` for an unknown model or version, and
     `ConflictError` where the version cannot serve, is champion already, or is not what a rollback leads to.
     """
     if not reason.strip():
@@ -99,6 +103,17 @@ def move_champion(
         if made is not None and cycle_id is not None and made.cycle_id == cycle_id:
             return made
         raise ConflictError(f"{model}@{to or 'base'} is the champion already; nothing was moved")
+    by_gate = select(Move).where(Move.cycle_id == cycle_id, Move.decided_by == GATE)
+    if cycle_id is not None and decided_by == GATE and session.exec(by_gate).first() is not None:
+        raise ConflictError(
+            f"the cycle {cycle_id} promoted once already, and the champion was moved to {model}@{row.champion or 'base'} since: "
+            "nothing was moved"
+        )
+    if instead_of not in (None, row.champion or "base"):
+        raise ConflictError(
+            f"{model}@{to or 'base'} was compared with {model}@{instead_of}, and the champion is {model}@{row.champion or 'base'} "
+            "by now: nothing was moved; compare again"
+        )
     if kind == "rollback" and to != rollback_target(session, model):
         raise ConflictError(
             f"the champion of {model!r} moved in the meantime; look again and repeat the rollback"

@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from feedback.access.audit import Actor
 from feedback.errors import BadFieldError, NotFoundError
-from feedback.registry.models import get_model
+from feedback.registry.models import GATE, get_model
 from feedback.registry.rejection import turn_down
 from feedback.registry.snapshot import Alias, Snapshot
 from feedback.registry.versions import list_versions
@@ -80,12 +80,15 @@ def version_card(
 async def promote_version(
     name: FromPath[str], data: JSONBody[Promote], request: GatewayRequest, gateway: Parts
 ) -> MovedView:
-    """Make a version the champion: its files are checked, every engine is warmed, then all traffic goes to it."""
+    """Make a version the champion: its files are checked, every engine is warmed, then all traffic goes to it; 409 where `instead_of`
+    is given and is not the champion."""
     request.user.need_model(name)
     number = data.version.removeprefix(f"{name}@")
     decided_by = _decided_by(request.user, data.cycle_id)
     key_id = request.user.key_id
-    return _shown(await promote(gateway, name, number, data.reason, decided_by, data.cycle_id, key_id))
+    expected = None if data.instead_of is None else data.instead_of.removeprefix(f"{name}@")
+    moved = await promote(gateway, name, number, data.reason, decided_by, data.cycle_id, key_id, expected)
+    return _shown(moved)
 
 
 @post("/v1/models/{name:str}/rollback", status_code=200, opt=_ADMIN)
@@ -170,7 +173,7 @@ async def retire_named(name: str, caller: Caller, gateway: Gateway) -> Retired:
 
 def _decided_by(caller: Caller, cycle_id: str | None) -> str:
     """The loop acts on the gate's word; anyone else decides in their own name."""
-    return "gate" if caller.loop and cycle_id is not None else caller.owner
+    return GATE if caller.loop and cycle_id is not None else caller.owner
 
 
 def _shown(moved: Moved) -> MovedView:

@@ -346,3 +346,14 @@ def test_promotions_under_load_fail_no_request_and_every_answer_is_of_the_versio
     counts = gateway.run(both())
     assert sum(counts.values()) == 800
     assert set(counts) >= {"assistant@1.0", "assistant@1.1"}
+
+
+def test_nothing_is_promoted_in_the_place_of_a_champion_that_was_moved_meanwhile(gateway: Inside) -> None:
+    first, second = new_version(gateway), new_version(gateway)
+    promote(gateway, first)
+    body = {"version": second, "reason": "better", "instead_of": "base"}
+    told = gateway.call("POST", "/v1/models/assistant/promote", body)
+    assert told.status == 409
+    assert f"the champion is assistant@{first} by now" in told.json["error"]["message"]
+    body["instead_of"] = f"assistant@{first}"
+    assert gateway.call("POST", "/v1/models/assistant/promote", body).status == 200

@@ -123,9 +123,14 @@ def test_a_promotion_names_its_cycle_and_a_conflict_is_said() -> None:
         return httpx.Response(409, json={"error": {"message": "the champion has moved"}})
 
     with pytest.raises(ConflictError, match="the champion has moved"):
-        gateway(respond).promote("assistant", "1.1", "better", "cycle-1")
+        gateway(respond).promote("assistant", "1.1", "better", "cycle-1", "base")
     assert seen[0].url.path == "/v1/models/assistant/promote"
-    assert json.loads(seen[0].content) == {"version": "1.1", "reason": "better", "cycle_id": "cycle-1"}
+    assert json.loads(seen[0].content) == {
+        "version": "1.1",
+        "reason": "better",
+        "cycle_id": "cycle-1",
+        "instead_of": "base",
+    }
 
 
 def test_closing_ends_a_call_that_waits() -> None:

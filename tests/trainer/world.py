@@ -80,6 +80,8 @@ class FakeServer:
         self.promotions: list[dict[str, Any]] = []
         self.canaries: list[dict[str, Any]] = []
         self.away = False
+        self.loses_answers = False
+        self.before_the_move: Callable[[Session], None] = lambda _: None
         self._lock = threading.Lock()
 
     def transport(self) -> httpx.MockTransport:
@@ -114,7 +116,12 @@ class FakeServer:
         if what == "promote":
             self.promotions.append(body)
             version, cycle_id = body["version"], body["cycle_id"]
-            move_champion(session, MODEL, version, "promotion", reason, "gate", cycle_id, now)
+            self.before_the_move(session)
+            against = body["instead_of"]
+            move_champion(session, MODEL, version, "promotion", reason, "gate", cycle_id, now, against)
+            if self.loses_answers:
+                session.commit()
+                raise httpx.ReadTimeout("the answer is lost")
         elif what == "rollback":
             to = rollback_target(session, MODEL)
             if body["version"] != (to or "base"):
@@ -137,6 +144,7 @@ class World:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.stopping = threading.Event()
         self.trainings = 0
+        self.patience = 0.0
         self.learns: Callable[[str], str] = talented("old", "new")
         """What the next trained version will answer."""
         self.server = FakeServer(database, self.clock)
@@ -169,7 +177,7 @@ class World:
             "http://starloop",
             "sl-loop",
             transport=self.server.transport(),
-            patience=0.0,
+            patience=self.patience,
             pause=lambda _: False,
         )
         return Workshop(self.database, self.settings, gateway, self.make_version, self.clock)
