@@ -2,6 +2,9 @@
 
 Where somebody wrote down the right answer, imitating it says most. Where people only found one answer better than
 another, that preference is what there is to learn; where they only called answers good or bad, that.
+
+Each training begins at the base, so all that a dataset version holds counts, not what is new in it alone: preferences teach a
+model that has learned an answer, and do not teach the answer again.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ PREFERENCE = "preference"
 """The source of pairs that were preferred side by side: no target came of them."""
 REPLAYED = "replay"
 """The source of answers that were rated well and are trained on as they are."""
+_OLD_SKILL = {"base", REPLAYED}
+"""Sources of what is trained on so that it is not forgotten."""
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -34,6 +39,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
     targets: int
     new: int
+    right: int
+    """Targets that taught something when they came: all but those trained on so that old skill is kept."""
     pairs: int
     preferred: int
     """Pairs whose better answer was only rated better, or preferred side by side."""
@@ -47,10 +54,11 @@ class Evidence(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, targets: Iterable[tuple[str, bool]], pairs: Iterable[str], rated: Iterable[bool]) -> Evidence:
         """Counted from each target's source and whether it is new, each pair's source, and whether a rated answer is good."""
-        known = new = replayed = both = preferred = chosen = good = bad = 0
+        known = new = right = replayed = both = preferred = chosen = good = bad = 0
         for source, is_new in targets:
             known += 1
             new += is_new
+            right += source not in _OLD_SKILL
             replayed += source == REPLAYED
         for source in pairs:
             both += 1
@@ -60,8 +68,15 @@ class Evidence(Struct, frozen=True, kw_only=True):
             good += is_good
             bad += not is_good
         return cls(
-            targets=known, new=new, pairs=both, preferred=preferred, chosen=chosen, good=good + replayed, bad=bad
-        )  # fmt: skip
+            targets=known,
+            new=new,
+            right=right,
+            pairs=both,
+            preferred=preferred,
+            chosen=chosen,
+            good=good + replayed,
+            bad=bad,
+        )
 
 
 class Choice(Struct, frozen=True):
@@ -76,22 +91,24 @@ def choose(wanted: Wanted, evidence: Evidence) -> Choice:
 
     Raises `DataRefusedError` where there is nothing that the method could learn from.
     """
-    held = f"{evidence.targets} right answers ({evidence.new} new), {evidence.pairs} pairs"
+    held = (
+        f"{evidence.right} right answers ({evidence.new} new) beside {evidence.targets - evidence.right} of old skill, "
+        f"{evidence.pairs} pairs"
+    )
     if evidence.good or evidence.bad:
         held += f", {evidence.good} good and {evidence.bad} bad answers"
     if wanted != "auto":
         _refuse_without_evidence(wanted, evidence)
         return Choice(wanted, f"{wanted} was asked for; the dataset version has {held}")
-    written = max(evidence.new - (evidence.preferred - evidence.chosen), 0)
+    written = max(evidence.right - (evidence.preferred - evidence.chosen), 0)
     if evidence.preferred >= ENOUGH and evidence.preferred > written:
         return Choice(
-            "dpo",
-            f"{held}: most of what is new was only found better than another answer, so pairs are learned from",
+            "dpo", f"{held}: most of it was only found better than another answer, so pairs are learned from"
         )
-    if min(evidence.good, evidence.bad) >= ENOUGH and evidence.new < FEW:
+    if min(evidence.good, evidence.bad) >= ENOUGH and evidence.right < FEW:
         return Choice(
             "kto",
-            f"{held}: few right answers are new, and many answers were called good or bad, so those are learned from",
+            f"{held}: few right answers are known, and many answers were called good or bad, so those are learned from",
         )
     return Choice("sft", f"{held}: right answers are known, and imitating them says most")
 

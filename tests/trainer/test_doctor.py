@@ -224,7 +224,7 @@ def test_the_next_training_is_planned_by_the_method_that_the_evidence_chooses(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
     priced: dict[str, Any] = {"teraflops": 0.1, "price_per_hour": 1.0, "hosted_prices": {"elsewhere": 3.0}}
-    train = [row(n, new=False) for n in range(60)]
+    train = [row(n, new=False, source="base") for n in range(60)]
     _with_dataset(sqlite_database, tmp_path, train=train, rated=_rated(500))
     found = {
         wanted: _told(_settings(tmp_path, training=Training(method=wanted, epochs=1, **priced)))[

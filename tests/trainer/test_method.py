@@ -15,28 +15,29 @@ from trainer.method import evidence_of
 
 
 def evidence(**counts: int) -> Evidence:
-    plain = {"targets": 1000, "new": 200, "pairs": 0, "preferred": 0, "good": 0, "bad": 0}
+    plain = {"targets": 1000, "new": 200, "right": 200, "pairs": 0, "preferred": 0, "good": 0, "bad": 0}
     return Evidence(**(plain | counts))
 
 
 @pytest.mark.parametrize(
     ("counts", "method", "why"),
     [
-        ({}, "sft", "1000 right answers (200 new), 0 pairs: right answers are known"),
+        ({}, "sft", "200 right answers (200 new) beside 800 of old skill, 0 pairs: right answers are known"),
         ({"pairs": 5000}, "sft", "5000 pairs: right answers are known"),
-        ({"pairs": 400, "preferred": 150, "new": 160}, "sft", "right answers are known"),
-        ({"pairs": 400, "preferred": 300, "new": 350}, "dpo", "only found better than another answer"),
-        ({"pairs": 400, "preferred": 200, "new": 450}, "sft", "right answers are known"),
-        ({"pairs": 300, "preferred": 300, "chosen": 300, "new": 250}, "dpo", "only found better"),
-        ({"pairs": 300, "preferred": 300, "chosen": 300, "new": 350}, "sft", "right answers are known"),
+        ({"pairs": 400, "preferred": 150, "right": 160}, "sft", "right answers are known"),
+        ({"pairs": 400, "preferred": 300, "right": 350}, "dpo", "only found better than another answer"),
+        ({"pairs": 400, "preferred": 200, "right": 450}, "sft", "right answers are known"),
+        ({"pairs": 300, "preferred": 300, "chosen": 300, "right": 250}, "dpo", "only found better"),
+        ({"pairs": 300, "preferred": 300, "chosen": 300, "right": 350}, "sft", "right answers are known"),
         (
-            {"good": 500, "bad": 400, "new": 49},
+            {"good": 500, "bad": 400, "right": 49},
             "kto",
-            "500 good and 400 bad answers: few right answers are new",
+            "500 good and 400 bad answers: few right answers are known",
         ),
-        ({"good": 500, "bad": 400, "new": 50}, "sft", "right answers are known"),
+        ({"good": 500, "bad": 400, "right": 50}, "sft", "right answers are known"),
+        ({"good": 500, "bad": 400, "new": 9, "right": 140}, "sft", "140 right answers (9 new)"),
         ({"good": 500, "bad": 100}, "sft", "100 bad answers: right answers are known"),
-        ({"good": 500, "bad": 400, "new": 600}, "sft", "right answers are known"),
+        ({"good": 500, "bad": 400, "right": 600}, "sft", "right answers are known"),
     ],
 )
 def test_the_evidence_chooses_and_the_choice_counts_it(counts: dict[str, int], method: str, why: str) -> None:
@@ -47,7 +48,7 @@ def test_the_evidence_chooses_and_the_choice_counts_it(counts: dict[str, int], m
 def test_what_is_asked_for_is_done_where_there_is_something_to_learn_from() -> None:
     assert choose("dpo", evidence(pairs=3)).method == "dpo"
     assert choose("kto", evidence(pairs=3)).method == "kto"
-    assert "sft was asked for" in choose("sft", evidence(pairs=900, preferred=900, new=900)).reason
+    assert "sft was asked for" in choose("sft", evidence(pairs=900, preferred=900, right=900)).reason
     with pytest.raises(DataRefusedError, match="has no pairs"):
         choose("dpo", evidence(bad=10))
     with pytest.raises(DataRefusedError, match="has only good answers"):
@@ -56,7 +57,7 @@ def test_what_is_asked_for_is_done_where_there_is_something_to_learn_from() -> N
 
 def test_evidence_is_counted_without_what_watches_the_training(tmp_path: Path) -> None:
     data = write_dataset(tmp_path, map(row, range(9)), [row(100)])
-    assert evidence_of(data) == evidence(targets=9, new=3)
+    assert evidence_of(data) == evidence(targets=9, new=3, right=9)
 
     def pair(number: int, **changes: Any) -> dict[str, Any]:
         return {"messages": [], "chosen": "a", "rejected": "b", "group": str(number), **changes}
@@ -66,7 +67,7 @@ def test_evidence_is_counted_without_what_watches_the_training(tmp_path: Path) -
         {"messages": [], "answer": "a", "good": good, "group": str(n)} for n, good in enumerate([1, 0, 0])
     ]
     write_rows(data / "rated.jsonl", [*rated, {**rated[0], "group": "100"}])
-    assert evidence_of(data) == evidence(targets=9, new=3, pairs=2, preferred=1, good=1, bad=2)
+    assert evidence_of(data) == evidence(targets=9, new=3, right=9, pairs=2, preferred=1, good=1, bad=2)
     replayed = [row(number, source="replay") for number in range(9, 12)]
     write_rows(data / "train.jsonl", [*map(row, range(9)), *replayed])
     assert evidence_of(data).good == 4  # users rated those well too

@@ -91,7 +91,7 @@ def test_ratings_alone_are_frozen_trained_on_by_kto_explained_and_promoted_and_n
         facts = get_version(session, MODEL, "1.0").facts
     why = facts["method_reason"]
     assert facts["method"] == "kto", why
-    assert "few right answers are new, and many answers were called good or bad" in why
+    assert "few right answers are known, and many answers were called good or bad" in why
     assert facts["good"] >= 200 and facts["bad"] >= 200 and facts["steps"] > 20
     again = run(world)
     assert again.decision == "skipped"
