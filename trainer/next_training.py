@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ from feedback.datasets.methods import Method, choose
 from feedback.errors import DataRefusedError
 from feedback.registry.bases import STARTER
 from feedback.registry.versions import list_versions
-from feedback.settings import Model, Settings
+from feedback.settings import Engine, Model, Settings
 from feedback.storage.tables import DatasetVersion, ModelVersion
 from trainer.machine import Machine
 from trainer.method import evidence_of
@@ -22,6 +24,9 @@ from trainer.nights import too_short
 from trainer.preflight import Rows, gigabytes, plan, planned, refuse_too_large, refuse_unrendered
 
 _PLANNED = Rows(count=1000, tokens=200_000, longest=400, answered=0.3)
+
+_OPTION, _SHARE = "--gpu-memory-utilization", 0.92
+"""How vLLM is told its share of a GPU, and what it takes where it is not (0.32)."""
 
 State = Literal["ok", "note", "warning", "problem"]
 
@@ -72,14 +77,36 @@ def next_training(session: Session | None, settings: Settings, model: Model, mac
         refuse_too_large(wanted, machine.device_memory, training.memory_limit)
     except DataRefusedError as error:
         return Finding(about, "problem", f"{told}; {error}")
-    if wanted.memory is not None and wanted.memory.total > machine.device_free:
+    left = _left_by_engines(settings, machine)
+    if wanted.memory is not None and wanted.memory.total > min(left, machine.device_free):
         short = f"only {gigabytes(machine.device_free)} are free now"
+        if left < machine.device_free:
+            short = f"only {gigabytes(left)} are left beside the engine with its key-value cache"
         if not (training.engine_asleep and training.window):
             return Finding(about, "warning", f"{told}; {short}: {_advice(machine)}")
         told += f"; {short}, and the engines that Starloop starts sleep while it trains"
     if (warning := too_short(wanted, training)) is not None:
         return Finding(about, "warning", f"{told}; {warning}")
     return Finding(about, "ok", told)
+
+
+def _left_by_engines(settings: Settings, machine: Machine) -> int:
+    """Bytes of the device that trains which are left when the engines run that Starloop starts. They may not run yet; where they take
+    a GPU it is the first, and on a CPU what they take is part of what is not free."""
+    devices = settings.training.devices
+    if not machine.gpus or (devices and "0" not in devices.split(",")):
+        return machine.device_memory
+    here = (one for one in settings.engine if not one.urls and "CUDA_VISIBLE_DEVICES" not in one.environment)
+    return int(machine.device_memory * max(0.0, 1 - sum(map(_share, here))))
+
+
+def _share(engine: Engine) -> float:
+    words = [part for word in engine.arguments for part in word.split("=", 1)]
+    for option, value in pairwise(words):
+        if option.replace("_", "-") == _OPTION:
+            with suppress(ValueError):
+                return float(value)
+    return _SHARE
 
 
 def _advice(machine: Machine) -> str:

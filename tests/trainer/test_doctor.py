@@ -108,6 +108,31 @@ def test_a_gpu_that_the_engine_fills_is_warned_of(tmp_path: Path, monkeypatch: p
     assert found["GPU"].text.startswith("NVIDIA L4")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "devices", "state"),
+    [
+        ([], "", "warning"),
+        ([], "0", "warning"),
+        (["--gpu-memory-utilization", "0.6"], "", "ok"),
+        (["--gpu_memory_utilization=0.6"], "", "ok"),
+        ([], "1", "ok"),
+    ],
+)
+def test_what_the_engine_will_take_of_a_gpu_counts_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], devices: str, state: str
+) -> None:
+    gpus = [Gpu("NVIDIA L4", 2 << 30, 2 << 30) for _ in range(2)]
+    monkeypatch.setattr(doctor, "find_machine", lambda: msgspec.structs.replace(SMALL, gpus=gpus))
+    engine = Engine(arguments=arguments)
+    found = _told(_settings(tmp_path / "data", engine=[engine], training=Training(devices=devices, batch=64)))
+    assert found["training assistant"].state == state, found["training assistant"].text
+    if state == "warning":
+        assert (
+            "0.2 GB are left beside the engine with its key-value cache: lower"
+            in found["training assistant"].text
+        )
+
+
 def test_a_place_for_steps_without_its_server_is_a_problem(tmp_path: Path) -> None:
     found = _told(_settings(tmp_path / "data", training=Training(log_to=["mlflow"])))["tracking"]
     assert found.state == "problem" and "mlflow_url" in found.text
