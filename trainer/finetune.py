@@ -65,7 +65,7 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     out = Path(spec.out)
     beside = out if out.is_dir() else None
     train = encoder.encode_rows(read(dataset / "train.jsonl"), beside)
-    validation = encoder.encode_rows(read(dataset / "validation.jsonl"), beside)
+    validation = encoder.encode_rows(read(dataset / "validation.jsonl"), beside, watching=True)
     _check_mask(train)
     watched = random.Random(spec.seed).sample(
         validation.examples, min(VALIDATION_LIMIT, len(validation.examples))

@@ -91,10 +91,12 @@ class Encoder:
         self._end_tokens = frozenset(end_tokens)
         self._marked = bool(_MARKER.search(tokenizer.chat_template))
 
-    def encode_rows(self, rows: Iterable[Mapping[str, Any]], folder: Path | None = None) -> EncodedRows:
+    def encode_rows(
+        self, rows: Iterable[Mapping[str, Any]], folder: Path | None = None, watching: bool = False
+    ) -> EncodedRows:
         """Encode a split into a file in `folder`. A row that does not fit or cannot be masked is counted and left out, never cut.
 
-        Raises `DataRefusedError` when no row is left, with the first row's problem.
+        Raises `DataRefusedError` when no row is left, with the first row's problem, unless they only watch a training.
         """
         result = EncodedRows(StoredExamples(folder), Numbers(folder))
         for number, row in enumerate(rows):
@@ -104,7 +106,7 @@ class Encoder:
             except UnusableRowError as error:
                 result.left_out[error.reason] += 1
                 result.problem = result.problem or f"example {row.get('id')}: {error}"
-        if not result.examples and result.left_out:
+        if not result.examples and result.left_out and not watching:
             raise DataRefusedError(
                 f"none of {result.left_out.total()} examples can be trained on; {result.problem}"
             )

@@ -246,6 +246,16 @@ def test_examples_of_no_weight_or_too_long_are_left_out_and_counted_never_cut(
     assert (facts["examples"], facts["left_out"]) == (24, {"of no weight": 2, "longer than the context": 1})
 
 
+def test_a_training_whose_validation_examples_are_all_too_long_goes_on_unwatched_and_counts_them(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    long = [row(n, messages=[{"role": "user", "content": "apple " * 200}]) for n in (98, 99)]
+    data = write_dataset(tmp_path / "data", ROWS, long)
+    facts, _ = run(spec(tiny_base, data, tmp_path / "out", epochs=1))
+    assert (facts["validation_examples"], facts["validation_loss"]) == (0, None)
+    assert facts["left_out"] == {"longer than the context": 2}
+
+
 def test_a_row_that_was_cut_is_named_by_file_and_line(tiny_base: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", ROWS)
     text = (data / "train.jsonl").read_text()
