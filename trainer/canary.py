@@ -78,12 +78,19 @@ def always_valid_interval(on_trial: Arm, against: Arm, alpha: float = ALPHA) -> 
 
 
 def look(
-    on_trial: Arm, against: Arm, guardrails: Sequence[Finding], wanted: Canary, over: bool, watch: bool
+    on_trial: Arm,
+    against: Arm,
+    guardrails: Sequence[Finding],
+    wanted: Canary,
+    over: bool,
+    watch: bool,
+    sound: bool = True,
 ) -> Look:
     """What is to be done now. `over`: its time is up. Rollback wins over everything, guardrails act at once.
 
     A canary passes where the challenger is shown to lose no more than `margin` stars (or to gain, where `better` asks
-    so). A watch only looks for harm, until its time is up. A canary that answered nobody has shown nothing.
+    so). A watch only looks for harm, until its time is up. A canary that answered nobody, or of whose answers none was `sound`, has
+    shown nothing.
     """
     ratings, interval, more = _by_ratings(on_trial, against, wanted, watch)
     findings = [ratings, *guardrails]
@@ -99,6 +106,9 @@ def look(
         return ruled("pass", ratings.text)
     if over and not watch and not on_trial.answers:
         return ruled("nobody came", "the time is up and no user was answered by it, so nothing was tried")
+    if over and not watch and not sound:
+        told = f"the time is up and of its {counted(on_trial.answers, 'answer')} to users not one was sound, so nothing was shown"
+        return ruled("nobody came", told)
     if over:
         return ruled("time is up", f"the time is up and nothing speaks against it; {ratings.text}")
     return ruled("go on", ratings.text)

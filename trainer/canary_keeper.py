@@ -24,7 +24,7 @@ from feedback.threads import name_this_thread
 from trainer.canary import Arm, Look, look
 from trainer.canary_evidence import Evidence
 from trainer.clock_watch import SET_SECONDS, ClockWatch
-from trainer.guardrails import due_look, guard
+from trainer.guardrails import LAST_LOOK, due_look, guard
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.workshop import Workshop
 
@@ -152,11 +152,12 @@ class CanaryKeeper:
         ours, theirs = watched.arms
         due = due_look(max(len(on_trial.failed), ours.answers), watched.looks)
         slower = None if row.against == BASE else self._wanted.latency
-        guardrails = guard(
-            on_trial, against, due if due > watched.looks else None, self._wanted.guardrail, slower
-        )
         over = self._workshop.clock().timestamp() >= row.limit
-        seen = look(ours, theirs, guardrails, self._wanted, over, row.kind == "watch")
+        number = due if due > watched.looks else LAST_LOOK if over else None
+        guardrails = guard(on_trial, against, number, self._wanted.guardrail, slower)
+        seen = look(
+            ours, theirs, guardrails, self._wanted, over, row.kind == "watch", sound=on_trial.sound > 0
+        )
         result = {"looks": due, **msgspec.to_builtins(seen)}
         if due > watched.looks or result != watched.told:
             with self._workshop.database.session() as session:

@@ -2,7 +2,8 @@
 
 Looked at again and again, a test at a fixed level fires by chance sooner or later. So each kind of harm may be called
 falsely once in 300 comparisons over all looks together: a look is due when a quarter more answers have come
-than at the last one, and the k-th may spend 6/(π k)² of that. Beside it stands one rule for a version that breaks down
+than at the last one, and the k-th may spend 6/(π k)² of that; at the end there is one more, however few answers came, with as
+much as the first. Beside it stands one rule for a version that breaks down
 in mid-life, however many answers came before: half of its newest fifty bad, where less than a tenth of the other's are.
 
 Of one user no more than ten answers count, as those of one user fail together.
@@ -25,6 +26,8 @@ _FIRST, _GROWTH = 8, 1.25
 _SPENT = 0.01 / 3
 _NEWEST, _BROKEN, _WHOLE = 50, 0.5, 0.1
 _FEWEST_PACED = 20
+LAST_LOOK = 1
+"""As which the look at the end counts where no other is due."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Tally:
             if answer.log_pace is not None:
                 paces.setdefault(answer.unit, []).append(answer.log_pace)
         return cls(failed, malformed, [fmean(one) for one in paces.values()])
+
+    @property
+    def sound(self) -> int:
+        """Answers that neither failed nor were malformed."""
+        return len(self.malformed) - sum(self.malformed)
 
 
 def due_look(answers: int, done: int) -> int:
