@@ -19,7 +19,7 @@ from sqlmodel import Session
 from feedback.datasets.methods import Method, Wanted, choose
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
-from feedback.registry.bases import Base, resolve_base
+from feedback.registry.bases import Base, rendering_of, resolve_base
 from feedback.registry.retirements import require_room
 from feedback.registry.versions import list_versions, mark_version, reserve_version
 from feedback.settings import Settings
@@ -152,6 +152,7 @@ def train_version(
         settings.training,
         base_path=base.path,
         base_revision=base.revision,
+        rendering=rendering_of(base),
         engine_model=base.engine_model,
         dataset=str(folder),
         content=dataset.content_hash,

@@ -88,6 +88,8 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool = False
     quantisation: Literal["", "nf4"] = ""
     """Of the base while it trains; the adapter serves on the base as it is."""
+    rendering: str = ""
+    """Hash of what makes tokens of the rows: with another chat template it is another training."""
     content: str = ""
     """Hash of the dataset version's rows: without those that an erasure took it is another training."""
     timeout_seconds: float = 86_400.0

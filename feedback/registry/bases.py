@@ -19,6 +19,7 @@ from feedback.errors import NotFoundError, StorageError
 
 STARTER = "starter"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_RENDERING = ("*token*", "chat_template*", "vocab*", "merges.txt")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
@@ -69,6 +70,21 @@ def resolve_base(base: str, directory: Path) -> Base:
             f"{error.filename or directory}: the base {base!r} could not be read or linked ({error.strerror})"
         ) from error
     return Base(base, f"bases/{name}", str(path), revision)
+
+
+def rendering_of(base: Base) -> str:
+    """SHA-256 of the tokenizer's files and the chat template; empty for a base that is no directory. Raises `StorageError`."""
+    directory, digest = Path(base.path), hashlib.sha256()
+    if not directory.is_dir():
+        return ""
+    try:
+        for file in sorted({file for kind in _RENDERING for file in directory.glob(kind) if file.is_file()}):
+            digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: the base's tokenizer could not be read ({error.strerror}); make it readable"
+        ) from error
+    return digest.hexdigest()
 
 
 def _revision(path: Path, cache: Path) -> str:

@@ -143,6 +143,22 @@ def test_asked_again_it_is_the_same_version(desk: Desk, training: FakeTraining) 
     assert (desk.versions(), desk.published()) == ([("1.0", "registered")], ["assistant@1.0"])
 
 
+def test_with_another_chat_template_it_is_another_training(
+    sqlite_database: Database, tmp_path: Path, tiny_base: Path, training: FakeTraining
+) -> None:
+    """As where somebody marks the assistant's turn in it because rows could not be masked, and trains again."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    desk = Desk(sqlite_database, tmp_path / "data", base)
+    desk.train()
+    (base / "README.md").write_text("about it")
+    desk.train()
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# marked #}")
+    desk.train()
+    first, same, other = (asked.digest for asked in training.asked)
+    assert first == same != other
+
+
 def raising(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: str) -> None:
     """Let a step end the process before or after its work."""
     real = getattr(owner, name)
