@@ -91,7 +91,7 @@ def refuse_overlap(session: Session, suites: Suites, dataset_id: str) -> None:
         more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
         raise DataRefusedError(
             f"dataset {dataset_id} trains on near duplicates of cases that would judge it: {', '.join(seen[:_NAMED])}"
-            f"{more}; drop these cases, or build the dataset again"
+            f"{more}; drop these cases (`starloop data golden drop ID`), or build the dataset again"
         )
 
 

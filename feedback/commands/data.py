@@ -15,7 +15,7 @@ from feedback.commands.check import check
 from feedback.commands.imports import import_, imports
 from feedback.commands.options import emit, json_option, listing, person, settings_option
 from feedback.commands.text import conversation, part
-from feedback.datasets.cases import confirm_case, draw_cases, list_cases
+from feedback.datasets.cases import confirm_case, draw_cases, drop_case, list_cases
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.exports import FORMATS, exported
 from feedback.datasets.failures import triage_in_steps
@@ -248,6 +248,22 @@ def confirm(settings: Settings, case_id: str, answer: str, by: str, as_json: boo
         note(session, person(), "case.confirm", row.id, now, model=row.model, by=by)
         session.commit()
     emit(row.model_dump(), as_json, lambda: f"Case {row.id} is confirmed.")
+
+
+@golden.command(short_help="take a case out of its suite")
+@click.argument("case_id", metavar="ID")
+@json_option
+@settings_option
+def drop(settings: Settings, case_id: str, as_json: bool) -> None:
+    """Drop a case of any suite for good: it cannot be judged, or a dataset holds what is nearly the same.
+
+    Example: starloop data golden drop ID
+    """
+    with opened(settings, existing=True) as database, database.session() as session:
+        row = drop_case(session, case_id)
+        note(session, person(), "case.drop", row.id, datetime.now(UTC), model=row.model)
+        session.commit()
+    emit(row.model_dump(), as_json, lambda: f"Case {row.id} is dropped.")
 
 
 def _dataset(database: Database, dataset_id: str) -> DatasetVersion:

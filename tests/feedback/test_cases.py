@@ -265,3 +265,26 @@ def test_the_command_says_when_there_is_less_to_draw_than_was_asked_for(
     )
     assert shown.exit_code == 0, shown.output
     assert " of 5 cases drawn; no other live prompt" in shown.stdout
+
+
+def test_a_case_of_any_suite_is_dropped_by_the_command_and_judges_nothing_any_more(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    with sqlite_database.session() as session:
+        for suite in ("golden", "regression"):
+            case = Case(
+                id=suite, model="assistant", suite=suite, state="confirmed", prompt_hash=suite, created=0.0
+            )
+            case.group_key, case.messages, case.answer = suite, [{"role": "user", "content": suite}], "right"
+            session.add(case)
+        session.commit()
+    runner = CliRunner(env={"STARLOOP_STORAGE__DIRECTORY": str(tmp_path)})
+    for suite, cases in (("golden", golden_cases), ("regression", regression_cases)):
+        with sqlite_database.reading() as session:
+            assert len(cases(session, "assistant")) == 1
+        shown = runner.invoke(data, ["golden", "drop", suite])
+        assert (shown.exit_code, shown.stdout) == (0, f"Case {suite} is dropped.\n")
+        with sqlite_database.reading() as session:
+            assert cases(session, "assistant") == []
+    unknown = runner.invoke(data, ["golden", "drop", "nobody"])
+    assert unknown.exit_code == 1 and "there is no case" in unknown.stderr
