@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, col, func, or_, select
 
 from feedback.errors import StarloopError
 from feedback.settings import Schedule, Settings
@@ -40,7 +40,8 @@ PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0, 7200.0, 14400.0, 28800.0)
 _SECONDS = 10.0
 _REACH = 86_400.0
 """How long ago a cycle may have ended to be told of: who switches notices on hears nothing of last year."""
-_MOST = 20
+_MOST = 200
+"""Ends of one kind that are looked at together; what all channels were told of, or have given up, is not among them."""
 _log = logging.getLogger(__name__)
 
 
@@ -117,7 +118,7 @@ class Notifier:
         with self._database.session() as session:
             due = [
                 (news, channel)
-                for news in _ended(session, now - _REACH)
+                for news in _ended(session, now - _REACH, len(channels(self._wanted)))
                 for channel in channels(self._wanted)
                 if _is_due(session, news.id, channel, now)
             ]
@@ -234,18 +235,24 @@ def _is_due(session: Session, cycle_id: str, channel: str, now: float) -> bool:
     return row.state == "sending" and not waits
 
 
-def _ended(session: Session, since: float) -> list[News]:
-    """What ended or was found since then and is to be told, oldest first."""
+def _ended(session: Session, since: float, ways: int) -> list[News]:
+    """What ended or was found since then and is not done with on so many channels, oldest first."""
+    done = select(Notice.cycle_id).where(Notice.state != "sending")
+    done = done.group_by(col(Notice.cycle_id)).having(func.count() >= ways)
     cycles = session.exec(
         select(Cycle)
-        .where(col(Cycle.state).in_(ENDED), col(Cycle.updated) > since)
+        .where(col(Cycle.state).in_(ENDED), col(Cycle.updated) > since, col(Cycle.id).not_in(done))
         .order_by(col(Cycle.id).desc())
         .limit(_MOST)
     ).all()
     # the canary of a cycle is told with that
     canaries = session.exec(
         select(Canary)
-        .where(col(Canary.ended) > since, or_(Canary.kind == "watch", col(Canary.cycle_id).is_(None)))
+        .where(
+            col(Canary.ended) > since,
+            or_(Canary.kind == "watch", col(Canary.cycle_id).is_(None)),
+            col(Canary.id).not_in(done),
+        )
         .order_by(col(Canary.id).desc())
         .limit(_MOST)
     ).all()

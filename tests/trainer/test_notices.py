@@ -227,6 +227,16 @@ def test_an_answer_that_never_ends_holds_up_no_other_news(
     assert [row.state for row in desk.notices()] == ["sent", "sent"]
 
 
+def test_of_many_cycles_that_end_at_once_each_is_told(sqlite_database: Database, receiver: Receiver) -> None:
+    desk = Desk(sqlite_database, webhook=receiver.url)
+    for number in range(25):
+        desk.ended(f"cycle-{number:02}", "skipped")
+    while desk.notifier().tell_once():
+        pass
+    assert {json.loads(body)["id"] for _, body in receiver.got} == {f"cycle-{n:02}" for n in range(25)}
+    assert len(receiver.got) == 25
+
+
 def test_a_clock_that_was_set_back_delays_no_further_attempt(
     sqlite_database: Database, receiver: Receiver
 ) -> None:
