@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
 from feedback import starter
+from feedback.checks.cost import parameters_of
 from feedback.datasets.methods import Method, choose
 from feedback.errors import DataRefusedError
 from feedback.registry.bases import STARTER
@@ -51,6 +52,10 @@ def next_training(session: Session | None, settings: Settings, model: Model, mac
     if directory is None:
         return Finding(
             about, "note", f"{model.base} is not on this disk, so what its training takes is not known yet"
+        )
+    if not parameters_of(directory):
+        return Finding(
+            about, "note", f"{directory} holds no whole safetensors, so what its training takes is not known"
         )
     newest, versions = None, list[ModelVersion]()
     if session is not None:

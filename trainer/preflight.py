@@ -288,7 +288,7 @@ def plan(
 ) -> Preflight | None:
     """As `preflight`, by the model's versions, newest first; None where the base is not on this disk, or cannot be read."""
     tokenizer = base / "tokenizer.json"
-    if not tokenizer.is_file() or not (dataset / "train.jsonl").is_file():
+    if not tokenizer.is_file() or not (dataset / "train.jsonl").is_file() or not parameters_of(base):
         return None
     try:
         rows = rows_of(dataset, tokenizer, method)

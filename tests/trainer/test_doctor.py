@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -292,6 +293,17 @@ def test_a_cpu_that_others_fill_is_warned_of_without_words_about_gpus(
     monkeypatch.setattr(doctor, "find_machine", lambda: full)
     found = _told(_settings(tmp_path / "data"))["training assistant"]
     assert found.state == "warning" and "gpu" not in found.text and "end what else runs here" in found.text
+
+
+def test_a_base_whose_weights_cannot_be_read_gets_no_estimate(tmp_path: Path, tiny_base: Path) -> None:
+    """As one in PyTorch's own form, or of which a part has not arrived yet."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    settings = _settings(
+        tmp_path / "data", engine=[Engine(base=str(base))], model=[Model(name="assistant", base=str(base))]
+    )
+    found = _told(settings)["training assistant"]
+    assert found.state == "note" and found.text.endswith("so what its training takes is not known")
 
 
 def test_rows_that_the_base_cannot_be_trained_on_are_a_problem(
