@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
 from feedback.errors import DataRefusedError, NotFoundError
+from feedback.registry.bases import from_hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,14 @@ def load_base(path: str, quantisation: str = "") -> BaseModel:
     local = Path(path).is_dir()  # read without asking the hub whether it knows more
     disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        name, pinned = from_hub(path)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, **pinned)
         model = AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=local, dtype=dtype, **(_four_bits(device, dtype) if quantisation else {})
+            name,
+            local_files_only=local,
+            dtype=dtype,
+            **pinned,
+            **(_four_bits(device, dtype) if quantisation else {}),
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise NotFoundError(

@@ -23,6 +23,7 @@ from feedback.errors import (
     SettingsError,
     StarloopError,
 )
+from feedback.registry.bases import from_hub
 from feedback.settings import Engine, Model, Settings, Training
 from feedback.storage.database import Database, need_record
 from feedback.storage.migrations import HEAD
@@ -122,7 +123,12 @@ def _engine(engine: Engine, settings: Settings, machine: Machine) -> Iterator[Fi
         yield Finding(
             about,
             "note",
-            f"{engine.base} is no directory here: the engine takes it from the hub, or its cache",
+            f"{engine.base} is no directory here: the engine takes it from the hub, or its cache"
+            + (
+                ""
+                if from_hub(engine.base)[1]
+                else f"; it is not pinned, so it may change with the hub: write {engine.base}@<commit>"
+            ),
         )
     elif not (directory / "config.json").is_file():
         yield Finding(

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from feedback.errors import NotFoundError, StorageError, UnsoundAdapterError
+from feedback.registry.bases import from_hub
 
 
 def main(spec: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -26,8 +27,9 @@ def main(spec: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[s
     """
     disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec["base_path"])
-        model: Any = AutoModelForCausalLM.from_pretrained(spec["base_path"], dtype="auto")
+        name, pinned = from_hub(spec["base_path"])
+        tokenizer = AutoTokenizer.from_pretrained(name, **pinned)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **pinned)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise NotFoundError(f"the base model {spec['base_path']} could not be loaded ({error})") from error
     if spec["adapter"]:

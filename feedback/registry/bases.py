@@ -18,7 +18,8 @@ from feedback import starter
 from feedback.errors import NotFoundError, StorageError
 
 STARTER = "starter"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _RENDERING = ("*token*", "chat_template*", "vocab*", "merges.txt")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
@@ -28,13 +29,26 @@ class Base:
     """One base model."""
 
     name: str
-    """As the settings name it: `starter`, a hub id or a directory."""
+    """As the settings name it: `starter`, a directory or a hub id, with `@` and a commit where it is pinned."""
     engine_model: str
     """The engine's `--model`, and every adapter's `base_model_name_or_path`."""
     path: str
-    """What the weights are loaded from outside the engine: an absolute directory, or the hub id."""
+    """What the weights are loaded from outside the engine: an absolute directory, or the hub id with its commit (`from_hub`)."""
     revision: str
-    """SHA-256 of configuration and weights; of a hub id, the id."""
+    """SHA-256 of configuration and weights; of a hub id, the id with its commit."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a directory here."""
+        return Path(self.path).is_absolute()
+
+
+def from_hub(path: str) -> tuple[str, dict[str, str]]:
+    """What transformers' `from_pretrained` takes for a base's `path`: the name, and `revision` where a commit is pinned."""
+    found = None if Path(path).is_dir() else _HUB_ID.fullmatch(path)
+    if found is None or found[2] is None:
+        return path, {}
+    return found[1], {"revision": found[2]}
 
 
 def resolve_base(base: str, directory: Path) -> Base:
@@ -47,11 +61,16 @@ def resolve_base(base: str, directory: Path) -> Base:
     else:
         path = Path(base).expanduser()
         if not path.is_dir():
-            if _HUB_ID.fullmatch(base):
-                return Base(base, base, base, base)
+            if found := _HUB_ID.fullmatch(base):
+                if found[2] is not None and not _COMMIT.fullmatch(found[2]):
+                    raise NotFoundError(
+                        f"base {base!r}: {found[2]!r} may mean other weights tomorrow; write the commit's 40 hexadecimal digits "
+                        "after the @, as the model's page on the hub shows them"
+                    )
+                return Base(base, found[1], base, base)
             raise NotFoundError(
                 f"base {base!r}: there is no such directory, and it is not a hub id (owner/name) either; "
-                "write 'starter', a directory with config.json and weights, or an id such as Qwen/Qwen3-0.6B"
+                "write 'starter', a directory with config.json and weights, or an id such as Qwen/Qwen3-0.6B, with @ and a commit to pin it"
             )
         path = path.resolve()
     if not (path / "config.json").is_file():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from feedback.errors import UnavailableError
-from feedback.registry.bases import Base
+from feedback.registry.bases import Base, from_hub
 from feedback.settings import Engine
 from server.processes.child import Launch
 
@@ -50,8 +50,10 @@ def engine_launch(
     What `[[engine]]` says in `arguments` and `environment` comes last and wins.
     """
     neutral = 1 if build == "cpu" else 0  # the neutral adapter takes a place
+    commit = from_hub(base.path)[1].get("revision")
     arguments = [
         *("--model", base.engine_model),
+        *(("--revision", commit, "--tokenizer-revision", commit) if commit else ()),
         *("--host", engine.host, "--port", str(engine.port)),
         *("--scheduling-policy", "priority"),  # background requests say that they wait behind others
         "--enable-lora",
@@ -71,7 +73,7 @@ def engine_launch(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONSAFEPATH": "1",  # else `datasets/` in the data directory passes for the library of that name
     }
-    if _local(base):
+    if base.local:
         variables["HF_HUB_OFFLINE"] = "1"
     if build == "cpu":
         arguments += _cpu_arguments(engine)
@@ -108,7 +110,3 @@ def _cpu_variables(cores: int) -> dict[str, str]:
 
 def _rank(wanted: int) -> int:
     return next((rank for rank in _RANKS if rank >= wanted), wanted)
-
-
-def _local(base: Base) -> bool:
-    return base.path != base.engine_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedback.errors import NotFoundError
-from feedback.registry.bases import resolve_base
+from feedback.registry.bases import from_hub, resolve_base
 
 
 @pytest.fixture
@@ -63,6 +63,23 @@ def test_a_hub_id_stays_itself(tmp_path: Path) -> None:
     base = resolve_base("Qwen/Qwen3-0.6B", tmp_path)
     assert (base.engine_model, base.path) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B")
     assert not (tmp_path / "bases").exists()
+
+
+def test_a_hub_id_with_a_commit_is_that_commit_for_everybody_who_loads_it(tmp_path: Path) -> None:
+    commit = "c1899de289a04d12100db370d81485cdf75e47ca"
+    base = resolve_base(f"Qwen/Qwen3-0.6B@{commit}", tmp_path)
+    assert base.engine_model == "Qwen/Qwen3-0.6B" and base.revision.endswith(f"@{commit}") and not base.local
+    assert from_hub(base.path) == ("Qwen/Qwen3-0.6B", {"revision": commit})
+    assert from_hub("Qwen/Qwen3-0.6B") == ("Qwen/Qwen3-0.6B", {})
+    odd = tmp_path / "a" / "b@c"
+    odd.mkdir(parents=True)
+    assert from_hub(str(odd)) == (str(odd), {})
+
+
+@pytest.mark.parametrize("word", ["main", "v1.0", "c1899de"])
+def test_a_word_that_may_move_pins_nothing(word: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="40 hexadecimal digits"):
+        resolve_base(f"Qwen/Qwen3-0.6B@{word}", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "satrter", "../up/x"])

@@ -19,6 +19,8 @@ from server.processes.child import Launch
 DATA = Path("/data")
 STARTER = Base("starter", "bases/starter-0a1b", "/opt/starter", "0a1b")
 HUB = Base("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B")
+COMMIT = "c1899de289a04d12100db370d81485cdf75e47ca"
+PINNED = Base(*(f"Qwen/Qwen3-0.6B{commit}" for commit in (f"@{COMMIT}", "", f"@{COMMIT}", f"@{COMMIT}")))
 
 
 def launch(
@@ -54,6 +56,14 @@ def test_folders_of_the_data_directory_cannot_pass_for_libraries() -> None:
 def test_only_a_base_on_disk_keeps_the_engine_off_the_hub() -> None:
     assert launch().environment["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in launch(base=HUB).environment
+    assert "HF_HUB_OFFLINE" not in launch(base=PINNED).environment
+
+
+def test_a_pinned_commit_is_what_the_engine_loads_weights_and_tokenizer_of() -> None:
+    argv = launch(base=PINNED).argv
+    assert argv[argv.index("--model") + 1] == "Qwen/Qwen3-0.6B"
+    assert argv[argv.index("--revision") + 1] == argv[argv.index("--tokenizer-revision") + 1] == COMMIT
+    assert "--revision" not in launch(base=HUB).argv
 
 
 def test_nothing_is_reported_to_anyone() -> None:
