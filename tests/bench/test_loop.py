@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 from tests.bench.loop import Bench, Heard, poisoned
@@ -19,14 +21,30 @@ TASK = Task(
 
 
 def bench(folder: Path) -> Bench:
-    return Bench(argparse.Namespace(prompts=40, seed=0, base_share=0.25), TASK, folder, random.Random(0))
+    return Bench(
+        argparse.Namespace(prompts=40, seed=0, base_share=0.25, examples_share=0.5),
+        TASK,
+        folder,
+        random.Random(0),
+    )
 
 
 def test_the_base_learns_known_labels_alone_and_users_send_what_it_has_not_learned(tmp_path: Path) -> None:
     one = bench(tmp_path)
     one.divide()
-    assert {label for _, label in one.base_rows} == {"play"} and len(one.live) == 40
-    assert not set(one.base_rows) & set(one.live) and {label for _, label in one.live} == {"play", "book"}
+    assert {label for _, label in [*one.base_rows, *one.kept_rows]} == {"play"}
+    assert (len(one.base_rows), len(one.kept_rows), len(one.pool)) == (10, 20, 50)
+    parts = [set(rows) for rows in (one.base_rows, one.kept_rows, one.live)]
+    assert not any(first & second for first, second in combinations(parts, 2))
+    assert {label for _, label in one.live} == {"play", "book"}
+
+
+def test_users_ask_every_prompt_as_often_as_any_other(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    one.options.prompts = 120
+    one.divide()
+    asked = Counter(one.live)
+    assert len(one.live) == 120 and asked.keys() == set(one.pool) and set(asked.values()) == {2, 3}
 
 
 def test_accuracy_is_told_for_all_for_known_and_for_held_out_labels(tmp_path: Path) -> None:
@@ -44,7 +62,10 @@ def test_praise_and_corrections_teach_and_nothing_else_does() -> None:
 
 def test_of_the_users_the_first_lie_and_what_their_promotions_brought_is_told(tmp_path: Path) -> None:
     one = Bench(
-        argparse.Namespace(prompts=40, seed=0, base_share=0.25, liars=0.05), TASK, tmp_path, random.Random(0)
+        argparse.Namespace(prompts=40, seed=0, base_share=0.25, examples_share=0.5, liars=0.05),
+        TASK,
+        tmp_path,
+        random.Random(0),
     )
     assert [one.lies(f"user-{number:03d}") for number in (0, 19, 20, 399)] == [True, True, False, False]
     one.heard = [Heard("a", "play", "user-001", "1", 1, lie="book"), Heard("a", "play", "user-030", "1", 1)]
