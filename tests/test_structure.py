@@ -25,6 +25,7 @@ SAYING_NOTHING = {"utils", "util", "common", "base", "manager", "helpers", "help
 TRAINING = {
     "trainer.base_model",
     "trainer.lora",
+    "trainer.trainable",
     "trainer.finetune",
     "trainer.gradient",
     "trainer.memory",

@@ -1,4 +1,4 @@
-"""Fine-tunes one LoRA adapter. Runs as a child process (`trainer.child`) and reads from top to bottom.
+"""Fine-tunes one LoRA adapter, or all weights of a base. Runs as a child process (`trainer.child`) and reads from top to bottom.
 
 Load the base, encode the frozen dataset, check the mask, take up the newest checkpoint if there is one, train on
 batches of like lengths, keep the last weights that are not worse than the best beyond chance, save them, and check what
@@ -26,7 +26,6 @@ from trainer.checkpoints import Schedule, mark_of, read_checkpoint, write_checkp
 from trainer.diagnosis import Check, Diagnosis
 from trainer.gradient import add_up, backward
 from trainer.hyperparameters import chosen_epochs, chosen_rate, rate_at
-from trainer.lora import checkpoint_activations, new_adapter, save_adapter
 from trainer.machine import ROOM
 from trainer.memory import is_out_of_memory, largest_memory, memory_now, within_memory
 from trainer.method import read
@@ -34,8 +33,8 @@ from trainer.objectives import Objective, Supervised, losses_each, means_of
 from trainer.preference_rows import read_pairs, read_rated
 from trainer.preferences import Direct, Unpaired
 from trainer.ranks import join
-from trainer.soundness import check_against
 from trainer.tokens import EncodedRows, Encoder
+from trainer.trainable import Adapter, Whole
 from trainer.training import TrainingSpec
 from trainer.training_state import TrainingState
 
@@ -73,11 +72,9 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
     objective, used = _objective(spec, base, encoder, train, beside)
 
     parameters = base.model.num_parameters()
-    model, config = new_adapter(base, spec.rank, spec.alpha)
-    if spec.gradient_checkpointing:
-        checkpoint_activations(model)
-    config.base_model_name_or_path = spec.engine_model
-    peak = (spec.learning_rate or chosen_rate(parameters, spec.method)) * spec.rate_factor
+    trained = Whole(base, spec) if spec.full else Adapter(base, spec)
+    model = trained.model
+    peak = (spec.learning_rate or chosen_rate(parameters, spec.method) * trained.rate) * spec.rate_factor
     epochs = spec.epochs or chosen_epochs(parameters)
     order = Order(objective.lengths, spec.batch, spec.seed)
     steps = order.per_epoch * epochs
@@ -233,9 +230,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
                 value.copy_(state.best[name])
 
     # The weights, checked as they stand on the disk before they get their name.
-    partial = save_adapter(model, config, out / "adapter.partial")
-    model.unload()
-    sound = check_against(base, partial, spec.max_rank, spec.engine_model)
+    partial = out / "adapter.partial"
+    sound = trained.save(partial)
     shutil.rmtree(out / "adapter", ignore_errors=True)
     partial.replace(out / "adapter")
     watch = state.watch
@@ -257,8 +253,8 @@ def main(raw: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> dict[st
         "resumed_at": state.resumed,
         "learning_rate": state.rate,
         "batch": spec.batch,
-        "rank": spec.rank,
-        "alpha": spec.alpha,
+        "rank": None if spec.full else spec.rank,
+        "alpha": None if spec.full else spec.alpha,
         "seed": spec.seed,
         "threads": spec.threads,
         "processes": ranks.count,

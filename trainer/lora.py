@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -37,7 +37,7 @@ def checkpoint_activations(model: Any) -> None:
 
     Raises `DataRefusedError` where the architecture cannot.
     """
-    inner = model.get_base_model()
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if not inner.supports_gradient_checkpointing:
         raise DataRefusedError(
             f"{type(inner).__name__} cannot make its activations again: set [training] gradient_checkpointing = false, "

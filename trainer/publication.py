@@ -16,13 +16,14 @@ from typing import Any
 from msgspec.structs import asdict, replace
 from sqlmodel import Session
 
+from feedback.checks.cost import parameters_of
 from feedback.datasets.methods import Method, Wanted, choose
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import Base, rendering_of, resolve_base
 from feedback.registry.retirements import require_room
 from feedback.registry.versions import list_versions, mark_version, reserve_version
-from feedback.settings import Settings
+from feedback.settings import Model, Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
 from feedback.tuning.requests import PREFIX
@@ -35,6 +36,7 @@ from trainer.process import default_threads, run_child
 from trainer.step_log import StepLog
 from trainer.tracking import require_libraries, tracking_of
 from trainer.training import BETA, Progress, TrainingSpec, train
+from trainer.whole_preflight import of_all_weights
 
 _log = logging.getLogger(__name__)
 
@@ -119,20 +121,7 @@ def train_version(
     settings do not say. Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
     `trainer.training.train` raises; nothing is published then.
     """
-    model = settings.model_named(name)
-    if model is None:
-        known = ", ".join(repr(model.name) for model in settings.model)
-        raise NotFoundError(f"the configuration has no [[model]] named {name!r}; it has {known}")
-    with database.reading() as session:
-        dataset = session.get(DatasetVersion, dataset_id)
-    if dataset is None:
-        raise NotFoundError(
-            f"there is no dataset version {dataset_id[:60]!r}; `starloop data list` shows those there are"
-        )
-    if dataset.model != name:
-        raise ConflictError(
-            f"dataset version {dataset_id} belongs to the model {dataset.model!r}, not to {name!r}"
-        )
+    model, dataset = asked_for(database, settings, name, dataset_id)
     engine = next(engine for engine in settings.engine if engine.base == model.base)
     with database.reading() as session:
         reserved = any(
@@ -168,7 +157,7 @@ def train_version(
         _log.info("the training of %s goes to Ray at %s; what it takes there is not known", name, place.ray)
     else:
         machine = find_machine().limited_to(settings.training.devices)
-        wanted = _planned(database, settings, machine, name, base.path, folder, choice.method)
+        wanted = planned_for(database, settings, machine, name, base.path, folder, choice.method)
         place = place_on(machine, settings.training)
         by_hand = cycle_id is None and not origin  # which keeps to no window
         if wanted is not None and not by_hand and (warning := too_short(wanted, settings.training)):
@@ -226,6 +215,27 @@ def train_version(
     return version
 
 
+def asked_for(
+    database: Database, settings: Settings, name: str, dataset_id: str
+) -> tuple[Model, DatasetVersion]:
+    """The model and its dataset version. Raises `NotFoundError`, and `ConflictError` for another model's dataset."""
+    model = settings.model_named(name)
+    if model is None:
+        known = ", ".join(repr(model.name) for model in settings.model)
+        raise NotFoundError(f"the configuration has no [[model]] named {name!r}; it has {known}")
+    with database.reading() as session:
+        dataset = session.get(DatasetVersion, dataset_id)
+    if dataset is None:
+        raise NotFoundError(
+            f"there is no dataset version {dataset_id[:60]!r}; `starloop data list` shows those there are"
+        )
+    if dataset.model != name:
+        raise ConflictError(
+            f"dataset version {dataset_id} belongs to the model {dataset.model!r}, not to {name!r}"
+        )
+    return model, dataset
+
+
 def _shown(spec: TrainingSpec, base: Base, dataset_id: str) -> dict[str, Any]:
     """The hyperparameters, as they are shown where steps are tracked."""
     left = ("base_path", "engine_model", "dataset", "out", "timeout_seconds", "checkpoint_seconds")
@@ -233,7 +243,7 @@ def _shown(spec: TrainingSpec, base: Base, dataset_id: str) -> dict[str, Any]:
     return {**plain, "base": base.engine_model, "dataset": dataset_id}
 
 
-def _planned(
+def planned_for(
     database: Database,
     settings: Settings,
     machine: Machine,
@@ -241,14 +251,16 @@ def _planned(
     base: str,
     dataset: Path,
     method: Method,
+    whole: bool = False,
 ) -> Preflight | None:
-    """What the training will take, said before it begins.
+    """What the training will take, said before it begins; with `whole`, of all weights.
 
     Raises `DataRefusedError` where it cannot fit, `UnavailableError` where somebody else holds the memory for now.
     """
     with database.reading() as session:
         wanted = plan(Path(base), dataset, settings.training, machine, method, list_versions(session, name))
     if wanted is not None:
+        wanted = of_all_weights(wanted, parameters_of(Path(base))) if whole else wanted
         refuse_unrendered(wanted)
         refuse_too_large(wanted, machine.device_memory, settings.training.memory_limit)
         wait_for_room(wanted, machine)

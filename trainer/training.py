@@ -72,9 +72,11 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     dataset: str
     """Folder of a frozen dataset version: `train.jsonl` and `validation.jsonl`."""
     out: str
-    """Folder of this training: the spec, the log, and at the end `adapter/`."""
+    """Folder of this training: the spec, the log, and at the end `adapter/`, which with `full` is the whole model."""
     max_rank: int
     """Highest rank that the engine serves."""
+    full: bool = False
+    """Train all weights of the base: what comes of it is a model of its own, and no adapter."""
     method: Method = "sft"
     rank: int = 16
     alpha: int = 32
@@ -178,7 +180,7 @@ def train(spec: TrainingSpec, on_progress: Callable[[Progress], None], place: Pl
     wanted = msgspec.to_builtins(spec)
     if (known := _finished(finished, spec)) is not None:
         return known
-    if spec.rank > spec.max_rank:
+    if spec.rank > spec.max_rank and not spec.full:
         raise UnsoundAdapterError(
             f"[training] rank {spec.rank} is above the engine's {spec.max_rank}; raise [[engine]] max_lora_rank or train at "
             "a lower rank"

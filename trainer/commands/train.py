@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -24,6 +26,7 @@ from trainer.publication import train_version
 from trainer.training import BESIDE_WEIGHTS, WATCHING, Progress
 from trainer.training_lines import TrainingLines, words
 from trainer.training_table import training_text
+from trainer.whole import WholeModel, train_whole
 
 
 @click.group(
@@ -38,6 +41,14 @@ from trainer.training_table import training_text
     type=click.Choice(["auto", "sft", "dpo", "kto"]),
     help="Imitate right answers, learn from pairs, or from good and bad answers; without it, [training] method.",
 )
+@click.option(
+    "--full",
+    is_flag=True,
+    help="All weights of the base instead of an adapter: a model of its own in --output.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="New folder for what --full makes."
+)
 @json_option
 @settings_option
 @click.pass_context
@@ -46,6 +57,8 @@ def train(
     model: str | None,
     dataset: str | None,
     method: Wanted | None,
+    full: bool,
+    output: Path | None,
     settings: Settings,
     as_json: bool,
 ) -> None:
@@ -53,6 +66,9 @@ def train(
 
     The version can be called as MODEL@NUMBER at once. The champion stays what it is: `starloop evaluate` compares,
     `starloop models promote` moves it. Interrupted and asked for again, it goes on from its newest checkpoint.
+
+    With --full all weights of the base are trained on right answers, and no version comes of it: the folder --output is a model of
+    its own, which may be the next `[[engine]]` and `[[model]]` base. It takes some 20 bytes of memory a weight.
 
     \b
     Example: starloop train --model assistant --dataset 0199e0c8-2b6f-7a31-9d2c-3a5b7c9d1e2f
@@ -64,6 +80,12 @@ def train(
         if value is None:
             raise click.UsageError(f"Missing option '{name}'.")
     assert model is not None and dataset is not None
+    if full != (output is not None):
+        raise click.UsageError(
+            "--full and --output go together: a fully trained model needs a folder of its own."
+        )
+    if full and method not in (None, "auto", "sft"):
+        raise click.UsageError(f"--full imitates right answers; --method {method} trains an adapter.")
 
     def say(text: str) -> None:
         if not bar.console.is_terminal:
@@ -82,6 +104,11 @@ def train(
             if progress.step:
                 bar.update(task, description=words(progress), total=progress.steps, completed=progress.step)
 
+        if output is not None:
+            work = settings.directory / "runs" / _run(settings, model, dataset, "full")
+            made = train_whole(database, settings, model, dataset, work, output, show)
+            emit(msgspec.to_builtins(made), as_json, lambda: _whole_text(made, output))
+            return
         version = train_version(
             database,
             settings,
@@ -149,13 +176,28 @@ def _shown(version: ModelVersion) -> dict[str, object]:
     }
 
 
+def _whole_text(made: WholeModel, output: Path) -> str:
+    lines = [f"{output} is a model of its own, trained on all weights of {made.base} and checked."]
+    lines += _went(made.facts)
+    lines.append(
+        f'Next: base = "{output.absolute()}" in [[engine]] and [[model]], and a restart; or look at it by any vLLM first.'
+    )
+    return "\n".join(lines)
+
+
+def _went(facts: dict[str, Any]) -> list[str]:
+    validation = facts["validation_loss"]
+    return [
+        f"{facts['examples']} examples, {facts['steps']} steps in {facts['seconds']:.0f} s ({facts['stopped']}); "
+        f"validation loss {'not measured' if validation is None else f'{validation:.4f}'}"
+    ]
+
+
 def _text(version: ModelVersion) -> str:
     facts = version.facts
-    validation = facts["validation_loss"]
     lines = [
         f"{version.model}@{version.number} is trained, checked and published; it is not promoted.",
-        f"{facts['examples']} examples, {facts['steps']} steps in {facts['seconds']:.0f} s ({facts['stopped']}); "
-        f"validation loss {'not measured' if validation is None else f'{validation:.4f}'}",
+        *_went(facts),
     ]
     if "method_reason" in facts:
         lines.append(f"method {facts['method']}: {facts['method_reason']}")
