@@ -118,7 +118,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--golden", type=int, default=900, help="golden cases drawn over all cycles")
     parser.add_argument("--evaluation-share", type=float, default=0.35)
-    parser.add_argument("--replay", type=float, default=4.0)
+    parser.add_argument("--replay", type=float, default=10.0)
     parser.add_argument("--liars", type=float, default=0.0, help="share of the users who lie")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=4096)
