@@ -149,7 +149,7 @@ def test_it_is_logged_before_a_training_of_the_loop_and_not_before_one_by_hand(
 ) -> None:
     bench = Bench(World(sqlite_database, tmp_path))
     monkeypatch.setattr(publication, "train", FakeTraining())
-    monkeypatch.setattr(publication, "_planned", lambda *_: planned(90_000.0))
+    monkeypatch.setattr(publication, "planned_for", lambda *_: planned(90_000.0))
     identifier = bench.ask(bench.sent(chats()))
     assert bench.loop().poll()
     assert "no window would bring it further" not in caplog.text  # it keeps to none

@@ -130,7 +130,7 @@ def comparisons(count: int = 60) -> list[dict[str, Any]]:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     training = FakeTraining()
     monkeypatch.setattr(publication, "train", training)
-    monkeypatch.setattr(publication, "_planned", lambda *_: None)
+    monkeypatch.setattr(publication, "planned_for", lambda *_: None)
     return training
 
 
