@@ -29,6 +29,8 @@ import json
 import math
 import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -384,6 +386,7 @@ def main() -> None:
     if not DATA.is_dir():
         parser.exit(message=f"Not run: {DATA} is not there.\n")
     options.folder.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by which the server is ended too
     lines = run(options, options.folder.absolute())
     text = "\n".join(lines)
     print(text)
