@@ -137,18 +137,8 @@ def train_version(
     folder = settings.directory / "datasets" / dataset_id
     choice = choose(method or settings.training.method, evidence_of(folder))
     base = resolve_base(model.base, settings.directory)
-    spec = TrainingSpec.of(
-        settings.training,
-        base_path=base.path,
-        base_revision=base.revision,
-        rendering=rendering_of(base),
-        engine_model=base.engine_model,
-        dataset=str(folder),
-        content=dataset.content_hash,
-        out=str(work),
-        max_rank=engine.max_lora_rank,
-        method=choice.method,
-        **apart,
+    spec = spec_of(
+        settings, base, dataset, work, max_rank=engine.max_lora_rank, method=choice.method, **apart
     )
     wanted: Preflight | None = None
     gpu = None
@@ -234,6 +224,23 @@ def asked_for(
             f"dataset version {dataset_id} belongs to the model {dataset.model!r}, not to {name!r}"
         )
     return model, dataset
+
+
+def spec_of(
+    settings: Settings, base: Base, dataset: DatasetVersion, work: Path, **apart: Any
+) -> TrainingSpec:
+    """What is trained in the folder `work` on that base and dataset version; `apart` is what of it neither of them says."""
+    return TrainingSpec.of(
+        settings.training,
+        base_path=base.path,
+        base_revision=base.revision,
+        rendering=rendering_of(base),
+        engine_model=base.engine_model,
+        dataset=str(settings.directory / "datasets" / dataset.id),
+        content=dataset.content_hash,
+        out=str(work),
+        **apart,
+    )
 
 
 def _shown(spec: TrainingSpec, base: Base, dataset_id: str) -> dict[str, Any]:

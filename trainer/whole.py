@@ -16,15 +16,15 @@ import msgspec
 from msgspec import Struct
 
 from feedback.errors import BadInputError, ConflictError, StorageError
-from feedback.registry.bases import rendering_of, resolve_base
+from feedback.registry.bases import resolve_base
 from feedback.settings import Settings
 from feedback.storage.database import Database
 from trainer.checkpoints import digests_of
 from trainer.export import MANIFEST
 from trainer.machine import find_machine
 from trainer.placement import place_on
-from trainer.publication import asked_for, planned_for
-from trainer.training import Progress, TrainingSpec, train
+from trainer.publication import asked_for, planned_for, spec_of
+from trainer.training import Progress, train
 
 
 class WholeModel(Struct, frozen=True):
@@ -68,18 +68,7 @@ def train_whole(
     folder = settings.directory / "datasets" / dataset_id
     machine = find_machine().limited_to(training.devices)
     planned_for(database, settings, machine, name, base.path, folder, "sft", whole=True)
-    spec = TrainingSpec.of(
-        training,
-        base_path=base.path,
-        base_revision=base.revision,
-        rendering=rendering_of(base),
-        engine_model=base.engine_model,
-        dataset=str(folder),
-        content=dataset.content_hash,
-        out=str(work),
-        max_rank=0,
-        full=True,
-    )
+    spec = spec_of(settings, base, dataset, work, max_rank=0, full=True)
     trained = train(spec, on_progress, place_on(machine, training))
     made = WholeModel(name, base.name, base.revision, dataset_id, dataset.note, trained.facts, trained.files)
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
