@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from feedback.ids import new_id
 from feedback.registry.versions import get_version
 from feedback.settings import Dataset, Promotion, Training
 from feedback.storage.database import Database
-from feedback.storage.tables import Cycle, DatasetVersion, Feedback, Inference, ModelVersion
+from feedback.storage.tables import Cycle, DatasetVersion, Feedback, ModelVersion
 from tests.trainer.tiny import write_base
 from tests.trainer.world import MODEL, World, prompt, truth
 from trainer.cycle import run_cycle
@@ -37,19 +36,7 @@ class RatedWorld(World):
         with self.database.session() as session:
             for place, (kind, number, stars) in enumerate(wanted):
                 text, user = prompt(kind, number), f"user-{place % RATERS}"
-                inference = Inference(
-                    id=new_id(self.clock()),
-                    created=self.now.timestamp(),
-                    model=MODEL,
-                    version="base",
-                    user=user,
-                    status=200,
-                    finish_reason="stop",
-                    request=json.dumps({"messages": [{"role": "user", "content": text}]}),
-                    prompt=text,
-                    output=truth(text) if stars == 5 else "colour unknown",
-                    latency_ms=5.0,
-                )
+                inference = self.answered(text, user, truth(text) if stars == 5 else "colour unknown")
                 session.add(inference)
                 rated = {"inference_id": inference.id, "rater": user, "rating": stars}
                 session.add(Feedback(id=new_id(self.clock()), created=self.now.timestamp(), **rated))

@@ -222,24 +222,28 @@ class World:
         assert lease.acquire()
         return CycleRecord(self.database, lease, self.clock, self.stopping, cycle_id)
 
+    def answered(self, text: str, user: str, output: str) -> Inference:
+        """What the base answered a user now."""
+        return Inference(
+            id=new_id(self.clock()),
+            created=self.now.timestamp(),
+            model=MODEL,
+            version="base",
+            user=user,
+            status=200,
+            finish_reason="stop",
+            request=json.dumps({"messages": [{"role": "user", "content": text}]}),
+            prompt=text,
+            output=output,
+            latency_ms=5.0,
+        )
+
     def users_correct(self, count: int, raters: int = 100, kind: str = "new", first: int = 0) -> None:
         """`count` wrong answers, each rated 1 and corrected."""
         with self.database.session() as session:
             for number in range(first, first + count):
                 text, user = prompt(kind, number), f"user-{number % raters}"
-                inference = Inference(
-                    id=new_id(self.clock()),
-                    created=self.now.timestamp(),
-                    model=MODEL,
-                    version="base",
-                    user=user,
-                    status=200,
-                    finish_reason="stop",
-                    request=json.dumps({"messages": [{"role": "user", "content": text}]}),
-                    prompt=text,
-                    output="colour unknown",
-                    latency_ms=5.0,
-                )
+                inference = self.answered(text, user, "colour unknown")
                 session.add(inference)
                 session.add(
                     Feedback(
