@@ -99,6 +99,7 @@ class Model(Section, frozen=True):
     """`module:function` that takes an answer (and its messages) and returns None or what is wrong with it."""
     examples: str = ""
     """OpenAI chat JSONL of base examples, for replay and regression; the starter brings its own."""
+    keep_champions: Positive = 10  # former ones; older ones make room in the engines
     reviewers: Annotated[int, Meta(ge=1, le=2)] = 1
     """Who must agree on a failure case before it counts as decided."""
     monthly_budget: Annotated[float, Meta(ge=0.0)] = 0.0

@@ -250,7 +250,8 @@ class Retirements:
         with self._database.reading() as session:
             if routable(session, engine.base) < engine.adapter_limit:
                 return
-            found = expendable_versions(session, engine.base, self._now())
+            keep = {model.name: model.keep_champions for model in self._settings.model}
+            found = expendable_versions(session, engine.base, self._now(), keep)
             candidates = [(one.model, one.number, what) for one, what in found]
         for model, number, what in candidates:
             reason = f"[[engine]] max_cpu_loras is {engine.adapter_limit}, and this is the oldest {what} that may go"

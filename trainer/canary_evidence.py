@@ -87,11 +87,15 @@ class Evidence:
             self._newest(session, self._arms.against)
         )
 
+    def earlier(self, session: Session) -> Tally:
+        """The newest answers that the other version gave before this began, whoever got them."""
+        return Tally.of(self._newest(session, self._arms.against, earlier=True))
+
     def _arm(self, version: str, stars: dict[str, list[tuple[str, int]]], answers: dict[str, int]) -> Arm:
         means, ratings = means_by_user(stars[version])
         return arm_of(means, ratings, answers[version])
 
-    def _newest(self, session: Session, version: str) -> Iterator[Watched]:
+    def _newest(self, session: Session, version: str, earlier: bool = False) -> Iterator[Watched]:
         columns = columns_of(
             col(Inference.id),
             col(Inference.user),
@@ -105,11 +109,11 @@ class Evidence:
             col(Inference.latency_ms),
             col(Inference.request) if self._reads_prompts else null(),
         )
-        query = columns.where(col(Inference.version) == version, *self._counts())
+        query = columns.where(col(Inference.version) == version, *self._counts(earlier))
         rows = session.connection().execute(query.order_by(col(Inference.id).desc()).limit(WINDOW))
         for identifier, user, conversation, stored, *told in rows:
             unit = unit_of(user, conversation, identifier)
-            if self._dealt(unit, version, stored):
+            if earlier or self._dealt(unit, version, stored):
                 yield self._watched(unit, stored, *told)
 
     def _watched(
@@ -136,12 +140,13 @@ class Evidence:
         """Whether the gateway gave this user this version. Of what is not stored the user is not known: it counts."""
         return not stored or self._arms.version_for(unit) == version
 
-    def _counts(self) -> tuple[Any, ...]:
+    def _counts(self, earlier: bool = False) -> tuple[Any, ...]:
         """Which inferences do; bad requests and clients that went away say nothing about a version."""
+        identifier = col(Inference.id)
         return (
             or_(col(Inference.status) < 400, col(Inference.status) >= 500),
             Inference.model == self._model,
-            col(Inference.id) >= self._since,
+            identifier < self._since if earlier else identifier >= self._since,
             Inference.purpose == "production",
             col(Inference.pinned).is_(False),
         )

@@ -85,16 +85,26 @@ def due_look(answers: int, done: int) -> int:
 
 
 def guard(
-    on_trial: Tally, against: Tally, look: int | None, most_excess: float, most_slower: float | None
+    on_trial: Tally,
+    against: Tally,
+    look: int | None,
+    most_excess: float,
+    most_slower: float | None,
+    earlier: Tally | None = None,
 ) -> list[Finding]:
     """What the guardrails say. `look`: the number of the look that is due (from 1), None between two of them.
 
-    `most_slower` is None where paces cannot be compared, as beside the bare base.
+    `most_slower` is None where paces cannot be compared, as beside the bare base. `earlier`: what the other version answered
+    before; its form stands in where nobody asks it now, as a small holdback of few users may be empty. Errors and paces of
+    another time would tell of engines, not of versions.
     """
     level = None if look is None else _SPENT * 6 / (math.pi * look) ** 2
+    shaped, when = against.malformed, ""
+    if not shaped and earlier is not None:
+        shaped, when = earlier.malformed, " in answers of before"
     findings = [
         _share("errors", "failed", on_trial.failed, against.failed, level, most_excess),
-        _share("format", "malformed", on_trial.malformed, against.malformed, level, most_excess),
+        _share("format", "malformed", on_trial.malformed, shaped, level, most_excess, when),
     ]
     if most_slower is not None:
         findings.append(_pace(on_trial.paces, against.paces, level, most_slower))
@@ -102,13 +112,19 @@ def guard(
 
 
 def _share(
-    about: str, word: str, ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float
+    about: str,
+    word: str,
+    ours: Sequence[bool],
+    theirs: Sequence[bool],
+    level: float | None,
+    most: float,
+    when: str = "",
 ) -> Finding:
     if not ours or not theirs:
         return Finding(about, "open", f"{about}: not both versions have answered yet")
     bad, other = sum(ours), sum(theirs)
     share, beside = bad / len(ours), other / len(theirs)
-    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%}), beside {beside:.1%}"
+    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%}), beside {beside:.1%}{when}"
     newest, others = ours[:_NEWEST], theirs[:_NEWEST]
     full = len(newest) == _NEWEST == len(others)
     if full and sum(newest) >= _BROKEN * _NEWEST and sum(others) < _WHOLE * _NEWEST:

@@ -7,7 +7,7 @@ their engines know the version no more. Any worker may carry on where another di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -26,6 +26,7 @@ from feedback.storage.tables import (
     GatewayWorker,
     Inference,
     ModelVersion,
+    Move,
     RegisteredModel,
     Retirement,
 )
@@ -189,12 +190,15 @@ def rejected_versions(session: Session, base: str) -> list[ModelVersion]:
     return sorted(session.exec(query), key=lambda one: (one.rejected or one.created, order_of(one.number)))
 
 
-def expendable_versions(session: Session, base: str, now: datetime) -> list[tuple[ModelVersion, str]]:
+def expendable_versions(
+    session: Session, base: str, now: datetime, keep: Mapping[str, int]
+) -> list[tuple[ModelVersion, str]]:
     """Versions of a base that make room for the next one, each with what it is in words, those first that are missed least.
 
     What was turned down; then what cycles made, nobody decided on and a newer version has overtaken, so that a loop that is
-    inconclusive night after night needs no hand. Of these none that was asked for lately, as a client may name it. Former
-    champions stay: a person may want to go back to any.
+    inconclusive night after night needs no hand; then former champions but for the last `keep` of each model (those that
+    it does not name keep all), so that one that promotes month after month needs none either. Of the latter two none that was
+    asked for lately, as a client may name it.
     """
     query = select(ModelVersion).where(ModelVersion.base == base, col(ModelVersion.state).in_(SERVABLE))
     versions = sorted(session.exec(query), key=lambda one: (one.created, order_of(one.number)))
@@ -208,7 +212,28 @@ def expendable_versions(session: Session, base: str, now: datetime) -> list[tupl
     since = first_id_at(now.timestamp() - _LATELY_SECONDS)
     found = [(one, "rejected version") for one in rejected_versions(session, base)]
     found += [(one, "version that nobody decided on") for one in undecided if not _asked(session, one, since)]
+    former = [
+        one for model, kept in keep.items() for one in _former_champions(session, model, versions)[:-kept]
+    ]
+    found += [(one, "former champion") for one in former if not _asked(session, one, since)]
     return found
+
+
+def _former_champions(session: Session, model: str, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """Of some versions those that were the champion of a model and are not, in the order in which they last became it."""
+    row = session.get(RegisteredModel, model)
+    moves = (
+        select(Move.to_version, func.max(Move.position))
+        .where(Move.model == model)
+        .group_by(col(Move.to_version))
+    )
+    became = dict(session.exec(moves).all())
+    former = [
+        one
+        for one in versions
+        if one.model == model and one.number in became and row is not None and one.number != row.champion
+    ]
+    return sorted(former, key=lambda one: became[one.number])
 
 
 def _asked(session: Session, version: ModelVersion, since: str) -> bool:

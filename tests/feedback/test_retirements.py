@@ -177,7 +177,7 @@ def test_where_nothing_was_turned_down_what_was_overtaken_undecided_makes_room(
         session.flush()
 
         def found() -> list[tuple[str, str]]:
-            return [(one.number, what) for one, what in expendable_versions(session, "starter", NOW)]
+            return [(one.number, what) for one, what in expendable_versions(session, "starter", NOW, {})]
 
         undecided = "version that nobody decided on"
         assert found() == [
@@ -192,4 +192,28 @@ def test_where_nothing_was_turned_down_what_was_overtaken_undecided_makes_room(
             session.add(row)
         session.flush()
         assert [number for number, _ in found()] == ["1.3", "1.5"]
-        assert expendable_versions(session, "acme/other", NOW) == []
+        assert expendable_versions(session, "acme/other", NOW, {}) == []
+
+
+def test_former_champions_make_room_last_and_the_newest_of_them_never(database: Database) -> None:
+    with database.session() as session:
+        register(session, "registered", "registered", "registered", "registered", "rejected")
+        for number in ("1.0", "1.1", "1.2", "1.0", "1.3"):
+            move_champion(session, "assistant", number, "promotion", "better", "ann", None, NOW)
+        session.flush()
+
+        def found(keep: int) -> list[tuple[str, str]]:
+            versions = expendable_versions(session, "starter", NOW, {"assistant": keep, "unheard of": 1})
+            return [(one.number, what) for one, what in versions]
+
+        rejected, former = ("1.4", "rejected version"), "former champion"
+        # 1.3 is the champion, and 1.0 was it after 1.1 and 1.2
+        assert found(1) == [rejected, ("1.1", former), ("1.2", former)]
+        assert found(2) == [rejected, ("1.1", former)]
+        assert found(3) == [rejected]
+        assert expendable_versions(session, "starter", NOW, {})[1:] == []
+        asked = Inference(id=new_id(NOW), created=NOW.timestamp(), model="assistant", version="1.1")
+        asked.status, asked.latency_ms = 200, 1.0
+        session.add(asked)
+        session.flush()
+        assert found(1) == [rejected, ("1.2", former)]

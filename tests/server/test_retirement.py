@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlmodel import select
 
 from feedback.registry.retirements import Progress, report_worker
@@ -363,3 +364,19 @@ def test_progress_is_kept_for_each_retirement_by_its_own_id(gateway: Inside) -> 
         session.commit()
     row = next(worker for worker in workers(gateway) if worker.id == "w")
     assert row.progress == {"a": {"step": "busy", "problem": "why"}}
+
+
+def test_a_loop_that_promotes_again_and_again_keeps_the_newest_champions(
+    engine: FakeEngine, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.retirement._SIGN_OF_LIFE_SECONDS", 0.1)
+    settings = limited(data, engine.url, 4)
+    model = replace(settings.model[0], keep_champions=2)
+    with inside(replace(settings, model=[model])) as gateway:
+        for minor in range(6):
+            new_version(gateway, "registered")
+            promote(gateway, f"1.{minor}")
+            if minor >= 3:
+                gone = folder(gateway, f"assistant@1.{minor - 3}")
+                gateway.wait_for(lambda gone=gone: not gone.exists())  # type: ignore[misc]
+        assert [state(gateway, f"1.{minor}") for minor in range(6)] == ["retired"] * 3 + ["promoted"] * 3
