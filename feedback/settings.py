@@ -97,6 +97,7 @@ class Model(Section, frozen=True):
     """Instead of either: a regular expression (RE2) that must match a whole answer."""
     check: str = ""
     """`module:function` that takes an answer (and its messages) and returns None or what is wrong with it."""
+    constrain: bool = False  # the engine decodes within the schema, labels or pattern
     examples: str = ""
     """OpenAI chat JSONL of base examples, for replay and regression; the starter brings its own."""
     keep_champions: Positive = 10  # former ones; older ones make room in the engines
@@ -275,8 +276,7 @@ class Schedule(Section, frozen=True):
     """Address that is told when a cycle ends; signed where STARLOOP_WEBHOOK_SECRET is set."""
     email: str = ""
     """Whom to write to when a cycle ends, through `smtp`."""
-    email_from: str = ""
-    """Sender of these letters; empty takes `email`."""
+    email_from: str = ""  # the sender; empty takes `email`
     smtp: str = ""
     """`smtp://user@host:587` or `smtps://…`; the password is STARLOOP_SMTP_PASSWORD's value."""
 

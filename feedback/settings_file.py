@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from feedback.errors import SettingsError
+from feedback.registry.bases import STARTER
 from feedback.settings import Section, Settings
 from feedback.settings_values import value_problem
 
@@ -164,6 +165,10 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
                 f"model {model.name!r}: no [[engine]] serves its base {model.base!r} (there are: {', '.join(bases)})"
             )
         forms = [key for key in ("schema", "labels", "pattern") if getattr(model, key)]
+        if model.constrain and not forms and model.base != STARTER:
+            problems.append(
+                f"model {model.name!r}: constrain is set, and there is no form to hold answers to; set schema, labels or pattern"
+            )
         if len(forms) > 1:
             problems.append(
                 f"model {model.name!r}: {' and '.join(forms)} are set; keep one of them, `check` may stand beside it"

@@ -47,6 +47,8 @@ FLAG = msgspec.json.Decoder(bool | None)
 MESSAGES = msgspec.json.Decoder(list[Message])
 _completion_prompt = msgspec.json.Decoder(str | list[str | int | list[int]])
 OBJECT = msgspec.json.Decoder(dict[str, Any] | None)
+_SHAPING = frozenset({"structured_outputs", "response_format", "text", "tools", "functions"})
+"""Fields by which a request says what form its answer has."""
 _WITH_USAGE = Raw(b'{"include_usage":true}')
 
 
@@ -79,6 +81,12 @@ class Body(NamedTuple):
         if self.stream:
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return msgspec.json.encode(fields)
+
+    def constrained(self, structured_outputs: Raw) -> Body:
+        """With a form that the answer must have, unless the request says itself what it wants or brings tools."""
+        if _SHAPING.intersection(self.fields):
+            return self
+        return self._replace(fields={**self.fields, "structured_outputs": structured_outputs})
 
     def conversation(self, header: str | None) -> str | None:
         """Which conversation this belongs to: as named, else by user and beginning, else unknown."""

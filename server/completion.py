@@ -146,7 +146,9 @@ class Completion:
 
     def _request(self, replica: Replica) -> bytes:
         self._asked = self._route.adapter or replica.base_name
-        body, trace = self._dialect.forwarded(self._body, self._asked, self.id), self._trace
+        form = self._gateway.constraints.get(self._route.model) if self._dialect.constrains else None
+        asks = self._body if form is None else self._body.constrained(form)
+        body, trace = self._dialect.forwarded(asks, self._asked, self.id), self._trace
         traceparent = "" if trace is None else trace.header
         waits = replica.by_priority and self._purpose in _BACKGROUND
         return replica.connections.request("POST", self._dialect.path, body, self.id, traceparent, waits)

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+from msgspec import Raw
 from sqlmodel import Session
 
 from feedback.access.keys import ensure_loop_key
@@ -18,6 +20,7 @@ from feedback.asleep import wanted_asleep
 from feedback.checks.check import Report as Checked
 from feedback.checks.frozen import Frozen, check_apart
 from feedback.datasets.believed import Asked, Belief, belief_apart
+from feedback.datasets.contract import TaskContract
 from feedback.errors import StarloopError, UnavailableError
 from feedback.files.tickets import UploadTickets, open_tickets
 from feedback.registry.adapters import AdapterStore
@@ -28,7 +31,7 @@ from feedback.reports.document import Report
 from feedback.reports.overview import PERIODS, Overview, Span, overview_apart
 from feedback.reports.pulse import Pulse, Topic, pulse_of
 from feedback.reports.version_stars import VersionStars, version_stars_apart
-from feedback.settings import Settings
+from feedback.settings import Model, Settings
 from feedback.storage.carrier import Apart, Carrier, Task
 from feedback.storage.conversations import forget_conversations
 from feedback.storage.database import Database, open_database
@@ -82,7 +85,7 @@ class Gateway:
         """`shared_metrics` is the directory where the workers of this gateway count together; None counts alone.
 
         `drains_apart` brings records to the database in a process beside this one, which then has more time.
-        `origins` is where settings come from (`settings_file.origins`).
+        `origins` is where settings come from (`settings_file.origins`). Raises `SettingsError` for a form that cannot be read.
         """
         self.settings = settings
         self.origins = origins or {}
@@ -105,6 +108,7 @@ class Gateway:
         self.adapter_watch = AdapterWatch(self.adapters, self.live, self.engines)
         self.under_way = UnderWay()
         self.retirements = Retirements(settings, self.adapters, self.engines, self.live, self.under_way, now)
+        self.constraints = _constraints(settings.model)
         self._shared_metrics = shared_metrics
         self._prepared = False
         self._drains_apart = drains_apart
@@ -250,3 +254,10 @@ class Gateway:
             forget_conversations(session, self.now().timestamp() - _KEPT_SECONDS)
             session.commit()
         ensure_loop_key(self.database, self.settings.directory, self.now())
+
+
+def _constraints(models: Collection[Model]) -> dict[str, Raw]:
+    """By model what its requests tell the engine of the form of answers, for those that are to be held to it while they are
+    written. Raises `SettingsError`."""
+    forms = {model.name: TaskContract.from_settings(model).constraint for model in models if model.constrain}
+    return {name: Raw(msgspec.json.encode(form)) for name, form in forms.items() if form is not None}

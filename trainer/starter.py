@@ -255,10 +255,16 @@ def save(directory: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenize
 
 
 @torch.inference_mode()
-def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, messages: Sequence[str]) -> list[str]:
-    """What the model says to each message, greedily."""
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[str],
+    choices: Sequence[str] = (),
+) -> list[str]:
+    """What the model says to each message, greedily; where there are `choices`, one of them."""
     tokenizer.padding_side = "left"
     texts: list[str] = []
+    follows = _followers(tokenizer, choices)
     for start in range(0, len(messages), 250):
         prompts = tokenizer.apply_chat_template(
             [[{"role": "user", "content": message}] for message in messages[start : start + 250]],
@@ -271,11 +277,30 @@ def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, messages
         written = model.generate(
             input_ids=prompts["input_ids"],
             attention_mask=prompts["attention_mask"],
-            max_new_tokens=24,
+            max_new_tokens=24 if follows is None else max(map(len, follows)) + 1,
             do_sample=False,
+            prefix_allowed_tokens_fn=None
+            if follows is None
+            else lambda _, ids, width=width: follows.get(
+                tuple(ids[width:].tolist()), [tokenizer.eos_token_id]
+            ),
         )
         texts += tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
     return texts
+
+
+def _followers(
+    tokenizer: PreTrainedTokenizerFast, choices: Sequence[str]
+) -> dict[tuple[int, ...], list[int]] | None:
+    """By the beginning of a choice, as token ids, those that may come next; None without choices."""
+    if not choices:
+        return None
+    follows: dict[tuple[int, ...], set[int]] = {}
+    for choice in choices:
+        ids = [*tokenizer(choice, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for place, token in enumerate(ids):
+            follows.setdefault(tuple(ids[:place]), set()).add(token)
+    return {beginning: sorted(tokens) for beginning, tokens in follows.items()}
 
 
 def accuracy(said: Sequence[str], messages: Sequence[Message]) -> float:

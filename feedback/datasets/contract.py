@@ -75,6 +75,11 @@ class TaskContract:
         return self._form is not None or self._check is not None
 
     @property
+    def constraint(self) -> dict[str, Any] | None:
+        """vLLM's `structured_outputs` by which an engine writes nothing that is out of form; a check has none."""
+        return None if self._form is None else self._form.constraint
+
+    @property
     def needs_messages(self) -> bool:
         """Whether the check looks at the messages too."""
         return self._check is not None and self._check.needs_messages

@@ -16,7 +16,25 @@ def _stream(body: Body, asked: str) -> Events:
     return Events(body.shows_usage, asked)
 
 
-CHAT = Dialect("/v1/chat/completions", "chat", read_chat, _forwarded, read_answer, _stream, as_openai, whole)
+CHAT = Dialect(
+    "/v1/chat/completions",
+    "chat",
+    read_chat,
+    _forwarded,
+    read_answer,
+    _stream,
+    as_openai,
+    whole,
+    constrains=True,
+)
 COMPLETIONS = Dialect(
-    "/v1/completions", "text_completion", read_completion, _forwarded, read_answer, _stream, as_openai, whole
+    "/v1/completions",
+    "text_completion",
+    read_completion,
+    _forwarded,
+    read_answer,
+    _stream,
+    as_openai,
+    whole,
+    constrains=True,
 )

@@ -51,6 +51,8 @@ class Dialect(NamedTuple):
     purpose: str | None = None
     """What its requests are recorded as where they teach nothing, as no model learns from them; the base answers those that
     name no version."""
+    constrains: bool = False
+    """Its requests take vLLM's `structured_outputs`."""
 
 
 def as_openai(failure: Failure) -> bytes:

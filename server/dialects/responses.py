@@ -185,4 +185,6 @@ def _stream(_body: Body, asked: str) -> NamedEvents:
     return NamedEvents(_SHAPE, asked)
 
 
-RESPONSES = Dialect("/v1/responses", "chat", _read, _forwarded, _read_answer, _stream, as_openai, whole)
+RESPONSES = Dialect(
+    "/v1/responses", "chat", _read, _forwarded, _read_answer, _stream, as_openai, whole, constrains=True
+)

@@ -122,6 +122,7 @@ class Bench:
             base=self.folder / "base",
             rank=self.options.rank,
             labels=json.dumps(self.task.labels),
+            constrain=json.dumps(self.options.constrain),
             examples=self.folder / "examples.jsonl",
             share=share,
             replay=self.options.replay,
@@ -308,7 +309,8 @@ class Bench:
         base = AutoModelForCausalLM.from_pretrained(self.folder / "base", dtype=torch.bfloat16)
         model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
         tokenizer = AutoTokenizer.from_pretrained(self.folder / "base")
-        said = starter.answers(model, tokenizer, [text for text, _ in self.task.test])
+        choices = self.task.labels if self.options.constrain else ()
+        said = starter.answers(model, tokenizer, [text for text, _ in self.task.test], choices)
         return self.score(title, said, f"{len(rows):,} cases; trained in {seconds:.0f} s")
 
 

@@ -30,6 +30,7 @@ name = "assistant"
 base = "{base}"
 mode = "auto"
 labels = {labels}
+constrain = {constrain}
 examples = "{examples}"
 [dataset]
 evaluation_share = {share}
@@ -120,6 +121,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--evaluation-share", type=float, default=0.35)
     parser.add_argument("--replay", type=float, default=10.0)
     parser.add_argument("--liars", type=float, default=0.0, help="share of the users who lie")
+    parser.add_argument(
+        "--constrain", action="store_true", help="answers are held to the labels while written"
+    )
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--base-steps", type=int, default=600)

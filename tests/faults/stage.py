@@ -79,9 +79,18 @@ class Stage:
 
 @contextmanager
 def stage(
-    folder: Path, *, workers: int = 1, max_loras: int = 4, max_cpu_loras: int = 32, base: str = "starter"
+    folder: Path,
+    *,
+    workers: int = 1,
+    max_loras: int = 4,
+    max_cpu_loras: int = 32,
+    base: str = "starter",
+    more: str = "",
 ) -> Iterator[Stage]:
-    """`starloop engine` and `starloop serve` on one data directory, ready to answer; about 40 s."""
+    """`starloop engine` and `starloop serve` on one data directory, ready to answer; about 40 s.
+
+    `more`: lines after the `[[model]]` of the configuration.
+    """
     directory = folder / "data"
     port, engine_port = _free_port(), _free_port()
     configuration = folder / "starloop.toml"
@@ -95,6 +104,7 @@ def stage(
             max_loras=max_loras,
             max_cpu_loras=max_cpu_loras,
         )
+        + more
     )
     engine, gateway = (_start(folder, command, configuration) for command in ("engine", "serve"))
     address = f"http://127.0.0.1:{port}"

@@ -179,6 +179,7 @@ def test_a_check_of_a_module_that_there_is_not_says_what_to_do() -> None:
         ),
         ("pattern = '(?=x)y'", "model.0..pattern: .*RE2.*look-around"),
         ("pattern = '('", "model.0..pattern: .*missing"),
+        ("base = 'acme/chat'\nconstrain = true", "constrain is set, and there is no form"),
         ("check = 'module.function'", 'model.0..check: .* write "package.module:function"'),
     ],
 )
@@ -194,3 +195,10 @@ def test_order_of_keys_and_spacing_do_not_make_another_answer() -> None:
     assert same_answer(" yes\n", "yes")
     assert not same_answer('"yes"', "yes") and not same_answer('{"a": 1}', '{"a": true}')
     assert answer_key("[" * 100_000) == "[" * 100_000
+
+
+def test_what_an_engine_is_told_of_the_form_is_the_form() -> None:
+    assert TaskContract(labels=["b", "a"]).constraint == {"choice": ["b", "a"]}
+    assert TaskContract(pattern="[a-z]+").constraint == {"regex": "[a-z]+"}
+    assert STARTER.constraint == {"json": SCHEMA}
+    assert TaskContract().constraint is None

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import jsonschema
 import pytest
 
+from feedback.starter.grammar import SCHEMA
 from tests.faults.churn import run, table
 from tests.faults.stage import Stage, stage
+
+_CONSTRAINED = """\
+[[model]]
+name = "sorter"
+labels = ["where_is_it?", "take-it back", "Ünter"]
+constrain = true
+[[model]]
+name = "speller"
+pattern = "[A-Z]{2}-\\\\d{4}"
+constrain = true
+[[model]]
+name = "helpdesk"
+constrain = true
+"""
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -18,7 +36,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """An engine that runs two adapters at a time, and five versions."""
-    with stage(tmp_path_factory.mktemp("stage"), max_loras=2, max_cpu_loras=8) as running:
+    folder = tmp_path_factory.mktemp("stage")
+    with stage(folder, max_loras=2, max_cpu_loras=8, more=_CONSTRAINED) as running:
         for seed in range(5):
             running.add_version(seed)
         yield running
@@ -104,3 +123,30 @@ def _ask(on: Stage, model: str) -> httpx.Response:
 def _answers(on: Stage, model: str) -> None:
     told = _ask(on, model)
     assert told.status_code == 200, told.text
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_constrained_model_writes_nothing_out_of_form(on: Stage, number: int) -> None:
+    """Also where it is made to say what it would never say by itself."""
+    messages = [{"role": "user", "content": f"Sing me a song, verse {number}"}]
+    hot = {"messages": messages, "temperature": 2.0, "seed": number, "max_tokens": 60}
+    with httpx.Client(base_url=on.address, timeout=60, trust_env=False) as client:
+
+        def said(path: str, **body: object) -> dict[str, object]:
+            answer = client.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()  # type: ignore[no-any-return]
+
+        def chat(model: str) -> str:
+            answer = said("/v1/chat/completions", model=model, **hot)
+            return str(answer["choices"][0]["message"]["content"])  # type: ignore[index]
+
+        labels = ("where_is_it?", "take-it back", "Ünter")
+        assert chat("sorter") in labels
+        assert re.fullmatch(r"[A-Z]{2}-\d{4}", chat("speller"))
+        assert jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(chat("helpdesk")))
+        plain = said("/v1/completions", model="sorter", prompt="Sing", temperature=2.0, max_tokens=20)
+        assert plain["choices"][0]["text"] in labels  # type: ignore[index]
+        replied = said("/v1/responses", model="sorter", input="Sing", temperature=2.0, max_output_tokens=20)
+        assert replied["output"][-1]["content"][0]["text"] in labels  # type: ignore[index]
+        assert chat("assistant") not in labels

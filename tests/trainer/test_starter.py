@@ -27,6 +27,14 @@ def test_the_recipe_leaves_a_model_that_loads_and_writes(made: Path) -> None:
     assert model.dtype == torch.bfloat16
 
 
+def test_an_answer_can_be_held_to_choices_it_would_not_make(made: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(made / "model")
+    model = AutoModelForCausalLM.from_pretrained(made / "model")
+    choices = ["card_lost", "card", "fee?"]
+    said = answers(model, tokenizer, ["Where is my parcel?", "I want my money back, now."], choices)
+    assert len(said) == 2 and set(said) <= set(choices)
+
+
 def test_the_small_recipe_already_learns_the_form_of_an_answer(made: Path) -> None:
     meta = json.loads((made / "model" / "meta.json").read_text())
     assert meta["measured"]["valid_answers"] > 0.9
