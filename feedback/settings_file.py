@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from feedback.errors import SettingsError
 from feedback.registry.bases import STARTER
 from feedback.settings import Section, Settings
 from feedback.settings_values import value_problem
+
+_UNHELD = re.compile(r"(?<!\\)(?:\\\\)*(\\[AzZQEbBpPCx]|\[\[:|\(\?(?!:))")
+"""What RE2 knows and the grammars of vLLM's structured outputs do not: they read it to the letter, or refuse it."""
 
 _PREFIX = "STARLOOP_"
 # What a variable for an array of tables is laid over where the file has none: the default's required keys.
@@ -165,6 +169,11 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
                 f"model {model.name!r}: no [[engine]] serves its base {model.base!r} (there are: {', '.join(bases)})"
             )
         forms = [key for key in ("schema", "labels", "pattern") if getattr(model, key)]
+        if model.constrain and (unheld := _UNHELD.search(model.pattern)):
+            problems.append(
+                f"model {model.name!r}: pattern has {unheld[1]!r}, which the engine's grammars take for something else; write it "
+                "without, or leave constrain off"
+            )
         if model.constrain and not forms and model.base != STARTER:
             problems.append(
                 f"model {model.name!r}: constrain is set, and there is no form to hold answers to; set schema, labels or pattern"

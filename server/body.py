@@ -47,8 +47,9 @@ FLAG = msgspec.json.Decoder(bool | None)
 MESSAGES = msgspec.json.Decoder(list[Message])
 _completion_prompt = msgspec.json.Decoder(str | list[str | int | list[int]])
 OBJECT = msgspec.json.Decoder(dict[str, Any] | None)
-_SHAPING = frozenset({"structured_outputs", "response_format", "text", "tools", "functions"})
+_SHAPING = ("structured_outputs", "response_format", "text", "tools", "functions", "continue_final_message")
 """Fields by which a request says what form its answer has."""
+_NOTHING = frozenset({b"null", b"[]", b"{}", b"false"})
 _WITH_USAGE = Raw(b'{"include_usage":true}')
 
 
@@ -83,8 +84,9 @@ class Body(NamedTuple):
         return msgspec.json.encode(fields)
 
     def constrained(self, structured_outputs: Raw) -> Body:
-        """With a form that the answer must have, unless the request says itself what it wants or brings tools."""
-        if _SHAPING.intersection(self.fields):
+        """With a form that the answer must have, unless the request says itself what it wants, brings tools, or has begun the
+        answer itself."""
+        if any(name in self.fields and _says(name, self.fields[name]) for name in _SHAPING):
             return self
         return self._replace(fields={**self.fields, "structured_outputs": structured_outputs})
 
@@ -188,6 +190,16 @@ def plain_text(content: Content) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part if isinstance(part, str) else part.text or "" for part in content)
+
+
+def _says(name: str, value: Raw) -> bool:
+    """Whether a field of these asks for a form; null and the empty ones do not, and `text` does by its `format` alone."""
+    if bytes(value) in _NOTHING:
+        return False
+    if name != "text":
+        return True
+    asked = msgspec.json.decode(value)
+    return not isinstance(asked, dict) or asked.get("format") is not None
 
 
 def _with_usage(options: Raw | None) -> Raw:

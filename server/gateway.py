@@ -20,7 +20,7 @@ from feedback.asleep import wanted_asleep
 from feedback.checks.check import Report as Checked
 from feedback.checks.frozen import Frozen, check_apart
 from feedback.datasets.believed import Asked, Belief, belief_apart
-from feedback.datasets.contract import TaskContract
+from feedback.datasets.contract import constraint_of
 from feedback.errors import StarloopError, UnavailableError
 from feedback.files.tickets import UploadTickets, open_tickets
 from feedback.registry.adapters import AdapterStore
@@ -171,6 +171,23 @@ class Gateway:
                 "%s is asked for its base by the base's own name: %s", replica.connections.url, error
             )
         await self._warm_versions(base, replica)
+        await self._try_constraints(base, replica)
+
+    async def _try_constraints(self, base: str, replica: Replica) -> None:
+        """Let it write a token within each form that answers are held to: what it refuses, it would refuse every user."""
+        for model in self.settings.model:
+            form = self.constraints.get(model.name)
+            if model.base != base or form is None:
+                continue
+            try:
+                await replica.warm(None, form)
+            except StarloopError as error:
+                _log.error(
+                    "[[model]] %r: with constrain = true its requests will be refused, as the engine cannot hold "
+                    "answers to its form: %s",
+                    model.name,
+                    error,
+                )
 
     async def _warm_versions(self, base: str, replica: Replica) -> None:
         try:
@@ -259,5 +276,5 @@ class Gateway:
 def _constraints(models: Collection[Model]) -> dict[str, Raw]:
     """By model what its requests tell the engine of the form of answers, for those that are to be held to it while they are
     written. Raises `SettingsError`."""
-    forms = {model.name: TaskContract.from_settings(model).constraint for model in models if model.constrain}
+    forms = {model.name: constraint_of(model) for model in models}
     return {name: Raw(msgspec.json.encode(form)) for name, form in forms.items() if form is not None}

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -120,13 +121,15 @@ class Replica:
         """What to ask for in order to be answered by the base."""
         return self.neutral or self.base_id
 
-    async def warm(self, adapter: str | None) -> None:
-        """Let it answer once as an adapter, or as its base: what it has to load, it loads now.
+    async def warm(self, adapter: str | None, form: msgspec.Raw | None = None) -> None:
+        """Let it answer once as an adapter, or as its base: what it has to load, it loads now. `form` is held to meanwhile.
 
         The adapter's files must have been checked. Raises `UnavailableError` when it cannot answer as that.
         """
         asked = adapter or self.base_name
-        body = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        body: dict[str, Any] = {"model": asked, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        if form is not None:
+            body["structured_outputs"] = form
         status, content = await self.call("POST", "/v1/completions", body, _WARM_SECONDS)
         if status != 200:
             told = read_error(content) or f"status {status}"

@@ -250,7 +250,9 @@ class Retirements:
         with self._database.reading() as session:
             if routable(session, engine.base) < engine.adapter_limit:
                 return
-            keep = {model.name: model.keep_champions for model in self._settings.model}
+            here = [model for model in self._settings.model if model.base == engine.base]
+            most = max(1, engine.adapter_limit // max(1, len(here)) - 2)  # beside champion and challenger
+            keep = {model.name: min(model.keep_champions, most) for model in here}
             found = expendable_versions(session, engine.base, self._now(), keep)
             candidates = [(one.model, one.number, what) for one, what in found]
         for model, number, what in candidates:

@@ -24,7 +24,7 @@ from feedback.threads import name_this_thread
 from trainer.canary import Arm, Look, look
 from trainer.canary_evidence import Evidence
 from trainer.clock_watch import SET_SECONDS, ClockWatch
-from trainer.guardrails import LAST_LOOK, Tally, due_look, guard
+from trainer.guardrails import FEW, LAST_LOOK, Tally, due_look, guard
 from trainer.lease import LeaseLostError, LoopLease
 from trainer.workshop import Workshop
 
@@ -149,14 +149,16 @@ class CanaryKeeper:
                 watched.arms = evidence.arms(session)
                 watched.count_again = self._now() + (self._now() - begun) / _RATINGS_SHARE
             on_trial, against = evidence.tallies(session)
-            earlier = None if against.malformed else watched.earlier or evidence.earlier(session)
-        watched.earlier = earlier
+            if row.kind == "watch" and len(against.malformed) < FEW:
+                watched.earlier = watched.earlier or evidence.earlier(session)
+            else:
+                watched.earlier = None
         ours, theirs = watched.arms
         due = due_look(max(len(on_trial.failed), ours.answers), watched.looks)
         slower = None if row.against == BASE else self._wanted.latency
         over = self._workshop.clock().timestamp() >= row.limit
         number = due if due > watched.looks else LAST_LOOK if over else None
-        guardrails = guard(on_trial, against, number, self._wanted.guardrail, slower, earlier)
+        guardrails = guard(on_trial, against, number, self._wanted.guardrail, slower, watched.earlier)
         seen = look(
             ours, theirs, guardrails, self._wanted, over, row.kind == "watch", sound=on_trial.sound > 0
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,6 +15,7 @@ from sqlmodel import col, select
 from feedback.datasets.case_hash import case_hash
 from feedback.datasets.cases import EvalCase
 from feedback.datasets.chat import last_user_text
+from feedback.datasets.contract import constraint_of
 from feedback.datasets.groups import prompt_hash
 from feedback.registry.bases import resolve_base
 from feedback.settings import Model, Settings
@@ -33,6 +35,8 @@ class PinnedVersion(Struct, frozen=True):
     number: str
     revision: str = ""
     """A number never means two sets of weights; `base` does when the model is given another base."""
+    form: Mapping[str, Any] | None = None
+    """What the engine holds its answers to."""
 
     @property
     def name(self) -> str:
@@ -43,7 +47,7 @@ class PinnedVersion(Struct, frozen=True):
 def pinned(settings: Settings, model: Model, number: str) -> PinnedVersion:
     """The model's version of that number, or its base."""
     revision = resolve_base(model.base, settings.directory).revision if number == "base" else ""
-    return PinnedVersion(model.name, number, revision)
+    return PinnedVersion(model.name, number, revision, constraint_of(model))
 
 
 class Evaluation:
@@ -106,7 +110,7 @@ class Evaluation:
 
     def case_hash(self, version: PinnedVersion, case: EvalCase) -> str:
         """SHA-256 of what determines the greedy answer of a version."""
-        return case_hash(case.messages, self._max_tokens, version.revision, case.tools)
+        return case_hash(case.messages, self._max_tokens, version.revision, case.tools, version.form)
 
     def _asked(
         self, version: PinnedVersion, cases: Mapping[str, EvalCase], check: Callable[[], None]
@@ -149,6 +153,7 @@ class Evaluation:
     def _keep(
         self, version: PinnedVersion, answered: Mapping[str, Answer], cases: Mapping[str, EvalCase]
     ) -> None:
+        answered = {key: answer for key, answer in answered.items() if not answer.refused}
         if not answered:
             return
         now = self._clock().timestamp()

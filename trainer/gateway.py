@@ -24,6 +24,9 @@ _UNKNOWN_SECONDS = 20.0
 """How long an unknown version is asked for: the gateway hears of a new one a moment after the registry does."""
 
 
+_REFUSAL = "refused: "
+
+
 class Answer(Struct, frozen=True):
     """One answer of one version, and what it took."""
 
@@ -31,6 +34,11 @@ class Answer(Struct, frozen=True):
     finish_reason: str | None
     completion_tokens: int | None
     latency_ms: float
+
+    @property
+    def refused(self) -> bool:
+        """The server did not take the prompt, or not as it was asked. What is mended there may change that."""
+        return (self.finish_reason or "").startswith(_REFUSAL)
 
 
 class Gateway:
@@ -89,7 +97,7 @@ class Gateway:
         }
         response, seconds = self._call("/v1/chat/completions", body, {"x-starloop-purpose": "evaluation"})
         if response.status_code in _REFUSED:
-            return Answer("", f"refused: {_problem(response)}"[:200], None, 1000 * seconds)
+            return Answer("", f"{_REFUSAL}{_problem(response)}"[:200], None, 1000 * seconds)
         _raise_for(response, f"asking {version}")
         document = _document(response)
         choice = (document.get("choices") or [{}])[0]

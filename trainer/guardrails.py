@@ -25,6 +25,8 @@ PER_USER = 10
 _FIRST, _GROWTH = 8, 1.25
 _SPENT = 0.01 / 3
 _NEWEST, _BROKEN, _WHOLE = 50, 0.5, 0.1
+FEW = _NEWEST
+"""Answers of the other version below which those of before stand beside them."""
 _FEWEST_PACED = 20
 LAST_LOOK = 1
 """As which the look at the end counts where no other is due."""
@@ -95,17 +97,18 @@ def guard(
     """What the guardrails say. `look`: the number of the look that is due (from 1), None between two of them.
 
     `most_slower` is None where paces cannot be compared, as beside the bare base. `earlier`: what the other version answered
-    before; its form stands in where nobody asks it now, as a small holdback of few users may be empty. Errors and paces of
-    another time would tell of engines, not of versions.
+    before, which stands in for the form of its answers where hardly anybody asks it now, as a small holdback of few users is
+    nearly empty. Users and requests of another time are others, so beside it only a version that broke down is held to have failed,
+    and the level is not that of the rest. Errors and paces of another time would tell of engines.
     """
     level = None if look is None else _SPENT * 6 / (math.pi * look) ** 2
-    shaped, when = against.malformed, ""
-    if not shaped and earlier is not None:
-        shaped, when = earlier.malformed, " in answers of before"
     findings = [
         _share("errors", "failed", on_trial.failed, against.failed, level, most_excess),
-        _share("format", "malformed", on_trial.malformed, shaped, level, most_excess, when),
+        _share("format", "malformed", on_trial.malformed, against.malformed, level, most_excess),
     ]
+    if earlier is not None and findings[1].verdict != "against":
+        beside = [*against.malformed, *earlier.malformed][:WINDOW]
+        findings[1] = _broken(on_trial.malformed, beside, level) or findings[1]
     if most_slower is not None:
         findings.append(_pace(on_trial.paces, against.paces, level, most_slower))
     return findings
@@ -118,13 +121,12 @@ def _share(
     theirs: Sequence[bool],
     level: float | None,
     most: float,
-    when: str = "",
 ) -> Finding:
     if not ours or not theirs:
         return Finding(about, "open", f"{about}: not both versions have answered yet")
     bad, other = sum(ours), sum(theirs)
     share, beside = bad / len(ours), other / len(theirs)
-    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%}), beside {beside:.1%}{when}"
+    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%}), beside {beside:.1%}"
     newest, others = ours[:_NEWEST], theirs[:_NEWEST]
     full = len(newest) == _NEWEST == len(others)
     if full and sum(newest) >= _BROKEN * _NEWEST and sum(others) < _WHOLE * _NEWEST:
@@ -135,6 +137,23 @@ def _share(
     if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) < level:
         return Finding(about, "against", f"{text}; more than {most:.0%} worse beyond chance")
     return Finding(about, "note", f"{text}; no more than chance explains so far")
+
+
+def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None) -> Finding | None:
+    """That a version broke down beside what the other answered until now; None where it did not."""
+    if level is None or not ours or not theirs:
+        return None
+    bad, other = sum(ours), sum(theirs)
+    if bad < _BROKEN * len(ours) or other >= _WHOLE * len(theirs):
+        return None
+    if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) >= level:
+        return None
+    text = f"format: {bad} of {counted(len(ours), 'answer')} malformed ({bad / len(ours):.1%})"
+    return Finding(
+        "format",
+        "against",
+        f"{text}, beside {other / len(theirs):.1%} of the other version's until now: it broke down",
+    )
 
 
 def _pace(ours: Sequence[float], theirs: Sequence[float], level: float | None, most: float) -> Finding:

@@ -132,6 +132,11 @@ def best_of_n(
             f"best-of-n needs a checker, and [[model]] {model.name!r} has no task contract: any answer at all would pass. "
             "Name a schema for it, or ask a teacher"
         )
+    if model.constrain and not model.check:
+        raise DataRefusedError(
+            f"best-of-n needs a checker, and [[model]] {model.name!r} writes nothing out of form by constrain = true: any answer "
+            "would pass. Name a `check` for it, or ask a teacher"
+        )
     with workshop.database.reading() as session:
         champion = get_model(session, model.name).champion or "base"
     version, settings = f"{model.name}@{champion}", workshop.settings.teacher

@@ -21,10 +21,6 @@ class Form(Protocol):
     def described(self) -> Any:
         """JSON by which two forms can be told apart."""
 
-    @property
-    def constraint(self) -> dict[str, Any]:
-        """vLLM's `structured_outputs` by which an engine writes nothing else."""
-
     def problem(self, text: str) -> str | None:
         """What is wrong with an answer, as in "the answer …"; None where nothing is."""
 
@@ -45,10 +41,6 @@ class SchemaForm:
     @property
     def described(self) -> Any:
         return {"schema": self.schema}
-
-    @property
-    def constraint(self) -> dict[str, Any]:
-        return {"json": self.schema}
 
     def problem(self, text: str) -> str | None:
         try:
@@ -88,10 +80,6 @@ class LabelForm:
     def described(self) -> Any:
         return {"labels": sorted(self._labels)}
 
-    @property
-    def constraint(self) -> dict[str, Any]:
-        return {"choice": self._labels}
-
     def problem(self, text: str) -> str | None:
         if text.strip() in self._known:
             return None
@@ -119,10 +107,6 @@ class PatternForm:
     @property
     def described(self) -> Any:
         return {"pattern": self._pattern}
-
-    @property
-    def constraint(self) -> dict[str, Any]:
-        return {"regex": self._pattern}
 
     def problem(self, text: str) -> str | None:
         answer = text.strip()

@@ -61,23 +61,17 @@ class TaskContract:
                 return cls(pattern=model.pattern, check=check)
             except ValueError as error:
                 raise SettingsError([f"{where} pattern = {model.pattern!r}: {error}"]) from None
-        if not model.schema:
-            return cls(SCHEMA if model.base == STARTER else None, check=check)
-        where = f"{where} schema = {model.schema!r}"
+        schema = schema_of(model)
         try:
-            return cls(_read(Path(model.schema).expanduser(), where), check=check)
+            return cls(schema, check=check)
         except jsonschema.SchemaError as error:
+            where = f"{where} schema = {model.schema!r}"
             raise SettingsError([f"{where}: is not a JSON schema: {error.message}"]) from error
 
     @property
     def restricts(self) -> bool:
         """Whether more is asked of an answer than not to be empty."""
         return self._form is not None or self._check is not None
-
-    @property
-    def constraint(self) -> dict[str, Any] | None:
-        """vLLM's `structured_outputs` by which an engine writes nothing that is out of form; a check has none."""
-        return None if self._form is None else self._form.constraint
 
     @property
     def needs_messages(self) -> bool:
@@ -142,6 +136,28 @@ def answer_key(text: str) -> str:
         return json.dumps(json.loads(text), sort_keys=True)
     except (ValueError, RecursionError):
         return text.strip()
+
+
+def schema_of(model: Model) -> Mapping[str, Any] | None:
+    """The JSON schema of a model's answers, where it has one. Raises `SettingsError` for a file that cannot be read."""
+    if not model.schema:
+        return SCHEMA if model.base == STARTER else None
+    return _read(Path(model.schema).expanduser(), f"[[model]] {model.name!r}: schema = {model.schema!r}")
+
+
+def constraint_of(model: Model) -> dict[str, Any] | None:
+    """vLLM's `structured_outputs` for a model's requests, where it is to write nothing that is out of form.
+
+    Raises `SettingsError` for a schema that cannot be read.
+    """
+    if not model.constrain:
+        return None
+    if model.labels:
+        return {"choice": model.labels}
+    if model.pattern:
+        return {"regex": model.pattern}
+    schema = schema_of(model)
+    return None if schema is None else {"json": schema}
 
 
 def _read(path: Path, where: str) -> dict[str, Any]:

@@ -196,11 +196,16 @@ def expendable_versions(
     """Versions of a base that make room for the next one, each with what it is in words, those first that are missed least.
 
     What was turned down; then what cycles made, nobody decided on and a newer version has overtaken, so that a loop that is
-    inconclusive night after night needs no hand; then former champions but for the last `keep` of each model (those that
-    it does not name keep all), so that one that promotes month after month needs none either. Of the latter two none that was
-    asked for lately, as a client may name it.
+    inconclusive night after night needs no hand; then former champions, those of them first that a rollback has left, but for
+    the last `keep` of each model that rollbacks lead to (models that it does not name keep all), so that one that promotes month
+    after month needs none either. Of the undecided none that was asked for lately, and of former champions none that was
+    asked for by its name: what it answered as the champion, its successor answers.
     """
-    query = select(ModelVersion).where(ModelVersion.base == base, col(ModelVersion.state).in_(SERVABLE))
+    query = (
+        select(ModelVersion)
+        .join(RegisteredModel, col(RegisteredModel.name) == col(ModelVersion.model))
+        .where(ModelVersion.base == base, RegisteredModel.base == base, col(ModelVersion.state).in_(SERVABLE))
+    )
     versions = sorted(session.exec(query), key=lambda one: (one.created, order_of(one.number)))
     newest = {one.model: one for one in versions}.values()
     going_on = set(session.exec(select(Cycle.id).where(col(Cycle.state).in_(UNFINISHED))))
@@ -212,35 +217,46 @@ def expendable_versions(
     since = first_id_at(now.timestamp() - _LATELY_SECONDS)
     found = [(one, "rejected version") for one in rejected_versions(session, base)]
     found += [(one, "version that nobody decided on") for one in undecided if not _asked(session, one, since)]
-    former = [
-        one for model, kept in keep.items() for one in _former_champions(session, model, versions)[:-kept]
-    ]
-    found += [(one, "former champion") for one in former if not _asked(session, one, since)]
+    former = _former_champions(session, versions, keep)
+    found += [(one, "former champion") for one in former if not _asked(session, one, since, by_name=True)]
     return found
 
 
-def _former_champions(session: Session, model: str, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
-    """Of some versions those that were the champion of a model and are not, in the order in which they last became it."""
-    row = session.get(RegisteredModel, model)
-    moves = (
-        select(Move.to_version, func.max(Move.position))
-        .where(Move.model == model)
-        .group_by(col(Move.to_version))
-    )
-    became = dict(session.exec(moves).all())
-    former = [
-        one
-        for one in versions
-        if one.model == model and one.number in became and row is not None and one.number != row.champion
-    ]
-    return sorted(former, key=lambda one: became[one.number])
+def _former_champions(
+    session: Session, versions: Sequence[ModelVersion], keep: Mapping[str, int]
+) -> list[ModelVersion]:
+    """Those of some versions that were champions and need not be kept: what rollbacks have left, then who was it longest ago."""
+    became = {
+        (model, number): when
+        for model, number, when in session.exec(
+            select(Move.model, Move.to_version, func.max(Move.created)).group_by(
+                col(Move.model), col(Move.to_version)
+            )
+        )
+    }
+    ranked = []
+    for model, kept in keep.items():
+        row = session.get(RegisteredModel, model)
+        if row is None:
+            continue
+        back = [number for number in champions_before(session, row) if number is not None]
+        ranked += [
+            (one.number in back, became[model, one.number], one)
+            for one in versions
+            if one.model == model
+            and (model, one.number) in became
+            and one.number not in (row.champion, *back[:kept])
+        ]
+    return [one for _, _, one in sorted(ranked, key=lambda ranks: ranks[:2])]
 
 
-def _asked(session: Session, version: ModelVersion, since: str) -> bool:
+def _asked(session: Session, version: ModelVersion, since: str, by_name: bool = False) -> bool:
     asked = select(Inference.id).where(
         Inference.model == version.model,
         Inference.version == version.number,
         col(Inference.id) >= since,
         Inference.purpose == "production",
     )
+    if by_name:
+        asked = asked.where(col(Inference.pinned).is_(True))
     return session.exec(asked.limit(1)).first() is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlmodel import Session, col, select
 
@@ -58,8 +58,16 @@ class Compared(NamedTuple):
     """Confirmed cases that each has answered."""
 
 
-def compare_versions(session: Session, model: str, before: str, after: str, max_tokens: int) -> Compared:
-    """By the confirmed cases that both have answered with `max_tokens`, as evaluations ask. A version's number, or `base`."""
+def compare_versions(
+    session: Session,
+    model: str,
+    before: str,
+    after: str,
+    max_tokens: int,
+    form: Mapping[str, Any] | None = None,
+) -> Compared:
+    """By the confirmed cases that both have answered with `max_tokens`, held to `form`, as evaluations ask. A version's number,
+    or `base`."""
     known = {one.number: one for one in list_versions(session, model)}
     cases = session.exec(
         select(Case).where(Case.model == model, Case.state == "confirmed").order_by(col(Case.id))
@@ -69,8 +77,8 @@ def compare_versions(session: Session, model: str, before: str, after: str, max_
     found: dict[str, list[tuple[Case, EvaluationResult, EvaluationResult]]] = {}
     counted = [0, 0]
     for case in cases:
-        one = _of(first, case, before, revisions, max_tokens)
-        other = _of(second, case, after, revisions, max_tokens)
+        one = _of(first, case, before, revisions, max_tokens, form)
+        other = _of(second, case, after, revisions, max_tokens, form)
         counted[0] += one is not None
         counted[1] += other is not None
         if one is not None and other is not None:
@@ -107,10 +115,15 @@ def _answers(session: Session, model: str, number: str) -> dict[str, EvaluationR
 
 
 def _of(
-    answers: dict[str, EvaluationResult], case: Case, number: str, revisions: Sequence[str], max_tokens: int
+    answers: dict[str, EvaluationResult],
+    case: Case,
+    number: str,
+    revisions: Sequence[str],
+    max_tokens: int,
+    form: Mapping[str, Any] | None,
 ) -> EvaluationResult | None:
     for revision in revisions if number == BASE else [""]:
-        found = answers.get(case_hash(case.messages, max_tokens, revision, case.tools))
+        found = answers.get(case_hash(case.messages, max_tokens, revision, case.tools, form))
         if found is not None:
             return found
     return None

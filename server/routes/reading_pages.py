@@ -10,6 +10,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup
 from sqlmodel import col, select
 
+from feedback.datasets.contract import constraint_of
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import parse_id
 from feedback.registry.models import SERVABLE, champions_before, get_model, list_moves
@@ -148,7 +149,9 @@ def versions(
                     if number not in numbers:
                         raise BadFieldError(name, f"{chosen} has no version {number[:40]!r}")
                 tokens = gateway.settings.evaluation.max_tokens
-                compared = compare_versions(session, chosen, before, after, tokens)
+                configured = gateway.settings.model_named(chosen)
+                form = None if configured is None else constraint_of(configured)
+                compared = compare_versions(session, chosen, before, after, tokens, form)
             return {
                 "numbers": numbers,
                 "compared": compared,

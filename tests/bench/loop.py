@@ -1,8 +1,9 @@
 """`make bench-loop`: the whole loop on public data, through the real server and real training.
 
-A small base model is made that knows some labels of SNIPS or Banking77 and has only read prompts of the others. What it must
-not forget are other examples of what it knows, as those it learned it knows by heart: cases of them could only be lost. Then users
-send prompts, each of them as often as any other, to `starloop up` with its real engine; one answer in five is rated, one
+A small base model is made that knows some labels of SNIPS or Banking77 and has only read prompts of the others. As a careful team
+has it, it learned from the training side of their examples alone, so that what its versions must not forget is judged by examples
+which it does not know by heart. Then users send prompts, most of what it does not know, each of them as often as any other, to
+`starloop up` with its real engine; one answer in five is rated, one
 rating in ten says the opposite of what the answer deserves, one low rating in three comes with the right answer. A reviewer
 confirms golden cases, a cycle in mode `auto` triages, curates, trains, evaluates and decides, and its winner answers next.
 
@@ -42,6 +43,7 @@ from typing import Any
 
 import httpx
 
+from feedback.datasets.chat import Conversation
 from feedback.datasets.groups import prompt_hash
 from feedback.datasets.splits import row_side, user_key
 from feedback.settings_file import load
@@ -85,7 +87,8 @@ class Bench:
     base_rows: list[Row] = field(default_factory=list)
     """What the base learns."""
     kept_rows: list[Row] = field(default_factory=list)
-    """What it must not forget: replayed in trainings, and a part of it the regression suite."""
+    """The base examples: those of the training side, which trainings replay, and those of the evaluation side, by which the
+    regression suite judges."""
     pool: list[Row] = field(default_factory=list)
     """What users may ask, each prompt once."""
     live: list[Row] = field(default_factory=list)
@@ -96,19 +99,25 @@ class Bench:
     """What each promotion brought on true labels."""
 
     def divide(self) -> None:
-        """Prompts that the base learns, those it must not forget, and those that users will send: no prompt is two."""
+        """Prompts that the base learns, those it must not forget, and those that users will send, which are in neither."""
         rows = list({prompt_hash(text): (text, label) for text, label in self.task.train}.values())
         self.rng.shuffle(rows)
-        known = [row for row in rows if row[1] not in self.task.unknown]
-        learns, keeps = (
-            round(share * len(known)) for share in (self.options.base_share, self.options.examples_share)
-        )
-        self.base_rows, self.kept_rows = known[:learns], known[learns : learns + keeps]
-        reserved = {text for text, _ in [*self.base_rows, *self.kept_rows]}
-        self.pool = [row for row in rows if row[0] not in reserved]
+        sides: dict[str | None, list[Row]] = {"train": [], "evaluation": [], None: []}
+        new: list[Row] = []
+        for row in rows:
+            (new if row[1] in self.task.unknown else sides[self.side(row)]).append(row)
+        self.base_rows = sides["train"][: round(self.options.base_share * len(sides["train"]))]
+        self.kept_rows = sides["train"] + sides["evaluation"]
+        old = round(self.options.old_share / (1 - self.options.old_share) * len(new))
+        self.pool = new + sides[None][:old]
         while len(self.live) < self.options.prompts:
             self.live += self.rng.sample(self.pool, len(self.pool))
         del self.live[self.options.prompts :]
+
+    def side(self, row: Row) -> str | None:
+        """On which side the product puts a base example; for the few that are near another it may be another one."""
+        identity = Conversation([{"role": "user", "content": row[0]}], row[1]).content_hash
+        return row_side(prompt_hash(row[0]), f"example {identity}", self.options.evaluation_share)
 
     def scene(self, name: str, share: float) -> Scene:
         folder = self.folder / name
@@ -335,8 +344,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
         f"## {options.data}, seed {options.seed}" + (f", {options.liars:.0%} liars" if options.liars else ""),
         "",
         f"{len(bench.live):,} requests with {len(set(bench.live)):,} prompts in {options.cycles} cycles, {len(task.unknown)} of {len(task.labels)} labels held out "
-        f"from a base that learned {len(bench.base_rows):,} examples of the others and must not forget {len(bench.kept_rows):,} "
-        f"more; {len(rated):,} answers rated, "
+        f"from a base that learned {len(bench.base_rows):,} of {len(bench.kept_rows):,} examples of the others; {len(rated):,} answers rated, "
         f"{words['corrected']} of them corrected, {words['praised']} praised; test file of {len(task.test):,}. "
         f"`evaluation_share` {options.evaluation_share}, `replay` {options.replay}. {time.monotonic() - started:.0f} s in all.",
         "",
@@ -361,7 +369,8 @@ def compared(bench: Bench, scene: Scene) -> str:
             ("all traffic", sorted(set(bench.live))),
         )
     ]
-    svm = LinearSvm(*zip(*bench.base_rows, *bench.kept_rows, *same, strict=True))
+    taught = [row for row in bench.kept_rows if bench.side(row) == "train"]
+    svm = LinearSvm(*zip(*taught, *same, strict=True))
     bench.score("linear SVM, same cases", svm.predict([text for text, _ in bench.task.test]))
     ratios = ", ".join(f"**{ratio:.3f}** of *{title}*" for title, ratio in reached)
     return f"What serves in the end reaches {ratios}."

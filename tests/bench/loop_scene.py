@@ -109,13 +109,13 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=18_000, help="how many requests users send in all")
     parser.add_argument(
-        "--base-share", type=float, default=0.2, help="of the known labels' rows, what the base learns"
+        "--base-share",
+        type=float,
+        default=0.75,
+        help="of the base examples that teach, what the base learned",
     )
     parser.add_argument(
-        "--examples-share",
-        type=float,
-        default=0.55,
-        help="of the known labels' rows, what it must not forget",
+        "--old-share", type=float, default=0.25, help="of the prompts, those of labels that the base knows"
     )
     parser.add_argument("--golden", type=int, default=900, help="golden cases drawn over all cycles")
     parser.add_argument("--evaluation-share", type=float, default=0.35)

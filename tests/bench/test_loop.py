@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
-from itertools import combinations
 from pathlib import Path
 
 from tests.bench.loop import Bench, Heard, poisoned
@@ -22,21 +21,22 @@ TASK = Task(
 
 def bench(folder: Path) -> Bench:
     return Bench(
-        argparse.Namespace(prompts=40, seed=0, base_share=0.25, examples_share=0.5),
+        argparse.Namespace(prompts=40, seed=0, base_share=0.5, old_share=0.1, evaluation_share=0.5),
         TASK,
         folder,
         random.Random(0),
     )
 
 
-def test_the_base_learns_known_labels_alone_and_users_send_what_it_has_not_learned(tmp_path: Path) -> None:
+def test_the_base_learns_from_what_teaches_and_users_send_what_nobody_keeps(tmp_path: Path) -> None:
     one = bench(tmp_path)
     one.divide()
-    assert {label for _, label in [*one.base_rows, *one.kept_rows]} == {"play"}
-    assert (len(one.base_rows), len(one.kept_rows), len(one.pool)) == (10, 20, 50)
-    parts = [set(rows) for rows in (one.base_rows, one.kept_rows, one.live)]
-    assert not any(first & second for first, second in combinations(parts, 2))
-    assert {label for _, label in one.live} == {"play", "book"}
+    kept = {side: [row for row in one.kept_rows if one.side(row) == side] for side in ("train", "evaluation")}
+    assert {label for _, label in one.kept_rows} == {"play"}
+    assert len(kept["train"]) + len(kept["evaluation"]) == len(one.kept_rows) < 40
+    assert one.base_rows == kept["train"][: round(len(kept["train"]) / 2)] != []
+    assert not set(one.kept_rows) & set(one.pool)
+    assert Counter(label for _, label in one.pool) == {"book": 40, "play": 4}
 
 
 def test_users_ask_every_prompt_as_often_as_any_other(tmp_path: Path) -> None:
@@ -62,7 +62,9 @@ def test_praise_and_corrections_teach_and_nothing_else_does() -> None:
 
 def test_of_the_users_the_first_lie_and_what_their_promotions_brought_is_told(tmp_path: Path) -> None:
     one = Bench(
-        argparse.Namespace(prompts=40, seed=0, base_share=0.25, examples_share=0.5, liars=0.05),
+        argparse.Namespace(
+            prompts=40, seed=0, base_share=0.5, old_share=0.1, evaluation_share=0.5, liars=0.05
+        ),
         TASK,
         tmp_path,
         random.Random(0),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import pytest
 
 from feedback.datasets.answer_check import AnswerCheck
-from feedback.datasets.contract import TaskContract, answer_key, same_answer
+from feedback.datasets.contract import TaskContract, answer_key, constraint_of, same_answer
 from feedback.errors import SettingsError
 from feedback.settings import Model
 from feedback.settings_file import load
@@ -179,6 +180,8 @@ def test_a_check_of_a_module_that_there_is_not_says_what_to_do() -> None:
         ),
         ("pattern = '(?=x)y'", "model.0..pattern: .*RE2.*look-around"),
         ("pattern = '('", "model.0..pattern: .*missing"),
+        (r"pattern = '\A[a-z]+\z'" + "\nconstrain = true", "grammars take for something else"),
+        (r"pattern = 'a\\\\[[:alpha:]]'" + "\nconstrain = true", "grammars take for something else"),
         ("base = 'acme/chat'\nconstrain = true", "constrain is set, and there is no form"),
         ("check = 'module.function'", 'model.0..check: .* write "package.module:function"'),
     ],
@@ -198,7 +201,11 @@ def test_order_of_keys_and_spacing_do_not_make_another_answer() -> None:
 
 
 def test_what_an_engine_is_told_of_the_form_is_the_form() -> None:
-    assert TaskContract(labels=["b", "a"]).constraint == {"choice": ["b", "a"]}
-    assert TaskContract(pattern="[a-z]+").constraint == {"regex": "[a-z]+"}
-    assert STARTER.constraint == {"json": SCHEMA}
-    assert TaskContract().constraint is None
+    def told(**model: Any) -> dict[str, Any] | None:
+        return constraint_of(Model(name="m", constrain=True, **model))
+
+    assert told(labels=["b", "a"]) == {"choice": ["b", "a"]}
+    assert told(base="acme/chat", pattern="[a-z]+") == {"regex": "[a-z]+"}
+    assert told() == {"json": SCHEMA}
+    assert told(base="acme/chat") is None
+    assert constraint_of(Model(name="m", labels=["a"])) is None

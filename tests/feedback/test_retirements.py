@@ -10,7 +10,7 @@ from sqlmodel import Session
 from feedback.access.audit import Actor
 from feedback.errors import ConflictError, NotFoundError
 from feedback.ids import new_id
-from feedback.registry.models import ensure_models, move_champion
+from feedback.registry.models import MoveKind, ensure_models, get_model, move_champion
 from feedback.registry.retirements import (
     Progress,
     begin_retirement,
@@ -207,13 +207,36 @@ def test_former_champions_make_room_last_and_the_newest_of_them_never(database: 
             return [(one.number, what) for one, what in versions]
 
         rejected, former = ("1.4", "rejected version"), "former champion"
-        # 1.3 is the champion, and 1.0 was it after 1.1 and 1.2
+        # 1.3 is the champion; back from it lie 1.0, 1.2 and 1.1
         assert found(1) == [rejected, ("1.1", former), ("1.2", former)]
         assert found(2) == [rejected, ("1.1", former)]
         assert found(3) == [rejected]
         assert expendable_versions(session, "starter", NOW, {})[1:] == []
-        asked = Inference(id=new_id(NOW), created=NOW.timestamp(), model="assistant", version="1.1")
-        asked.status, asked.latency_ms = 200, 1.0
-        session.add(asked)
+        for number, pinned in (("1.1", True), ("1.2", False)):  # as the champion 1.2 was asked for lately too
+            asked = Inference(id=new_id(NOW), created=NOW.timestamp(), model="assistant", version=number)
+            asked.status, asked.latency_ms, asked.pinned = 200, 1.0, pinned
+            session.add(asked)
         session.flush()
         assert found(1) == [rejected, ("1.2", former)]
+
+
+def test_what_rollbacks_have_left_makes_room_before_what_they_lead_to(database: Database) -> None:
+    with database.session() as session:
+        register(session, *["registered"] * 5)
+
+        def move(kind: MoveKind, number: str) -> None:
+            move_champion(session, "assistant", number, kind, "better", "ann", None, NOW)
+
+        for number in ("1.0", "1.1", "1.2"):
+            move("promotion", number)
+        for number in ("1.3", "1.4"):
+            move("promotion", number)
+            move("rollback", "1.2")
+        session.flush()
+        found = expendable_versions(session, "starter", NOW, {"assistant": 1})
+        assert [one.number for one, _ in found] == ["1.3", "1.4", "1.0"]
+        model = get_model(session, "assistant")
+        model.base = "acme/other"
+        session.add(model)
+        session.flush()
+        assert expendable_versions(session, "starter", NOW, {"assistant": 1}) == [], "they take no room there"

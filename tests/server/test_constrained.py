@@ -51,6 +51,7 @@ def test_the_starter_is_held_to_the_schema_that_it_brings(engine: FakeEngine, da
         {"structured_outputs": {"choice": ["yes"]}},
         {"response_format": {"type": "json_object"}},
         {"tools": [{"type": "function", "function": {"name": "look"}}]},
+        {"continue_final_message": True},
     ],
     ids=lambda own: next(iter(own)),
 )
@@ -61,6 +62,35 @@ def test_a_request_that_says_what_it_wants_goes_on_as_it_came(
     sent = told(engine, data, "/v1/chat/completions", body, labels=LABELS, constrain=True)
     assert {name: sent[name] for name in own} == own
     assert sent.keys() == {"model", "messages", *own}
+
+
+@pytest.mark.parametrize(
+    ("path", "unsaid"),
+    [
+        ("/v1/chat/completions", {"response_format": None, "tools": None}),
+        ("/v1/chat/completions", {"continue_final_message": False}),
+        ("/v1/responses", {"tools": [], "text": {"verbosity": "low"}}),
+        ("/v1/responses", {"text": None}),
+    ],
+)
+def test_a_field_that_asks_for_nothing_leaves_the_models_form(
+    engine: FakeEngine, data: Path, path: str, unsaid: dict[str, Any]
+) -> None:
+    said = {"input": "Where?"} if path == "/v1/responses" else {"messages": HELLO["messages"]}
+    sent = told(engine, data, path, {**said, **unsaid}, labels=LABELS, constrain=True)
+    assert sent["structured_outputs"] == {"choice": LABELS}
+
+
+def test_a_form_that_an_engine_cannot_hold_answers_to_is_told_before_users_find_out(
+    engine: FakeEngine, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(data, [engine.url])
+    model = replace(settings.model[0], labels=LABELS, constrain=True)
+    engine.status = 400
+    with inside(replace(settings, model=[model])) as gateway:
+        gateway.wait_for(lambda: "the engine cannot hold answers to its form" in caplog.text)
+    assert engine.seen[-1].body["structured_outputs"] == {"choice": LABELS}
+    assert "[[model]] 'assistant'" in caplog.text
 
 
 def test_nothing_is_added_where_nobody_asked_for_it_or_the_api_has_no_field(

@@ -45,7 +45,7 @@ def test_a_version_that_breaks_its_form_is_rolled_back_though_the_holdback_is_em
     state, reason, champion = watched(world)
     assert (state, champion) == ("rolled_back", "base")
     assert "format: 40 of 40 answers malformed (100.0%), beside " in reason
-    assert "in answers of before" in reason
+    assert "it broke down" in reason
 
 
 def test_engines_that_fail_while_the_holdback_is_empty_are_not_the_versions_fault(world: World) -> None:
@@ -53,10 +53,18 @@ def test_engines_that_fail_while_the_holdback_is_empty_are_not_the_versions_faul
     assert (state, champion) == ("open", "1.0")
 
 
-@pytest.mark.parametrize("against", [[], [False] * 5])
-def test_answers_of_before_stand_in_only_where_there_are_none_of_now(against: list[bool]) -> None:
-    ours = Tally([False] * 30, [True] * 10 + [False] * 20)
+@pytest.mark.parametrize("holdback", [0, 1, 5, 49])
+def test_a_holdback_that_is_nearly_empty_hides_no_breakdown(holdback: int) -> None:
+    ours, theirs = Tally([False] * 40, [True] * 40), Tally([False] * holdback, [False] * holdback)
     earlier = Tally([False] * 100, [False] * 100)
-    format_ = guard(ours, Tally(against, against), 1, 0.05, None, earlier)[1]
-    assert format_.verdict == ("note" if against else "against")
-    assert ("of before" in format_.text) is not bool(against)
+    found = guard(ours, theirs, 1, 0.02, None, earlier)[1]
+    assert found.verdict == "against"
+    assert guard(ours, theirs, None, 0.02, None, earlier)[1].verdict != "against", "only where a look is due"
+
+
+def test_a_share_that_only_rose_beside_another_time_is_not_the_versions_fault() -> None:
+    ours, earlier = (
+        Tally([False] * 40, [True] * 8 + [False] * 32),
+        Tally([False] * 100, [True] * 2 + [False] * 98),
+    )
+    assert guard(ours, Tally(), 1, 0.02, None, earlier)[1].verdict == "open"

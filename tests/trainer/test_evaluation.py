@@ -90,6 +90,20 @@ def test_versions_decoding_and_another_base_are_asked_anew(sqlite_database: Data
     assert len(server.calls) == 3
     evaluation(sqlite_database, server, max_tokens=32).answers(FIRST, cases, go_on)
     assert len(server.calls) == 4
+    for labels in (["a"], ["a", "b"], ["a"]):  # held to another form it may answer otherwise
+        asks.answers(PinnedVersion("assistant", "1.0", form={"choice": labels}), cases, go_on)
+    assert len(server.calls) == 6
+
+
+def test_what_the_engine_refused_is_asked_again_another_time(sqlite_database: Database) -> None:
+    def refusing(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"error": {"message": "the grammar cannot be read"}})
+
+    said = evaluation(sqlite_database, refusing).answers(FIRST, [case(1)], go_on)["case-0001"]
+    assert said.text == "" and (said.finish_reason or "").startswith("refused: the grammar")
+    assert (
+        evaluation(sqlite_database, Asked()).answers(FIRST, [case(1)], go_on)["case-0001"].text == "answer 1"
+    )
 
 
 def test_two_cases_with_the_same_prompt_are_one_question(sqlite_database: Database) -> None:

@@ -161,6 +161,12 @@ def test_best_of_n_without_a_contract_is_refused_in_words(sqlite_database: Datab
         school.best()
 
 
+def test_where_the_engine_holds_answers_to_their_form_that_is_no_check_of_theirs(school: School) -> None:
+    model = msgspec.structs.replace(school.settings.model[0], constrain=True)
+    with pytest.raises(DataRefusedError, match="writes nothing out of form"):
+        best_of_n(school.workshop, model, school.workshop.gateway, 4, 50)
+
+
 def test_a_candidate_waits_for_a_person_unless_checked_ones_are_accepted(school: School) -> None:
     school.complain("where is my refund")
     school.teach()
