@@ -53,7 +53,7 @@ def gate_section(cycles: int) -> list[str]:
         "",
         f"{cycles} cycles of each kind; {GOLDEN} golden cases, {REGRESSION} in the regression suite, all answers in form, as quick. The "
         "cases are evenly of so many kinds of answer (labels), over which what is gained and lost is spread; where one is hurt, the "
-        "others are as before. *For a kind*: of the cycles, those that the guard for each kind of answer kept from what all else says.",
+        "others are as before; a wrong answer is any other label. *For a kind*: of the cycles, those that the guard for each kind of answer kept from what all else says.",
         "",
         "| challenger | labels | promoted | inconclusive | rejected | for a kind | promoted, asked |",
         "|---|---|---|---|---|---|---|",
@@ -119,7 +119,10 @@ def _cases(
         place = draw.random()
         champion = place < lost or place >= 1 - both
         challenger = lost <= place < lost + gained or place >= 1 - both
-        made.append(Outcome(str(number), float(champion), float(challenger), f"label {label}"))
+        wrong = [(label + 1 + int(draw.random() * (labels - 1))) % labels for _ in range(2)]
+        said = [label if right else other for right, other in zip((champion, challenger), wrong, strict=True)]
+        names = (f"label {said[0]}", f"label {said[1]}")
+        made.append(Outcome(str(number), float(champion), float(challenger), f"label {label}", said=names))
     return made
 
 
