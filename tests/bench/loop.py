@@ -119,7 +119,12 @@ class Bench:
         identity = Conversation([{"role": "user", "content": row[0]}], row[1]).content_hash
         return row_side(prompt_hash(row[0]), f"example {identity}", self.options.evaluation_share)
 
-    def scene(self, name: str, share: float) -> Scene:
+    @property
+    def taught(self) -> list[Row]:
+        """The base examples that may teach."""
+        return [row for row in self.kept_rows if self.side(row) == "train"]
+
+    def scene(self, name: str, share: float, examples: str = "examples.jsonl") -> Scene:
         folder = self.folder / name
         folder.mkdir(parents=True)
         port = free_port()
@@ -132,7 +137,7 @@ class Bench:
             rank=self.options.rank,
             labels=json.dumps(self.task.labels),
             constrain=json.dumps(self.options.constrain),
-            examples=self.folder / "examples.jsonl",
+            examples=self.folder / examples,
             share=share,
             replay=self.options.replay,
             threads=max(min(2, os.cpu_count() or 1), (os.cpu_count() or 1) - 1),
@@ -159,6 +164,7 @@ class Bench:
         starter.round_weights(model, tokenizer)
         starter.save(self.folder / "base", model, tokenizer)
         write_chats(self.folder / "examples.jsonl", self.kept_rows)
+        write_chats(self.folder / "taught.jsonl", self.taught)
 
     def _conversations(self, rng: random.Random) -> Iterator[list[Any]]:
         while True:
@@ -301,7 +307,7 @@ class Bench:
         from trainer import starter
 
         name = title.replace(" ", "-")
-        scene = self.scene(name, share=0.01)
+        scene = self.scene(name, 0.01, "taught.jsonl")  # next to all that it is given teaches
         file = scene.folder / "rows.jsonl"
         write_chats(file, rows)
         scene.command("data", "import", str(file), "--model", MODEL)
@@ -369,8 +375,7 @@ def compared(bench: Bench, scene: Scene) -> str:
             ("all traffic", sorted(set(bench.live))),
         )
     ]
-    taught = [row for row in bench.kept_rows if bench.side(row) == "train"]
-    svm = LinearSvm(*zip(*taught, *same, strict=True))
+    svm = LinearSvm(*zip(*bench.taught, *same, strict=True))
     bench.score("linear SVM, same cases", svm.predict([text for text, _ in bench.task.test]))
     ratios = ", ".join(f"**{ratio:.3f}** of *{title}*" for title, ratio in reached)
     return f"What serves in the end reaches {ratios}."
