@@ -72,9 +72,11 @@ bench-decisions: install ## How often gate, canary and guardrails decide wrongly
 bench-poison: install ## Raters who lie against curation and gate, simulated; writes tests/bench/results
 	$(BIN)/python -m tests.bench.poison $(or $(ARGS),--output tests/bench/results/poison.md)
 
+BANKING77 = --data banking77 --constrain --base-steps 2000 --rank 16 --cycles 4 --prompts 60000 --golden 1200
 bench-loop: install ## The whole loop on SNIPS and Banking77, real server and training; adds to tests/bench/results
 	rm -rf .bench/loop
-	$(BIN)/python -m tests.bench.loop --folder .bench/loop $(or $(ARGS),--data snips --output tests/bench/results/loop.md)
+	$(BIN)/python -m tests.bench.loop --folder .bench/loop/run $(or $(ARGS),--output tests/bench/results/loop.md)
+	$(if $(ARGS),,$(BIN)/python -m tests.bench.loop --folder .bench/loop/banking77 $(BANKING77) --output tests/bench/results/loop.md)
 
 bench-train: install ## A training on these cores beside TRL's, and estimates beside what was measured; writes tests/bench/results
 	$(BIN)/python -m tests.bench.train $(or $(ARGS),--output tests/bench/results/train.md)
