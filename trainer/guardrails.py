@@ -108,7 +108,7 @@ def guard(
     ]
     if earlier is not None and findings[1].verdict != "against":
         beside = [*against.malformed, *earlier.malformed][:WINDOW]
-        findings[1] = _broken(on_trial.malformed, beside, level) or findings[1]
+        findings[1] = _broken(on_trial.malformed[:_NEWEST], beside, level) or findings[1]
     if most_slower is not None:
         findings.append(_pace(on_trial.paces, against.paces, level, most_slower))
     return findings
@@ -140,7 +140,7 @@ def _share(
 
 
 def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None) -> Finding | None:
-    """That a version broke down beside what the other answered until now; None where it did not."""
+    """That a version broke down, by its newest answers beside what the other answered until now; None where it did not."""
     if level is None or not ours or not theirs:
         return None
     bad, other = sum(ours), sum(theirs)
@@ -148,7 +148,7 @@ def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None) -
         return None
     if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) >= level:
         return None
-    text = f"format: {bad} of {counted(len(ours), 'answer')} malformed ({bad / len(ours):.1%})"
+    text = f"format: {bad} of the newest {counted(len(ours), 'answer')} malformed ({bad / len(ours):.1%})"
     return Finding(
         "format",
         "against",

@@ -44,7 +44,7 @@ def watched(world: World, **other: object) -> tuple[str, str, str]:
 def test_a_version_that_breaks_its_form_is_rolled_back_though_the_holdback_is_empty(world: World) -> None:
     state, reason, champion = watched(world)
     assert (state, champion) == ("rolled_back", "base")
-    assert "format: 40 of 40 answers malformed (100.0%), beside " in reason
+    assert "format: 40 of the newest 40 answers malformed (100.0%), beside " in reason
     assert "it broke down" in reason
 
 
@@ -60,6 +60,12 @@ def test_a_holdback_that_is_nearly_empty_hides_no_breakdown(holdback: int) -> No
     found = guard(ours, theirs, 1, 0.02, None, earlier)[1]
     assert found.verdict == "against"
     assert guard(ours, theirs, None, 0.02, None, earlier)[1].verdict != "against", "only where a look is due"
+
+
+def test_a_version_that_breaks_down_in_mid_life_is_found_by_its_newest_answers() -> None:
+    ours = Tally([False] * 500, [True] * 30 + [False] * 470)
+    earlier = Tally([False] * 100, [False] * 100)
+    assert guard(ours, Tally(), 12, 0.5, None, earlier)[1].verdict == "against"
 
 
 def test_a_share_that_only_rose_beside_another_time_is_not_the_versions_fault() -> None:
