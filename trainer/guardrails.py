@@ -115,12 +115,7 @@ def guard(
 
 
 def _share(
-    about: str,
-    word: str,
-    ours: Sequence[bool],
-    theirs: Sequence[bool],
-    level: float | None,
-    most: float,
+    about: str, word: str, ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float
 ) -> Finding:
     if not ours or not theirs:
         return Finding(about, "open", f"{about}: not both versions have answered yet")

@@ -8,7 +8,7 @@ from collections import Counter
 from feedback.datasets.chat import content_hash
 from feedback.datasets.contract import answer_key
 from feedback.datasets.groups import KnownPrompts, normalise, prompt_hash
-from feedback.datasets.splits import row_side, validates
+from feedback.datasets.splits import example_key, row_side, validates
 from feedback.imports.rows import Row
 from feedback.settings import Dataset
 
@@ -79,7 +79,7 @@ class Repetition:
         return self._groups[key]
 
     def _side(self, group: str, identity: str) -> str:
-        side = row_side(group, f"example {identity}", self._settings.evaluation_share)
+        side = row_side(group, example_key(identity), self._settings.evaluation_share)
         if side is None:
             return "unused"
         if side == "train" and validates(group, self._settings.validation_share):

@@ -15,7 +15,7 @@ from feedback.datasets.chat import Conversation, Messages, last_user_text
 from feedback.datasets.failures import reviewed
 from feedback.datasets.groups import Group, KnownPrompts, assign_groups, prompt_hash
 from feedback.datasets.said import BaseExample, Said, Signal
-from feedback.datasets.splits import row_side, user_key
+from feedback.datasets.splits import example_key, row_side, user_key
 from feedback.datasets.tool_calls import Tools, plain_answer
 from feedback.settings import Dataset
 from feedback.storage.database import Database
@@ -129,7 +129,7 @@ def placed_base(
     found = []
     for row in examples:
         group = groups[prompt_hash(row.prompt)]
-        side = None if group.unused else row_side(group.key, f"example {row.content_hash}", share)
+        side = None if group.unused else row_side(group.key, example_key(row.content_hash), share)
         found.append(BaseExample(row, group.key, side))
     return found
 

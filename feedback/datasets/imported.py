@@ -18,7 +18,7 @@ from feedback.datasets.contract import TaskContract, answer_key
 from feedback.datasets.curation import Corrections
 from feedback.datasets.groups import Group, prompt_hash
 from feedback.datasets.said import BaseExample, Example, Pair
-from feedback.datasets.splits import row_side
+from feedback.datasets.splits import example_key, row_side
 from feedback.datasets.tool_calls import turn_of
 from feedback.errors import StorageError
 from feedback.imports.folder import digest_of
@@ -182,7 +182,7 @@ def _answers(directory: Path, entry: DataImport) -> Iterator[Imported]:
             for line in lines:
                 digest.update(line)
                 row = decoder.decode(line)
-                user = f"example {row.identity}"
+                user = example_key(row.identity)
                 worse = row.worse
                 for conversation in row.targets():
                     rejected = worse if len(conversation.messages) == len(row.messages) - 1 else None

@@ -36,6 +36,11 @@ def user_key(user: str | None, conversation: str | None, inference_id: str) -> s
     return f"conversation {conversation}" if conversation else f"inference {inference_id}"
 
 
+def example_key(content_hash: str) -> str:
+    """Who stands for the user of a base example, which nobody asked: the example itself."""
+    return f"example {content_hash}"
+
+
 def validates(group_key: str, share: float) -> bool:
     """Whether a training-side group is held out to watch training itself by. Independent of the sides."""
     return _fraction("validation", group_key) < share

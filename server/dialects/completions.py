@@ -27,14 +27,4 @@ CHAT = Dialect(
     whole,
     constrains=True,
 )
-COMPLETIONS = Dialect(
-    "/v1/completions",
-    "text_completion",
-    read_completion,
-    _forwarded,
-    read_answer,
-    _stream,
-    as_openai,
-    whole,
-    constrains=True,
-)
+COMPLETIONS = CHAT._replace(path="/v1/completions", operation="text_completion", read=read_completion)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
+import msgspec
 from litestar import Response, get
 from litestar.params import FromPath, FromQuery, QueryParameter
 from markupsafe import Markup
 from sqlmodel import col, select
 
-from feedback.datasets.contract import constraint_of
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import parse_id
 from feedback.registry.models import SERVABLE, champions_before, get_model, list_moves
@@ -149,8 +149,8 @@ def versions(
                     if number not in numbers:
                         raise BadFieldError(name, f"{chosen} has no version {number[:40]!r}")
                 tokens = gateway.settings.evaluation.max_tokens
-                configured = gateway.settings.model_named(chosen)
-                form = None if configured is None else constraint_of(configured)
+                held = gateway.constraints.get(chosen)
+                form = None if held is None else msgspec.json.decode(held)
                 compared = compare_versions(session, chosen, before, after, tokens, form)
             return {
                 "numbers": numbers,

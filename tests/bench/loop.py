@@ -45,7 +45,7 @@ import httpx
 
 from feedback.datasets.chat import Conversation
 from feedback.datasets.groups import prompt_hash
-from feedback.datasets.splits import row_side, user_key
+from feedback.datasets.splits import example_key, row_side, user_key
 from feedback.settings_file import load
 from feedback.storage.database import Database
 from feedback.storage.tables import PromptGroup
@@ -117,7 +117,7 @@ class Bench:
     def side(self, row: Row) -> str | None:
         """On which side the product puts a base example; for the few that are near another it may be another one."""
         identity = Conversation([{"role": "user", "content": row[0]}], row[1]).content_hash
-        return row_side(prompt_hash(row[0]), f"example {identity}", self.options.evaluation_share)
+        return row_side(prompt_hash(row[0]), example_key(identity), self.options.evaluation_share)
 
     @property
     def taught(self) -> list[Row]:

@@ -37,7 +37,7 @@ from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.raters import judge_raters
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import BaseExample, Example, Said, Signal
-from feedback.datasets.splits import row_side, user_key
+from feedback.datasets.splits import example_key, row_side, user_key
 from feedback.errors import DataRefusedError
 from feedback.settings import Dataset
 from tests.bench.linear_svm import LinearSvm
@@ -224,7 +224,7 @@ def _fitted(rows: Sequence[Row], weights: Sequence[float] | None = None) -> Clas
 def _base_example(row: Row, groups: dict[str, str], rules: Dataset) -> BaseExample:
     conversation = Conversation([{"role": "user", "content": row[0]}], row[1])
     group = groups[prompt_hash(row[0])]
-    side = row_side(group, f"example {conversation.content_hash}", rules.evaluation_share)
+    side = row_side(group, example_key(conversation.content_hash), rules.evaluation_share)
     return BaseExample(conversation, group, side)
 
 

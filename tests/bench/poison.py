@@ -42,7 +42,7 @@ from feedback.datasets.neighbours import heed_neighbours
 from feedback.datasets.raters import EVERYBODY, judge_raters
 from feedback.datasets.replay import choose_replay
 from feedback.datasets.said import BaseExample, Example, Said, Signal
-from feedback.datasets.splits import row_side, user_key
+from feedback.datasets.splits import example_key, row_side, user_key
 from feedback.errors import DataRefusedError
 from feedback.settings import Dataset, Promotion
 from tests.bench.linear_svm import LinearSvm
@@ -271,7 +271,7 @@ def _curated(
 def _base_example(row: Row, ground: Ground, settings: Dataset) -> BaseExample:
     conversation = Conversation([{"role": "user", "content": row[0]}], row[1])
     group = ground.groups[prompt_hash(row[0])]
-    side = row_side(group, f"example {conversation.content_hash}", settings.evaluation_share)
+    side = row_side(group, example_key(conversation.content_hash), settings.evaluation_share)
     return BaseExample(conversation, group, side)
 
 

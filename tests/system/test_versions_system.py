@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import jsonschema
@@ -132,21 +133,21 @@ def test_a_constrained_model_writes_nothing_out_of_form(on: Stage, number: int) 
     hot = {"messages": messages, "temperature": 2.0, "seed": number, "max_tokens": 60}
     with httpx.Client(base_url=on.address, timeout=60, trust_env=False) as client:
 
-        def said(path: str, **body: object) -> dict[str, object]:
+        def said(path: str, **body: object) -> Any:
             answer = client.post(path, json=body)
             assert answer.status_code == 200, answer.text
-            return answer.json()  # type: ignore[no-any-return]
+            return answer.json()
 
         def chat(model: str) -> str:
             answer = said("/v1/chat/completions", model=model, **hot)
-            return str(answer["choices"][0]["message"]["content"])  # type: ignore[index]
+            return str(answer["choices"][0]["message"]["content"])
 
         labels = ("where_is_it?", "take-it back", "Ünter")
         assert chat("sorter") in labels
         assert re.fullmatch(r"[A-Z]{2}-\d{4}", chat("speller"))
         assert jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(chat("helpdesk")))
         plain = said("/v1/completions", model="sorter", prompt="Sing", temperature=2.0, max_tokens=20)
-        assert plain["choices"][0]["text"] in labels  # type: ignore[index]
+        assert plain["choices"][0]["text"] in labels
         replied = said("/v1/responses", model="sorter", input="Sing", temperature=2.0, max_output_tokens=20)
-        assert replied["output"][-1]["content"][0]["text"] in labels  # type: ignore[index]
+        assert replied["output"][-1]["content"][0]["text"] in labels
         assert chat("assistant") not in labels
