@@ -378,5 +378,5 @@ def test_a_loop_that_promotes_again_and_again_keeps_the_newest_champions(
             promote(gateway, f"1.{minor}")
             if minor >= 3:
                 gone = folder(gateway, f"assistant@1.{minor - 3}")
-                gateway.wait_for(lambda gone=gone: not gone.exists())  # type: ignore[misc]
+                gateway.wait_for(lambda gone=gone: not gone.exists())
         assert [state(gateway, f"1.{minor}") for minor in range(6)] == ["retired"] * 3 + ["promoted"] * 3
