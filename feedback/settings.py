@@ -242,9 +242,8 @@ class Canary(Section, frozen=True):
     share: Share = 0.2
     """Of the users, who get the challenger; 0 promotes on the gate's word alone."""
     hours: Seconds = 24.0
-    """After which a canary that neither passed nor failed ends."""
     at_limit: Literal["promote", "hold"] = "promote"
-    """What becomes of it then: promoted on the gate's word, or left to a person."""
+    """What becomes after `hours` of one that neither passed nor failed: promoted on the gate's word, or left to a person."""
     margin: Annotated[float, Meta(gt=0.0, le=4.0)] = 0.15
     """Loss of mean stars that has to be excluded for it to pass early."""
     better: bool = False
@@ -268,14 +267,15 @@ class Schedule(Section, frozen=True):
     """When cycles start by themselves (five fields, UTC); empty means only by hand."""
     new_corrections: Count = 0
     """Start one when so many corrections came since the last; 0 does not."""
+    new_ratings: Count = 0
+    """The same by answers that users rated or preferred to another, and did not correct."""
     rating_drop: Annotated[float, Meta(ge=0.0, le=4.0)] = 0.0
     """Start one when a day's mean stars fell by so much, beyond chance; 0 does not."""
     poll_seconds: Seconds = 1.0
     lease_seconds: Annotated[float, Meta(gt=0, le=1800)] = 15.0
     webhook: str = ""
     """Address that is told when a cycle ends; signed where STARLOOP_WEBHOOK_SECRET is set."""
-    email: str = ""
-    """Whom to write to when a cycle ends, through `smtp`."""
+    email: str = ""  # whom to write to when a cycle ends, through `smtp`
     email_from: str = ""  # the sender; empty takes `email`
     smtp: str = ""
     """`smtp://user@host:587` or `smtps://…`; the password is STARLOOP_SMTP_PASSWORD's value."""

@@ -85,7 +85,7 @@ class Loop:
         scheduler.remove_all_jobs()
         if self._wanted.cron:
             scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
-        if self._wanted.new_corrections or self._wanted.rating_drop:
+        if self._wanted.new_corrections or self._wanted.new_ratings or self._wanted.rating_drop:
             scheduler.add_job(self.request_where_due, "interval", minutes=_DUE_MINUTES)
         scheduler.add_job(self.look_at_files, "interval", seconds=max(1.0, self._wanted.poll_seconds))
         first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads

@@ -1,6 +1,6 @@
-"""When a cycle of a model begins besides the schedule: enough new corrections, or ratings that fell.
+"""When a cycle of a model begins besides the schedule: enough new corrections or ratings, or ratings that fell.
 
-Both are off unless set, and neither starts a second cycle for what a first one has seen: corrections count from the last
+All are off unless set, and none starts a second cycle for what a first one has seen: corrections and ratings count from the last
 cycle on, and a day's ratings are judged once, against the days before them on the same version.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta
 
+from sqlalchemy import ColumnElement, Select, and_, or_
 from sqlalchemy import select as columns_of
 from sqlmodel import Session, col, func, select
 
@@ -39,6 +40,10 @@ def reason_to_begin(session: Session, model: str, wanted: Schedule, now: datetim
         came = _corrections(session, model, last or 0.0)
         if came >= wanted.new_corrections:
             return f"{came} new corrections"
+    if wanted.new_ratings:
+        came = _opinions(session, model, last or 0.0)
+        if came >= wanted.new_ratings:
+            return f"{came} new ratings"
     if wanted.rating_drop and (last is None or last < _midnight(now).timestamp()):
         return fell(*_days(session, model, now), wanted.rating_drop)
     return None
@@ -56,17 +61,7 @@ def fell(before: Arm, lately: Arm, drop: float) -> str | None:
 
 def _corrections(session: Session, model: str, since: float) -> int:
     """Inferences of the model that were corrected since a moment, by users or by a reviewer."""
-    by_users = (
-        columns_of(func.count(func.distinct(col(Feedback.inference_id))))
-        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
-        .where(
-            col(Feedback.id) >= first_id_at(since),
-            col(Feedback.current).is_(True),
-            col(Feedback.correction).is_not(None),
-            of_model(model),
-            col(Inference.purpose) == "production",
-        )
-    )
+    by_users = _answers(model, since, col(Feedback.correction).is_not(None))
     by_reviewers = (
         columns_of(func.count())
         .select_from(Failure)
@@ -78,6 +73,28 @@ def _corrections(session: Session, model: str, since: float) -> int:
         )
     )
     return sum(int(session.connection().execute(query).scalar_one()) for query in (by_users, by_reviewers))
+
+
+def _opinions(session: Session, model: str, since: float) -> int:
+    """Inferences of the model that were rated, or preferred to another, since a moment, without a correction."""
+    said = or_(col(Feedback.rating).is_not(None), col(Feedback.preferred_over).is_not(None))
+    query = _answers(model, since, and_(col(Feedback.correction).is_(None), said))
+    return int(session.connection().execute(query).scalar_one())
+
+
+def _answers(model: str, since: float, said: ColumnElement[bool]) -> Select[int]:
+    """How many answers of the model users said such a thing of since a moment, as far as it still stands."""
+    return (
+        columns_of(func.count(func.distinct(col(Feedback.inference_id))))
+        .join(Inference, col(Inference.id) == col(Feedback.inference_id))
+        .where(
+            col(Feedback.id) >= first_id_at(since),
+            col(Feedback.current).is_(True),
+            said,
+            of_model(model),
+            col(Inference.purpose) == "production",
+        )
+    )
 
 
 def _days(session: Session, model: str, now: datetime) -> tuple[Arm, Arm]:

@@ -30,9 +30,9 @@ def reason(world: World, **wanted: float) -> str | None:
         return reason_to_begin(session, MODEL, Schedule(**wanted), world.clock())  # type: ignore[arg-type]
 
 
-def rated(session: Session, world: World, users: int, stars: float, version: str = "base") -> None:
-    """Each user rates one answer of that moment."""
-    draw = random.Random(stars)
+def rated(session: Session, world: World, users: int, stars: float, version: str = "base") -> list[str]:
+    """Each user rates one answer of that moment; the answers' inferences."""
+    draw, answers = random.Random(stars), []
     for number in range(users):
         row = Inference(
             id=new_id(world.clock()),
@@ -44,11 +44,13 @@ def rated(session: Session, world: World, users: int, stars: float, version: str
             latency_ms=1.0,
         )
         session.add(row)
+        answers.append(row.id)
         given = min(5, max(1, round(draw.gauss(stars, 0.7))))
         said = Feedback(
             id=new_id(world.clock()), inference_id=row.id, created=0.0, rater=f"user-{number}", rating=given
         )
         session.add(said)
+    return answers
 
 
 def test_enough_new_corrections_begin_a_cycle_and_each_counts_for_one(world: World) -> None:
@@ -77,6 +79,24 @@ def test_enough_new_corrections_begin_a_cycle_and_each_counts_for_one(world: Wor
     assert reason(world, new_corrections=30) is None
     world.users_correct(30, first=100)
     assert reason(world, new_corrections=30) == "30 new corrections"
+
+
+def test_enough_new_ratings_begin_a_cycle_and_corrections_are_none(world: World) -> None:
+    with world.database.session() as session:
+        rated(session, world, 20, 3.0)
+        session.commit()
+    world.users_correct(20)
+    assert reason(world, new_ratings=25) is None
+    assert reason(world, new_corrections=25) is None
+    with world.database.session() as session:
+        better, worse = rated(session, world, 4, 4.0), rated(session, world, 1, 2.0)
+        for said in session.exec(select(Feedback).where(col(Feedback.inference_id).in_(better))):
+            said.rating, said.preferred_over = None, worse[0]
+        session.commit()
+    assert reason(world, new_ratings=25) == "25 new ratings"
+    world.now += timedelta(seconds=5)
+    world.request()
+    assert reason(world, new_ratings=1) is None
 
 
 def test_a_day_of_worse_ratings_begins_one_cycle(world: World) -> None:
