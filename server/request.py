@@ -15,9 +15,11 @@ from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 from litestar.types import HTTPReceiveMessage, WebSocketReceiveMessage
+from sqlmodel import Session
 
 from feedback.errors import BadFieldError, BadInputError
 from feedback.ids import parse_id
+from feedback.registry.models import get_model
 from server.access import Caller, bearer, identify
 from server.cookies import check_change, session_cookie
 from server.decoding import decode_body, decoder_of, text_of
@@ -106,6 +108,18 @@ def metadata_filter(request: Request[Any, Any, Any], known: Set[str]) -> dict[st
         if not found[1] or UNASKABLE.intersection(found[1]):
             raise BadFieldError(name[:60], "is no key of metadata that can be asked for")
         wanted[found[1]] = str(value)
+    return wanted
+
+
+def listed_model(caller: Caller, session: Session, model: str | None) -> str | None:
+    """The model to list things of, when `model` is asked for; None is all.
+
+    Raises as `Caller.narrowed` does, and `NotFoundError` for a model that there is not: an empty list would say there is
+    nothing of it.
+    """
+    wanted = caller.narrowed(model)
+    if model is not None:
+        get_model(session, model)
     return wanted
 
 

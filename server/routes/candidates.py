@@ -10,7 +10,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from feedback.datasets.candidates import list_candidates, review_candidate
 from feedback.errors import NotFoundError
 from feedback.storage.tables import Candidate
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.views import CandidateView, Listed, listed, view
 from server.wire import DecideCandidate
 
@@ -30,8 +30,8 @@ def candidates(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[CandidateView]:
     """What a teacher or the model itself proposed, with what it passed, newest first."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         page = list_candidates(session, wanted, decision, limit, cursor)
         return listed(page, lambda row: view(CandidateView, row))
 

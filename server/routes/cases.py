@@ -16,7 +16,7 @@ from feedback.datasets.drawing import Drawing, draw_apart
 from feedback.errors import NotFoundError
 from feedback.storage.tables import Case
 from server.gateway import Gateway
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.views import CaseView, Listed, listed, view
 from server.wire import Confirm, Draw
 
@@ -36,8 +36,8 @@ def cases(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[CaseView]:
     """Evaluation cases, newest first."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         return listed(list_cases(session, wanted, suite, case_state, limit, cursor), _shown)
 
 

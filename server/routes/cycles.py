@@ -12,7 +12,7 @@ from feedback.registry.cycles import cancel_cycle, get_cycle, list_cycles, reque
 from feedback.registry.models import get_model
 from feedback.registry.training_steps import read_steps
 from feedback.storage.tables import Cycle, TrainingStep
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.views import CycleView, Listed, TrainingStepView, listed, view
 from server.wire import NewCycle
 
@@ -28,8 +28,8 @@ def cycles(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[CycleView]:
     """Cycles, newest first."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         return listed(list_cycles(session, wanted, limit, cursor), _shown)
 
 

@@ -16,7 +16,7 @@ from feedback.datasets.why import why_example
 from feedback.errors import NotFoundError
 from feedback.storage.tables import DatasetVersion
 from server.access import Caller
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.views import DatasetView, Listed, WhyView, listed, view
 
 _READ = {SCOPES: ("review", "train")}
@@ -32,8 +32,8 @@ def datasets(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[DatasetView]:
     """Dataset versions, newest first."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         return listed(list_datasets(session, wanted, limit, cursor), lambda row: view(DatasetView, row))
 
 

@@ -19,7 +19,7 @@ from feedback.settings import ReasonName
 from feedback.storage.tables import Failure
 from server.access import Caller
 from server.gateway import Gateway
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.routes.feedback import correction_text
 from server.routes.inferences import moment
 from server.views import FailureView, Listed, ResolvedView, listed, view
@@ -42,8 +42,8 @@ def failures(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[FailureView]:
     """Failure cases, newest first; with `reason`, those that have it among theirs."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         page = list_failures(session, wanted, case_state, limit, cursor, reason)
         return listed(page, lambda row: view(FailureView, row))
 

@@ -13,7 +13,7 @@ from feedback.datasets.holds import decide_hold, list_holds, read_hold, said_in
 from feedback.errors import NotFoundError
 from feedback.storage.tables import RaterHold
 from server.access import Caller
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.views import FeedbackView, HoldContents, HoldView, Listed, listed, view
 from server.wire import DecideHold
 
@@ -31,8 +31,8 @@ def holds(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[HoldView]:
     """What many new raters said about one target in a short time, newest first."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         page = list_holds(session, wanted, decision, limit, cursor)
         return listed(page, lambda row: view(HoldView, row))
 

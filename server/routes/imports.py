@@ -16,7 +16,7 @@ from feedback.imports.storing import Use, page_of_imports
 from feedback.imports.uploads import Taken, Taking, Upload, take_apart
 from feedback.storage.tables import DataImport
 from server.form import receive_body
-from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier
+from server.request import SCOPES, GatewayRequest, Limit, Parts, identifier, listed_model
 from server.views import BadRowView, ImportView, Listed, TakenView, listed, moment, view
 
 _TRAIN = {SCOPES: ("train",)}
@@ -32,8 +32,8 @@ def imports(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[ImportView]:
     """Files that were taken in, newest first."""
-    wanted = request.user.narrowed(model)
     with gateway.database.reading() as session:
+        wanted = listed_model(request.user, session, model)
         page = page_of_imports(session, wanted, limit, cursor)
         return listed(page, lambda row: view(ImportView, row))
 

@@ -15,7 +15,7 @@ from feedback.ids import parse_id
 from feedback.storage.inferences import InferenceFilter, feedback_of, get_inference, search
 from feedback.storage.tables import Feedback, Inference
 from server.access import Caller
-from server.request import SCOPES, UNASKABLE, GatewayRequest, Limit, Parts
+from server.request import SCOPES, UNASKABLE, GatewayRequest, Limit, Parts, listed_model
 from server.views import InferenceLine, InferenceView, Listed, show_inference, show_inference_line
 
 _READ = {SCOPES: ("infer", "review")}
@@ -39,19 +39,19 @@ def inferences(
     cursor: FromQuery[str | None] = None,
 ) -> Listed[InferenceLine]:
     """Inferences that meet all that is asked, newest first; `metadata.KEY=value` asks for OpenAI metadata."""
-    wanted = InferenceFilter(
-        model=request.user.narrowed(model),
-        version=version,
-        rating_lte=rating_lte,
-        reason=reason,
-        user=user,
-        key_id=None if request.user.may("review") else request.user.key_id,
-        metadata=_metadata(request),
-        since=moment(since, "since"),
-        until=moment(until, "until"),
-        q=q,
-    )
     with gateway.database.reading() as session:
+        wanted = InferenceFilter(
+            model=listed_model(request.user, session, model),
+            version=version,
+            rating_lte=rating_lte,
+            reason=reason,
+            user=user,
+            key_id=None if request.user.may("review") else request.user.key_id,
+            metadata=_metadata(request),
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+            q=q,
+        )
         page = search(session, wanted, limit, cursor)
         return with_ratings(session, page.items, page.next_cursor)
 

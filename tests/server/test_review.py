@@ -49,7 +49,17 @@ def test_failures_are_listed_by_model_and_state(gateway: Inside, failure: str) -
     (shown,) = items(gateway.call("GET", "/v1/failures?model=assistant&state=quarantine"))
     assert (shown["id"], shown["reasons"][0]["reason"]) == (failure, "low_rating")
     assert items(gateway.call("GET", "/v1/failures?state=corrected")) == []
-    assert items(gateway.call("GET", "/v1/failures?model=other")) == []
+
+
+LISTS = ("inferences", "failures", "cases", "candidates", "holds", "datasets", "imports", "cycles")
+
+
+@pytest.mark.parametrize("of", LISTS)
+def test_a_list_of_a_model_that_there_is_not_is_no_empty_list(gateway: Inside, of: str) -> None:
+    assert items(gateway.call("GET", f"/v1/{of}?model=assistant")) == []
+    told = gateway.call("GET", f"/v1/{of}?model=asistant")
+    assert told.status == 404
+    assert "there is no model 'asistant'" in told.json["error"]["message"]
 
 
 def test_failures_are_listed_by_reason(gateway: Inside, failure: str) -> None:
