@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterator
@@ -12,12 +13,17 @@ from feedback.errors import BadFieldError, BadInputError
 from trainer.comparison import Outcome
 
 _SHOWN = 20
+_NEEDED = ("id", "champion", "challenger")
+_OPTIONAL = ("slice", "critical")
+_MISTYPED = 0.75
+"""How alike a field of another name is to one of ours to be taken for a slip."""
 _LARGEST = 1e12
 """Beyond it differences and their means lose the digits that decide."""
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """The file's rows, `{"id", "champion": {"passed"|"score"}, "challenger": {…}, "slice"?, "critical"?}`.
+    """The file's rows, `{"id", "champion": {"passed"|"score"}, "challenger": {…}, "slice"?, "critical"?}`, and whatever else
+    they have, which is passed over.
 
     Raises `BadInputError` with one line for each bad row: nothing is judged by half a file.
     """
@@ -68,6 +74,13 @@ def _outcome(line: str) -> tuple[Outcome, str]:
         raise BadFieldError("row", f"is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise BadFieldError("row", f"must be an object, not {_shown(row)}")
+    for name in row.keys() - {*_NEEDED, *_OPTIONAL}:
+        close = difflib.get_close_matches(name.lower(), _OPTIONAL, n=1, cutoff=_MISTYPED)
+        if close and close[0] not in row:  # left out in silence, the case would lose what protects it
+            _check_writable("row", name)
+            raise BadFieldError(
+                name[:40], f"is no field of a case; did you mean {close[0]!r}? If not, name it otherwise"
+            )
     identifier = row.get("id")
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)

@@ -191,6 +191,14 @@ def test_a_file_of_regression_cases_alone_promotes_nothing(tmp_path: Path) -> No
             'critical: must be true or false, not "yes"',
         ),
         (
+            '{"id": "a", "champion": {"passed": true}, "challenger": {"passed": true}, "critcal": true}',
+            "critcal: is no field of a case; did you mean 'critical'?",
+        ),
+        (
+            '{"id": "a", "champion": {"passed": true}, "challenger": {"passed": true}, "critica\\ud83d": true}',
+            "row: holds half a surrogate pair (\\ud83d)",
+        ),
+        (
             '{"id": "good", "champion": {"passed": true}, "challenger": {"passed": true}}',
             "already stands on line 1",
         ),
@@ -208,6 +216,13 @@ def test_a_bad_row_is_named_by_file_line_and_field(tmp_path: Path, line: str, ex
     assert result.exit_code == 1
     assert f"{file}:3: " in result.stderr and expected in result.stderr
     assert result.stdout == ""
+
+
+def test_what_else_a_row_has_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    row = {"id": "a", "champion": {"passed": True}, "challenger": {"passed": True}, "slice": "refunds"}
+    file.write_text(json.dumps(row | {"prompt": "…", "uid": 7, "slices": ["x"]}), encoding="utf-8")
+    assert report(file)["n"] == 1
 
 
 def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:

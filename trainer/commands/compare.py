@@ -34,7 +34,8 @@ def compare(cases: Path, as_json: bool, settings: Settings) -> None:
       {"id": "17", "champion": {"passed": false}, "challenger": {"passed": true}}
       {"id": "18", "champion": {"passed": true}, "challenger": {"passed": true}, "slice": "refunds", "critical": true}
 
-    Instead of "passed", all lines can have "score" with a number. "slice" and "critical" may be left out.
+    Instead of "passed", all lines can have "score" with a number. "slice" and "critical" may be left out; what
+    else a line has is passed over.
     The cases are taken as the golden set, except those whose slice is "regression". The exit status is 0 only when
     the decision is promoted.
 
