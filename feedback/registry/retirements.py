@@ -184,18 +184,12 @@ def require_room(session: Session, base: str, limit: int) -> None:
         )
 
 
-def rejected_versions(session: Session, base: str) -> list[ModelVersion]:
-    """The versions of a base that the gate or a person turned down, in the order in which they were."""
-    query = select(ModelVersion).where(ModelVersion.base == base, ModelVersion.state == "rejected")
-    return sorted(session.exec(query), key=lambda one: (one.rejected or one.created, order_of(one.number)))
-
-
 def expendable_versions(
     session: Session, base: str, now: datetime, keep: Mapping[str, int]
 ) -> list[tuple[ModelVersion, str]]:
     """Versions of a base that make room for the next one, each with what it is in words, those first that are missed least.
 
-    What was turned down; then what cycles made, nobody decided on and a newer version has overtaken, so that a loop that is
+    What was turned down, in that order; then what cycles made, nobody decided on and a newer version has overtaken, so that a loop that is
     inconclusive night after night needs no hand; then former champions, those of them first that a rollback has left, but for
     the last `keep` of each model that rollbacks lead to (models that it does not name keep all), so that one that promotes month
     after month needs none either. Of the undecided none that was asked for lately, and of former champions none that was
@@ -215,7 +209,9 @@ def expendable_versions(
         if one.state == "registered" and one.cycle_id and one.cycle_id not in going_on and one not in newest
     ]
     since = first_id_at(now.timestamp() - _LATELY_SECONDS)
-    found = [(one, "rejected version") for one in rejected_versions(session, base)]
+    rejected = [one for one in versions if one.state == "rejected"]
+    rejected.sort(key=lambda one: one.rejected or one.created)
+    found = [(one, "rejected version") for one in rejected]
     found += [(one, "version that nobody decided on") for one in undecided if not _asked(session, one, since)]
     former = _former_champions(session, versions, keep)
     found += [(one, "former champion") for one in former if not _asked(session, one, since, by_name=True)]

@@ -20,7 +20,6 @@ from feedback.registry.retirements import (
     live_workers,
     open_retirements,
     progress_of,
-    rejected_versions,
     report_worker,
     require_room,
     routable,
@@ -135,8 +134,9 @@ def test_an_engines_memory_is_full_with_the_versions_that_can_be_asked_for(datab
         require_room(session, "starter", 4)
         with pytest.raises(ConflictError, match="max_cpu_loras is 3"):
             require_room(session, "starter", 3)
-        assert [version.number for version in rejected_versions(session, "starter")] == ["1.1", "1.4"]
-        assert rejected_versions(session, "acme/other") == []
+        found = expendable_versions(session, "starter", NOW, {})
+        assert [one.number for one, what in found if what == "rejected version"] == ["1.1", "1.4"]
+        assert expendable_versions(session, "acme/other", NOW, {}) == []
 
 
 def test_what_was_turned_down_first_goes_first_though_it_was_made_last(database: Database) -> None:
@@ -145,7 +145,7 @@ def test_what_was_turned_down_first_goes_first_though_it_was_made_last(database:
         for number, hours in (("1.2", 1), ("1.0", 3), ("1.1", 2)):
             reject_version(session, "assistant", number, NOW + timedelta(hours=hours))
         session.commit()
-        found = rejected_versions(session, "starter")
+        found = [one for one, _ in expendable_versions(session, "starter", NOW, {})]
         assert [version.number for version in found] == ["1.2", "1.1", "1.0"]
         assert found[0].rejected == (NOW + timedelta(hours=1)).timestamp()
         reject_version(session, "assistant", "1.2", NOW + timedelta(hours=9))  # by whom it is said again
