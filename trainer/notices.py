@@ -7,12 +7,12 @@ so. A receiver that hangs or refuses is tried again with growing pauses for a da
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import smtplib
-import ssl
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from feedback.storage.database import Database
 from feedback.storage.notice_table import Notice
 from feedback.storage.tables import Canary, Cycle, MonthlyFinding
 from feedback.threads import name_this_thread
+from trainer.mail import send_letter
 
 SECRET_VARIABLE, PASSWORD_VARIABLE = "STARLOOP_WEBHOOK_SECRET", "STARLOOP_SMTP_PASSWORD"
 SIGNATURE = "x-starloop-signature"
@@ -136,40 +137,33 @@ class Notifier:
         secret = self._secrets.get(SECRET_VARIABLE)
         if secret:
             headers[SIGNATURE] = signature(secret, body)
-        # Its body is not read: one that never ends would hold up all other news.
-        with (
-            httpx.Client(timeout=_SECONDS, follow_redirects=False) as client,
-            client.stream("POST", self._wanted.webhook, content=body, headers=headers) as answer,
-        ):
-            pass
-        if answer.status_code >= 300:
-            raise ValueError(f"it answered {answer.status_code}")
-        return f"it answered {answer.status_code}"
+        status = asyncio.run(self._status(body, headers))
+        if status >= 300:
+            raise ValueError(f"it answered {status}")
+        return f"it answered {status}"
+
+    async def _status(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """What the webhook answers. All of it has one time: a read's own timeout starts anew with each byte."""
+        try:
+            # Its body is not read: one that never ends would hold up all other news.
+            async with (
+                asyncio.timeout(_SECONDS),
+                httpx.AsyncClient(timeout=_SECONDS, follow_redirects=False) as client,
+                client.stream("POST", self._wanted.webhook, content=body, headers=headers) as answer,
+            ):
+                return answer.status_code
+        except TimeoutError:
+            raise TimeoutError(f"it did not answer within {_SECONDS:g} s") from None
 
     def _mail(self, news: News) -> str:
-        server = urlsplit(self._wanted.smtp)
         message = EmailMessage()
         message["Subject"] = f"{news.model}: {_outcome(news)}"
         message["From"] = self._wanted.email_from or self._wanted.email
         message["To"] = self._wanted.email
         message["Message-ID"] = f"<{news.id}@starloop>"
         message.set_content(_letter(news))
-        secure = server.scheme == "smtps"
-        context = ssl.create_default_context()
-        port = server.port or (465 if secure else 25)
-        made = (
-            smtplib.SMTP_SSL(server.hostname or "", port, timeout=_SECONDS, context=context)
-            if secure
-            else smtplib.SMTP(server.hostname or "", port, timeout=_SECONDS)
-        )
-        with made as client:
-            if not secure and client.has_extn("starttls"):
-                client.starttls(context=context)
-            password = self._secrets.get(PASSWORD_VARIABLE)
-            if server.username and password:
-                client.login(server.username, password)
-            client.send_message(message)
-        return f"{server.hostname} took it"
+        send_letter(self._wanted.smtp, message, self._secrets.get(PASSWORD_VARIABLE), _SECONDS)
+        return f"{urlsplit(self._wanted.smtp).hostname} took it"
 
     def _note(self, cycle_id: str, channel: str, arrived: bool, told: str) -> None:
         now = self._clock().timestamp()

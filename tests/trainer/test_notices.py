@@ -32,6 +32,7 @@ class Receiver:
         self.status = 200
         self.hang = 0.0
         self.drip = 0.0
+        self.dribble = False
         self.got: list[tuple[dict[str, str], bytes]] = []
         receiver = self
 
@@ -40,6 +41,9 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 time.sleep(receiver.hang)
+                for _ in range(100 if receiver.dribble else 0):
+                    self.wfile.write(b"x")
+                    time.sleep(0.1)
                 self.send_response(receiver.status)
                 self.send_header("content-length", str(round(10 * receiver.drip)))
                 self.end_headers()
@@ -225,6 +229,20 @@ def test_an_answer_that_never_ends_holds_up_no_other_news(
     assert desk.notifier().tell_once() == 2
     assert time.monotonic() - began < 6
     assert [row.state for row in desk.notices()] == ["sent", "sent"]
+
+
+def test_a_head_that_never_ends_holds_up_no_other_news(
+    sqlite_database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.notices._SECONDS", 0.5)
+    desk = Desk(sqlite_database, webhook=receiver.url)
+    receiver.dribble = True
+    desk.ended("one")
+    began = time.monotonic()
+    assert desk.notifier().tell_once() == 1
+    assert time.monotonic() - began < 5
+    (row,) = desk.notices()
+    assert (row.state, row.told) == ("sending", "TimeoutError: it did not answer within 0.5 s")
 
 
 def test_of_many_cycles_that_end_at_once_each_is_told(sqlite_database: Database, receiver: Receiver) -> None:
