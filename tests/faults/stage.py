@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import resolve_base
 from feedback.registry.versions import mark_version, reserve_version
 from feedback.storage.database import Database
+from tests.server.served import free_port
 
 _CONFIGURATION = """\
 [storage]
@@ -92,7 +92,7 @@ def stage(
     `more`: lines after the `[[model]]` of the configuration.
     """
     directory = folder / "data"
-    port, engine_port = _free_port(), _free_port()
+    port, engine_port = free_port(), free_port()
     configuration = folder / "starloop.toml"
     configuration.write_text(
         _CONFIGURATION.format(
@@ -138,12 +138,6 @@ def _until_ready(address: str, processes: list[subprocess.Popen[bytes]], folder:
         said = "\n".join(log.read_text(errors="replace") for log in folder.glob("*.log"))
         assert all(process.poll() is None for process in processes) and time.monotonic() < deadline, said
         time.sleep(0.3)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _random_adapter(folder: Path, engine_model: str, seed: int) -> None:

@@ -196,6 +196,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "playwright.sync_api", reason="drives a browser: pip install playwright axe-playwright-python"
     )
     profile = tmp_path_factory.mktemp("profile")
+    playwright.expect.set_options(timeout=20_000)  # a busy machine takes longer than the 5 s that are usual
     with playwright.sync_playwright() as driver:
         try:
             context = driver.chromium.launch_persistent_context(

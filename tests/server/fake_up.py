@@ -1,6 +1,7 @@
 """A supervisor over one fake engine, as a process of its own: `fake_up.py DIRECTORY PORT [options of the engine]`.
 
-`STARLOOP_TEST_ENGINE` names a program that runs instead of the fake engine's script.
+`STARLOOP_TEST_ENGINE` names a program that runs instead of the fake engine's script, `STARLOOP_TEST_GRACE` are the seconds that
+it has from SIGTERM on.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> int:
     child = Child(
         "engine-fake",
         Launch([*engine, "--port", str(port), *sys.argv[3:]], dict(os.environ), directory),
-        Terms(start=20, grace=2, remnants=1),
+        Terms(start=20, grace=float(os.environ["STARLOOP_TEST_GRACE"]), remnants=1),
         directory,
         myself(),
         say,

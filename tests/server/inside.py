@@ -110,9 +110,9 @@ class Inside:
         body: Any = None,
         headers: dict[str, str] | None = None,
         peer: str = "127.0.0.1",
-        leave_after: float | None = None,
+        leaves: Callable[[Answer], bool] | None = None,
     ) -> Answer:
-        """As `call`, for work that runs beside it. The client goes away after `leave_after` seconds."""
+        """As `call`, for work that runs beside it. The client goes away once `leaves` holds of what has come."""
         path, _, query = path.partition("?")
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         sent: dict[str, str] = {
@@ -139,15 +139,16 @@ class Inside:
         answer = Answer()
         read = False
         over = asyncio.Event()  # as ASGI has it: the client left, or has its answer
-        if leave_after is not None:
-            asyncio.get_running_loop().call_later(leave_after, over.set)
 
         async def receive() -> Any:
             nonlocal read
             if not read:
                 read = True
                 return {"type": "http.request", "body": content, "more_body": False}
-            await over.wait()
+            while not over.is_set() and leaves is not None and not leaves(answer):
+                await asyncio.sleep(0.01)
+            if leaves is None:
+                await over.wait()
             return {"type": "http.disconnect"}
 
         async def take(message: Any) -> None:
@@ -201,7 +202,7 @@ def settings_for(
     models: Sequence[str] = ("assistant",),
     database: str = "",
     server: Server | None = None,
-    request_seconds: float = 5.0,
+    request_seconds: float = 30.0,
 ) -> Settings:
     """A configuration with one base, served by the given engines."""
     return Settings(

@@ -46,9 +46,19 @@ class Served:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that the system gives to nobody else for a minute, and whoever asks for it by its number may listen on.
+
+    A connection that ended there keeps it so; a port that was merely closed may be another's before it is used.
+    """
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1)
+        with socket.create_connection(listening.getsockname()) as client:
+            served, _ = listening.accept()
+            served.close()  # who closes first keeps the address
+            assert client.recv(1) == b""
+        return int(listening.getsockname()[1])
 
 
 @contextmanager

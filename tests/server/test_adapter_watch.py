@@ -108,7 +108,7 @@ def test_poison_in_a_folder_that_serves_is_noticed_and_asked_for_no_more(
     promote(gateway, number)
     assert gateway.ask().status == 200
     poison(folder(gateway, number))
-    gateway.eventually(lambda: gateway.ask().status == 503, seconds=2)
+    gateway.eventually(lambda: gateway.ask().status == 503)
     asked = len(engine.completions())
     assert gateway.ask().status == 503
     assert len(engine.completions()) == asked
@@ -124,7 +124,7 @@ def test_a_version_that_poison_took_out_serves_again_once_its_files_are_back(
     truncated(folder(gateway, number))
     assert gateway.ask({"model": f"assistant@{number}"}).status == 503
     (folder(gateway, number) / WEIGHTS).write_bytes(sound)
-    gateway.eventually(lambda: gateway.ask({"model": f"assistant@{number}"}).status == 200, seconds=2)
+    gateway.eventually(lambda: gateway.ask({"model": f"assistant@{number}"}).status == 200)
     assert engine.loaded == {f"assistant@{number}"}
 
 
@@ -139,7 +139,7 @@ def test_files_that_could_not_be_read_for_a_moment_are_looked_at_again(
         moment.setattr("hashlib.file_digest", unreadable)
         told = gateway.ask({"model": f"assistant@{number}"})
     assert told.status == 503 and os.strerror(errno.EMFILE) in told.body.decode()
-    gateway.eventually(lambda: gateway.ask({"model": f"assistant@{number}"}).status == 200, seconds=2)
+    gateway.eventually(lambda: gateway.ask({"model": f"assistant@{number}"}).status == 200)
 
 
 def test_a_restarted_engine_is_asked_for_nothing_that_was_changed_while_it_was_down(
@@ -203,7 +203,7 @@ def test_files_that_did_not_change_are_read_once(gateway: Inside, monkeypatch: p
     gateway.run(asyncio.sleep(0.6))
     assert read == [f"assistant@{number}"]
     os.utime(folder(gateway, number) / WEIGHTS)  # touched, and the same
-    gateway.wait_for(lambda: len(read) == 2, seconds=2)
+    gateway.wait_for(lambda: len(read) == 2)
     assert gateway.ask({"model": f"assistant@{number}"}).status == 200
 
 
@@ -215,7 +215,7 @@ def test_a_conversation_whose_version_was_poisoned_goes_on_with_the_champion(gat
     promote(gateway, second)
     truncated(folder(gateway, first))
     gateway.eventually(
-        lambda: gateway.ask(headers=thread).headers["x-starloop-version"] == f"assistant@{second}", seconds=2
+        lambda: gateway.ask(headers=thread).headers["x-starloop-version"] == f"assistant@{second}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from openai.types import Batch
 from sqlmodel import Session
@@ -298,7 +299,7 @@ def test_an_engine_that_is_away_is_waited_for(gateway: Inside, engine: FakeEngin
     engine.status = 503
     made = client("none")
     begun = begin(made, [line(1)])
-    gateway.eventually(lambda: bool(engine.seen), 10)
+    gateway.eventually(lambda: bool(engine.seen))
     engine.status = 200
     done = ended(gateway, made, begun.id)
     assert done.request_counts is not None and done.request_counts.completed == 1
@@ -368,19 +369,21 @@ def test_an_end_that_fails_leaves_nothing_and_is_made_again(
 
 
 def test_a_killed_batch_goes_on_with_what_has_no_answer(engine: FakeEngine, tmp_path: Path) -> None:
-    engine.delay = 0.1
+    engine.delay = 0.3
     count = 60
     with served(tmp_path, [engine.url]) as running:
         made = openai.OpenAI(api_key="none", base_url=f"{running.address}/v1", max_retries=0)
         begun = begin(made, [line(number) for number in range(count)])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (made.batches.retrieve(begun.id).request_counts or begun.request_counts).completed < 10:  # type: ignore[union-attr]
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        workers = psutil.Process(running.process.pid).children(recursive=True)
         running.process.kill()
-        running.process.wait(10)
+        running.process.wait(20)
         made.close()
-    time.sleep(1.0)  # what it had begun ends, and its workers have gone
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    engine.delay = 0.0
     database = Database(f"sqlite:///{tmp_path / 'data' / 'starloop.sqlite'}")
     with database.reading() as session:
         before = answered_lines(session, begun.id.removeprefix("batch_"))
@@ -388,7 +391,7 @@ def test_a_killed_batch_goes_on_with_what_has_no_answer(engine: FakeEngine, tmp_
     assert 10 <= len(before) < count
     with served(tmp_path, [engine.url]) as running:
         made = openai.OpenAI(api_key="none", base_url=f"{running.address}/v1", max_retries=0)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while (done := made.batches.retrieve(begun.id)).status not in kept.ENDED:
             assert time.monotonic() < deadline, done
             time.sleep(0.1)

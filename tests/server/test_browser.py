@@ -92,13 +92,15 @@ def test_times_are_told_in_the_readers_zone_and_hold_those_of_utc(site: Site, wa
 
 def test_days_of_the_overview_are_the_readers_from_the_first_visit_on(site: Site, watched: Watched) -> None:
     tab = watched.tab
+    today = "new Date().toLocaleDateString('sv')"
+    days = [tab.evaluate(today)]
     tab.goto(f"{site.address}/overview?days=90")
     figures = tab.locator("[data-zone]")
     playwright.expect(figures).to_have_attribute("data-zone", "Asia/Tokyo", timeout=30_000)
     playwright.expect(tab.get_by_text("days are those of Asia/Tokyo")).to_be_visible()
-    today = tab.evaluate("new Date().toLocaleDateString('sv')")
     titles = tab.locator("svg[aria-label^='Answers'] title").all_text_contents()
-    assert titles[-1].startswith(f"{today}: ")
+    days.append(tab.evaluate(today))  # midnight may have passed
+    assert titles[-1].partition(": ")[0] in days
     tab.goto(f"{site.address}/report")
     playwright.expect(tab.get_by_text("in UTC as the month is")).to_be_visible(timeout=30_000)
 

@@ -124,7 +124,7 @@ def test_other_workers_and_a_later_start_know_it_too(
         answered_by(gateway, [OPENING], user="ann", stream=True)
         promote(gateway, versions[1])
         other.wait_for(lambda: other.gateway.live.current.models["assistant"].champion == "1.1")
-        other.wait_for(heard(other, 1), seconds=1)
+        other.wait_for(heard(other, 1))
         assert answered_by(other, FOLLOW_UP, user="ann") == "assistant@1.0"
     with inside(settings) as later:
         assert answered_by(later, FOLLOW_UP, user="ann") == "assistant@1.0"
@@ -145,7 +145,7 @@ def test_gateways_on_one_postgresql_tell_each_other(
         number = add_version(postgresql_database, tmp_path / "one")
         promote(one, number)
         two.wait_for(lambda: two.gateway.live.current.models["assistant"].champion == number)
-        two.wait_for(heard(two, 1), seconds=1)
+        two.wait_for(heard(two, 1))
         assert answered_by(two, FOLLOW_UP, NAMED) == "assistant@base"
         assert answered_by(two, FOLLOW_UP, {"x-starloop-conversation": "thread-2"}) == f"assistant@{number}"
 

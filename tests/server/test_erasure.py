@@ -119,7 +119,7 @@ def scene(
 
 def _ask(gateway: Served, prompt: str, user: str, **fields: Any) -> str:
     body = {"model": "assistant", "messages": [{"role": "user", "content": prompt}], "user": user, **fields}
-    answer = httpx.post(f"{gateway.address}/v1/chat/completions", json=body, timeout=20)
+    answer = httpx.post(f"{gateway.address}/v1/chat/completions", json=body, timeout=60)
     assert answer.headers["x-starloop-captured"] == "true"
     return answer.headers["x-starloop-inference-id"]
 
@@ -130,7 +130,7 @@ def _answer(text: str) -> str:
 
 def _say(gateway: Served, inference_id: str, rater: str, **fields: Any) -> None:
     said = {"inference_id": inference_id, "rater": rater, **fields}
-    assert httpx.post(f"{gateway.address}/v1/feedback", json=said, timeout=20).status_code in (201, 202)
+    assert httpx.post(f"{gateway.address}/v1/feedback", json=said, timeout=60).status_code in (201, 202)
 
 
 def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
@@ -156,7 +156,7 @@ def _planted(gateway: Served, database: Database, settings: Settings) -> Scene:
     shared = _ask(gateway, "a question that both have asked", USER)
     _say(gateway, shared, USER, rating=1, correction=_answer(f"shared {SEED}"))
     _ask(gateway, "A question that both have  asked", "vera")
-    assert await_drainers(database, settings.directory, 10.0) == 0
+    assert await_drainers(database, settings.directory, 60.0) == 0
     with database.session() as session:
         ensure_models(session, settings, _now())
         triage_model(session, "assistant", settings, _now())
@@ -293,7 +293,7 @@ def test_erasing_again_finds_nothing_and_a_user_who_comes_back_is_kept(scene: Sc
     again = scene.erase()
     assert (again.counts, again.datasets, again.versions) == ({}, [], [])
     back = _ask(scene.gateway, "I am back", USER)
-    assert await_drainers(scene.database, scene.settings.directory, 10.0) == 0
+    assert await_drainers(scene.database, scene.settings.directory, 60.0) == 0
     with scene.database.reading() as session:
         assert session.get_one(Inference, back).user == USER
     assert verify(scene.database, scene.settings.directory).sound
@@ -303,7 +303,7 @@ def test_erasing_again_finds_nothing_and_a_user_who_comes_back_is_kept(scene: Sc
 def test_the_running_gateway_goes_on_capturing(scene: Scene) -> None:
     scene.erase()
     ids = [_ask(scene.gateway, f"afterwards {number}", "vera") for number in range(5)]
-    assert await_drainers(scene.database, scene.settings.directory, 10.0) == 0
+    assert await_drainers(scene.database, scene.settings.directory, 60.0) == 0
     with scene.database.reading() as session:
         assert all(session.get(Inference, one) for one in ids)
 
@@ -339,7 +339,7 @@ def test_under_load_nothing_of_others_is_lost_and_nobody_is_told_otherwise(
             for one in running:
                 one.result()
         scene = Scene(gateway, database, settings, "", "", "")
-        assert await_drainers(database, settings.directory, 10.0) == 0
+        assert await_drainers(database, settings.directory, 60.0) == 0
         assert done.counts["inferences"] == 20 and scene.places() == []
         with database.reading() as session:
             assert set(ids) <= set(session.exec(select(Inference.id)))

@@ -34,7 +34,7 @@ class Workers:
     def _worker(self, name: str) -> FoundBeside[str, Belief]:
         def find(model: str, now: datetime) -> Belief:
             self.found.append(name)
-            assert self.may_end.wait(10)
+            assert self.may_end.wait(30)
             if self.trouble is not None:
                 raise self.trouble
             return Belief(0.5, {"ann": len(self.found) / 10})
@@ -64,7 +64,7 @@ def workers(database: Database) -> Iterator[Workers]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlmodel import func, select
 
 from feedback.storage.database import Database
-from feedback.storage.tables import Inference
+from feedback.storage.tables import Feedback, Inference
 from feedback.storage.verify import verify
 from tests.server.served import Served, served
 from tests.server.upstream import FakeEngine, fake_engine
@@ -78,7 +78,7 @@ def pair(running: Pair) -> Pair:
 
 
 def version_of(gateway: Served, model: str = "assistant") -> str:
-    answer = httpx.post(f"{gateway.address}/v1/chat/completions", json={**HELLO, "model": model}, timeout=10)
+    answer = httpx.post(f"{gateway.address}/v1/chat/completions", json={**HELLO, "model": model}, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.headers["x-starloop-version"]
 
@@ -113,15 +113,18 @@ def test_a_retirement_through_one_waits_for_the_other(pair: Pair) -> None:
     """The other has a request under way on the version."""
     number = add_version(pair.database, pair.one.directory)
     name = f"assistant@{number}"
-    until(lambda: _known(pair.two, name), 2)
+    until(lambda: _known(pair.two, name), 20)
     pair.engine.delay = 2.0
+    asked = len(pair.engine.completions())
 
     async def scenario() -> tuple[httpx.Response, httpx.Response, float]:
         async with httpx.AsyncClient(timeout=60) as client:
             asking = asyncio.create_task(
                 client.post(f"{pair.two.address}/v1/chat/completions", json={**HELLO, "model": name})
             )
-            await asyncio.sleep(0.3)
+            async with asyncio.timeout(20):
+                while len(pair.engine.completions()) == asked:
+                    await asyncio.sleep(0.01)
             started = time.monotonic()
             told = await client.post(
                 f"{pair.one.address}/v1/models/assistant/retire", json={"version": number, "reason": "a test"}
@@ -167,13 +170,16 @@ def test_feedback_goes_through_either_and_nothing_stands_twice(pair: Pair) -> No
     assert set(statuses) <= {201, 202}
 
     def ratings(gateway: Served) -> Counter[int | None]:
-        items = httpx.get(f"{gateway.address}/v1/inferences?limit=1000", timeout=10).json()["items"]
+        items = httpx.get(f"{gateway.address}/v1/inferences?limit=1000", timeout=30).json()["items"]
         mine = [item for item in items if item["id"] in identifiers]
         assert len({item["id"] for item in mine}) == len(mine)
         return Counter(item["rating"] for item in mine)
 
     for gateway in (pair.one, pair.two):
-        until(lambda gateway=gateway: ratings(gateway) == {5: 120}, 5)
+        until(lambda gateway=gateway: ratings(gateway) == {5: 120}, 20)
+    until(
+        lambda: _stored(pair.database, Feedback) == 240, 20
+    )  # the first ratings may come after the second ones
     found = verify(pair.database, pair.one.directory)
     assert (found.feedback, found.duplicated, found.sound) == (240, 0, True)
 
@@ -226,7 +232,7 @@ class Balanced:
 
 def test_a_gateway_that_ends_under_load_fails_no_request(pair: Pair) -> None:
     """The last one with this pair: only one of them is left."""
-    before = _stored(pair.database)
+    before = _stored(pair.database, Inference)
     pair.engine.delay, pair.engine.pause = 0.05, 0.02
     load = Balanced([pair.one.address, pair.two.address])
 
@@ -246,14 +252,14 @@ def test_a_gateway_that_ends_under_load_fails_no_request(pair: Pair) -> None:
 
     asyncio.run(scenario())
     assert load.failed == []
-    assert pair.one.process.wait(20) == 0
-    until(lambda: _stored(pair.database) == before + sum(load.answers.values()), 5)
+    assert pair.one.process.wait(60) == 0
+    until(lambda: _stored(pair.database, Inference) == before + sum(load.answers.values()), 20)
     assert verify(pair.database, pair.one.directory).sound
 
 
-def _stored(database: Database) -> int:
+def _stored(database: Database, kind: type[Inference] | type[Feedback]) -> int:
     with database.reading() as session:
-        return int(session.exec(select(func.count()).select_from(Inference)).one())
+        return int(session.exec(select(func.count()).select_from(kind)).one())
 
 
 def test_two_workers_that_end_under_load_finish_what_they_began(tmp_path: Path) -> None:
@@ -262,7 +268,9 @@ def test_two_workers_that_end_under_load_finish_what_they_began(tmp_path: Path) 
 
         async def scenario() -> None:
             clients = [asyncio.create_task(load.client(number)) for number in range(12)]
-            await asyncio.sleep(1.5)
+            async with asyncio.timeout(20):
+                while load.answers[gateway.address] <= 20:
+                    await asyncio.sleep(0.05)
             gateway.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.5)
             load.over = True
@@ -270,7 +278,7 @@ def test_two_workers_that_end_under_load_finish_what_they_began(tmp_path: Path) 
 
         asyncio.run(scenario())
         assert load.failed == []
-        assert gateway.process.wait(20) == 0
+        assert gateway.process.wait(60) == 0
         record = Database(f"sqlite:///{gateway.directory / 'starloop.sqlite'}")
         found = verify(record, gateway.directory)
         record.close()

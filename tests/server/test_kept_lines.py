@@ -69,7 +69,7 @@ def test_a_batch_under_way_with_a_users_requests_is_told_of_and_nothing_is_erase
 ) -> None:
     engine.delay = 0.3
     ours = client("none")
-    begun = begin(ours, [request(number, USER) for number in range(60)])
+    begun = begin(ours, [request(number, USER) for number in range(300)])
     gateway.eventually(lambda: bool(ours.batches.retrieve(begun.id).request_counts.completed))  # type: ignore[union-attr]
     refused = erase(gateway)
     assert refused.status == 409 and begun.id in refused.json["error"]["message"]

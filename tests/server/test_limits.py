@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,7 +101,10 @@ def test_who_leaves_a_stream_before_its_usage_has_used_what_came(
     key = key_with(limited, "tpm=2")
     engine.pause, engine.pieces = 0.05, 100
     body = {**HELLO, "stream": True}
-    limited.run(limited.send("POST", "/v1/chat/completions", body, key, leave_after=0.4))
+    sent = limited.send(
+        "POST", "/v1/chat/completions", body, key, leaves=lambda told: told.body.count(b"data: ") > 3
+    )
+    limited.run(sent)
     told(limited.ask(headers=key), "2 tokens a minute")
 
 
@@ -110,9 +113,9 @@ def test_as_many_at_a_time_as_the_key_may_and_the_place_is_free_again_whatever_h
 ) -> None:
     key = key_with(limited, "concurrent=2")
 
-    async def three(body: dict[str, Any], leave_after: float | None = None) -> list[int]:
+    async def three(body: dict[str, Any], leaves: Callable[[Answer], bool] | None = None) -> list[int]:
         asked = [
-            limited.send("POST", "/v1/chat/completions", {**HELLO, **body}, key, leave_after=leave_after)
+            limited.send("POST", "/v1/chat/completions", {**HELLO, **body}, key, leaves=leaves)
             for _ in range(3)
         ]
         return sorted(answer.status for answer in await asyncio.gather(*asked))
@@ -120,7 +123,11 @@ def test_as_many_at_a_time_as_the_key_may_and_the_place_is_free_again_whatever_h
     engine.delay = 0.2
     assert limited.run(three({})) == [200, 200, 429]
     assert limited.run(three({"stream": True})) == [200, 200, 429]
-    assert limited.run(three({}, 0.05))[2] == 429  # the others' clients left
+    engine.held, before = True, len(engine.completions())
+    assert (
+        limited.run(three({}, lambda _: len(engine.completions()) == before + 2))[2] == 429
+    )  # the others' clients left
+    engine.held = False
     engine.status = 500
     assert limited.run(three({})) == [429, 502, 502]
     engine.status, engine.die_after = 200, 1

@@ -201,16 +201,18 @@ def test_a_backlog_is_seen_while_the_database_is_away(gateway: Inside) -> None:
 def test_figures_go_on_after_a_moment_without_file_descriptors(
     gateway: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried = []
+
     def unreadable(_: object) -> None:
+        tried.append(1)
         raise OSError(errno.EMFILE, "too many open files")
 
     with monkeypatch.context() as moment:
         moment.setattr("psutil.Process.memory_info", unreadable)
-        gateway.run(asyncio.sleep(1.2))
+        gateway.wait_for(lambda: bool(tried))
     gateway.run(asyncio.to_thread(gateway.gateway.drainer.stop))
     gateway.ask()
-    gateway.run(asyncio.sleep(1.2))
-    assert scrape(gateway)["starloop_journal_backlog",] == 1
+    gateway.eventually(lambda: scrape(gateway)["starloop_journal_backlog",] == 1)
 
 
 def test_a_password_in_an_engines_address_is_not_shown(engine: FakeEngine, data: Path) -> None:

@@ -56,16 +56,22 @@ async def connected() -> AsyncIterator[Streams]:
 
 async def seconds_until_closed(streams: Streams) -> float:
     started = asyncio.get_running_loop().time()
-    assert await asyncio.wait_for(streams[0].read(), 5) == b""
+    assert await asyncio.wait_for(streams[0].read(), 20) == b""
     return asyncio.get_running_loop().time() - started
 
 
 @pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was refused is not waited for so long."""
+    monkeypatch.setattr(server.protocol, "_STILL_SECONDS", 0.5)
+
+
+@pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.protocol, "HEAD_SECONDS", 0.3)
-    monkeypatch.setattr(server.protocol, "_STILL_SECONDS", 0.1)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     "sent", [b"", b"GE", b"GET / HTTP/1.1\r\nhost: x\r\n"], ids=["nothing", "a word", "half a head"]
 )
@@ -78,6 +84,7 @@ def test_a_client_that_does_not_get_on_with_its_head_is_let_go(sent: bytes) -> N
     asyncio.run(slow())
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_head_that_drips_has_no_more_time_than_any_other() -> None:
     async def drip() -> float:
         async with connected() as (reader, writer):
@@ -92,6 +99,7 @@ def test_a_head_that_drips_has_no_more_time_than_any_other() -> None:
     assert asyncio.run(drip()) > 0.2
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_body_has_its_own_time_and_the_next_request_its_own_again() -> None:
     async def talk() -> None:
         async with connected() as (reader, writer):
@@ -109,30 +117,30 @@ def test_a_body_has_its_own_time_and_the_next_request_its_own_again() -> None:
 def test_a_body_that_stops_coming_is_told_so_and_one_that_drips_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server.protocol, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(server.protocol, "BODY_SECONDS", 1.0)
 
     async def talk(pieces: int) -> bytes:
         async with connected() as (reader, writer):
-            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n")
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n\r\n")
             for _ in range(pieces):
                 writer.write(b"a")
-                await asyncio.sleep(0.15)
-            return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                await asyncio.sleep(0.1)
+            return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
 
     assert asyncio.run(talk(2)).startswith(b"HTTP/1.1 408 ")
-    assert asyncio.run(talk(6)).startswith(b"HTTP/1.1 200 ")
+    assert asyncio.run(talk(12)).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_that_breaks_off_into_nonsense_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.protocol, "BODY_SECONDS", 0.2)
-    monkeypatch.setattr(server.protocol, "_STILL_SECONDS", 0.5)
+    monkeypatch.setattr(server.protocol, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(server.protocol, "_STILL_SECONDS", 1.5)
 
     async def talk() -> bytes:
         async with connected() as (reader, writer):
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab")
             await asyncio.sleep(0.1)
             writer.write(b"cde\r\nno length\r\n")
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), 20)
 
     answer = asyncio.run(talk())
     assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1
@@ -146,7 +154,7 @@ def test_a_head_that_never_ends_is_refused_before_it_fills_the_memory(piece: int
             for _ in range(400_000 // piece):
                 writer.write(b"a" * piece)
                 await asyncio.sleep(0)
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), 20)
 
     assert asyncio.run(flood()).startswith(b"HTTP/1.1 431 ")
 
@@ -170,15 +178,15 @@ def test_clients_leave_room_for_what_the_gateway_itself_opens(monkeypatch: pytes
             first.write(b"GE")
             await asyncio.sleep(0.1)
             reader, second = await asyncio.open_connection("127.0.0.1", port)
-            refused = await asyncio.wait_for(reader.read(), 5)
+            refused = await asyncio.wait_for(reader.read(), 20)
             first.write(b"T / HTTP/1.1\r\nhost: x\r\n\r\n")
-            served = await asyncio.wait_for(idle.readuntil(b"\r\n\r\n"), 5)
+            served = await asyncio.wait_for(idle.readuntil(b"\r\n\r\n"), 20)
             first.close()
             second.close()
             await asyncio.sleep(0.1)
             reader, third = await asyncio.open_connection("127.0.0.1", port)
             third.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            again = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            again = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
             third.close()
             assert served.startswith(b"HTTP/1.1 200 ")
             return refused, again
@@ -196,7 +204,7 @@ def test_what_stands_behind_a_body_is_no_header() -> None:
         async with serving(tell_head) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(CHUNKED + b"0\r\nauthorization: Bearer late\r\n\r\n")
-            got = await asyncio.wait_for(reader.read(), 5)
+            got = await asyncio.wait_for(reader.read(), 20)
             writer.close()
             return got
 
@@ -218,7 +226,7 @@ def test_what_stands_beside_a_body_is_bounded_as_a_head_is(beside: bytes) -> Non
             for _ in range(40):
                 writer.write(piece)
                 await asyncio.sleep(0)
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), 20)
 
     assert asyncio.run(flood()).startswith(b"HTTP/1.1 431 ")
 
@@ -229,8 +237,8 @@ def test_a_body_in_many_small_pieces_is_taken() -> None:
             for number in range(100):
                 writer.write((b"" if number else CHUNKED) + b"1\r\nb\r\n" * 1000)
             writer.write(b"0\r\n\r\n")
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-            return await asyncio.wait_for(reader.readexactly(100_001), 5)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+            return await asyncio.wait_for(reader.readexactly(100_001), 20)
 
     assert asyncio.run(send()) == b"a" + b"b" * 100_000
 
@@ -242,9 +250,9 @@ def test_requests_in_one_piece_are_answered_one_after_the_other_and_nonsense_beh
             writer.write(one + b"1" + one + b"2")
             got = b""
             while got.count(b"HTTP/1.1 200") < 2:
-                got += await asyncio.wait_for(reader.read(1000), 5)
+                got += await asyncio.wait_for(reader.read(1000), 20)
             writer.write(b"nonsense\r\n\r\n")
-            return got + await asyncio.wait_for(reader.read(), 5)
+            return got + await asyncio.wait_for(reader.read(), 20)
 
     got = asyncio.run(send())
     assert got.index(b"\r\n\r\n1") < got.index(b"\r\n\r\n2") < got.index(b"HTTP/1.1 400 ")
@@ -276,7 +284,7 @@ def test_who_offers_http_2_is_served_in_http_1_1_body_and_next_request_too(
                 writer.write(body + after)
             got = []
             for _ in range(2):
-                told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
                 assert told.startswith(b"HTTP/1.1 200")
                 got.append(await reader.readexactly(int(told.partition(b"content-length: ")[2].split()[0])))
             return got
@@ -309,9 +317,10 @@ def test_an_answer_under_way_is_cut_off_also_when_another_request_waits_behind_i
         async with serving(streaming) as port:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2)
-            await asyncio.sleep(0.1)
+            while not streaming.begun:
+                await asyncio.sleep(0.01)
             writer.transport.abort()
-            await asyncio.wait_for(streaming.ended.wait(), 5)
+            await asyncio.wait_for(streaming.ended.wait(), 20)
         return streaming.begun
 
     assert asyncio.run(leave()) == 1
@@ -325,8 +334,8 @@ def test_nonsense_behind_an_answer_under_way_ends_it_and_is_not_written_into_it(
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             await reader.readuntil(b"begun\r\n")
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n")
-            rest = await asyncio.wait_for(reader.read(), 5)
-            await asyncio.wait_for(streaming.ended.wait(), 5)
+            rest = await asyncio.wait_for(reader.read(), 20)
+            await asyncio.wait_for(streaming.ended.wait(), 20)
             writer.close()
         return rest, streaming.begun
 
@@ -350,7 +359,7 @@ def test_a_client_of_http_1_0_gets_a_stream_without_chunks_and_its_end_by_the_co
         async with serving(stream) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST / HTTP/1.0\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-            got = await asyncio.wait_for(reader.read(), 5)
+            got = await asyncio.wait_for(reader.read(), 20)
             writer.close()
             return got
 
@@ -363,7 +372,7 @@ def test_a_client_of_http_1_0_gets_an_answer_of_known_length_as_it_is() -> None:
     async def send() -> bytes:
         async with connected() as (reader, writer):
             writer.write(b"POST / HTTP/1.0\r\ncontent-length: 2\r\n\r\nab")
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), 20)
 
     head, _, got = asyncio.run(send()).partition(b"\r\n\r\n")
     assert b"content-length: 2" in head and got == b"ab"
@@ -388,7 +397,7 @@ def test_of_an_absolute_address_the_name_counts_and_not_the_host_header(target: 
         async with serving(hear) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET " + target + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
             writer.close()
 
     asyncio.run(send())
@@ -422,7 +431,7 @@ def test_a_head_goes_out_with_a_body_that_is_there_and_alone_before_one_that_is_
         await reader.readuntil(b"here")
         assert len(leaving) == 1 and leaving[0].startswith(b"HTTP/1.1 200") and leaving[0].endswith(b"here")
         writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 200")
         finished.set()
         await reader.readuntil(b"here")
         assert leaving[2:] == [b"here"]

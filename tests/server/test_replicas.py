@@ -90,14 +90,16 @@ def test_an_engine_that_says_it_is_unwell_gets_nothing_until_it_is_well() -> Non
 
 
 def test_the_replica_with_the_least_to_do_is_asked() -> None:
-    with fake_engine(delay=0.3) as busy, fake_engine() as idle:
+    with fake_engine(held=True) as busy, fake_engine() as idle:
 
         async def scenario() -> None:
             async with engines(busy.url, idle.url) as known:
                 slow = asyncio.create_task(ask(known))
-                await asyncio.sleep(0.1)
+                while not busy.completions():
+                    await asyncio.sleep(0.01)
                 for _ in range(5):
                     await ask(known)
+                busy.held = False
                 await slow
 
         run(scenario())
@@ -144,12 +146,12 @@ def test_a_connection_that_the_engine_closed_while_idle_costs_no_request() -> No
 
 
 def test_a_slow_health_answer_alone_does_not_take_an_engine_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.replicas._PATIENCE", 0.05)
     with fake_engine() as engine:
 
         async def scenario() -> None:
             async with engines(engine.url) as known:
-                engine.health_delay = 0.2
+                engine.health_delay = 60.0
+                monkeypatch.setattr("server.replicas._PATIENCE", 0.05)
                 await look(known)
                 await look(known)
                 assert known.missing() == {}

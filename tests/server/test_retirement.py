@@ -104,7 +104,7 @@ def test_what_is_being_published_is_not_retired(gateway: Inside) -> None:
 
 def test_requests_under_way_end_first(gateway: Inside, engine: FakeEngine) -> None:
     new_version(gateway)
-    engine.delay = 4.0  # long enough that it lasts beyond all that is looked at meanwhile
+    engine.held = True
 
     async def scenario() -> tuple[Answer, Answer]:
         asking = asyncio.create_task(
@@ -116,6 +116,7 @@ def test_requests_under_way_end_first(gateway: Inside, engine: FakeEngine) -> No
         await asyncio.sleep(0.5)
         assert folder(gateway).is_dir() and not asking.done()
         assert all(request.path != "/v1/unload_lora_adapter" for request in engine.seen)
+        engine.held = False
         return await asking, await retiring
 
     answer, told = gateway.run(scenario())
@@ -125,14 +126,16 @@ def test_requests_under_way_end_first(gateway: Inside, engine: FakeEngine) -> No
 
 def test_a_promotion_that_warms_it_just_then_holds_the_files(gateway: Inside, engine: FakeEngine) -> None:
     new_version(gateway)
-    engine.delay = 1.0
+    engine.held = True
 
     async def scenario() -> tuple[Answer, Answer]:
         body = {"version": "1.0", "reason": "a test"}
         promoting = asyncio.create_task(gateway.send("POST", "/v1/models/assistant/promote", body))
         await gateway.until(lambda: engine.completions())
-        retiring = await begin(gateway)
-        return await promoting, retiring
+        retiring = asyncio.create_task(begin(gateway))
+        await gateway.until(lambda: not gateway.gateway.live.current.models["assistant"].versions)
+        engine.held = False
+        return await promoting, await retiring
 
     promoted, retired = gateway.run(scenario())
     assert promoted.status == 409 and "retired" in promoted.json["error"]["message"]
@@ -235,7 +238,7 @@ def test_a_retirement_that_nobody_finished_is_finished_by_the_next_start(
 def test_all_workers_let_go_of_it_first(engine: FakeEngine, data: Path) -> None:
     """The other worker answers a request that the one that retires knows nothing of."""
     settings = settings_for(data, [engine.url])
-    engine.delay = 3.0
+    engine.held = True
     with inside(settings) as one, inside(settings) as other:
         new_version(one)
         other.gateway.live.refresh()
@@ -249,12 +252,11 @@ def test_all_workers_let_go_of_it_first(engine: FakeEngine, data: Path) -> None:
         task = other.run(asking())
         told = retire(one)  # the other worker's loop stands still meanwhile
         assert "has not heard of it" in told.json["waits_for"]
-        other.run(asyncio.sleep(1.0))
-        told = retire(one)
-        assert "requests are under way on it" in told.json["waits_for"]
+        other.eventually(lambda: "requests are under way on it" in retire(one).json["waits_for"])
         assert folder(one).is_dir() and not task.done()
 
         async def answered() -> Answer:
+            engine.held = False
             return await task
 
         assert other.run(answered()).status == 200

@@ -41,7 +41,7 @@ def engine(stand_in: FakeEngine) -> FakeEngine:
     """The stand-in, as it is at first."""
     stand_in.delay = stand_in.pause = 0.0
     stand_in.die_after, stand_in.status = None, 200
-    stand_in.gone = 0
+    stand_in.gone, stand_in.held = 0, False
     return stand_in
 
 
@@ -119,7 +119,7 @@ def test_the_openai_client_gets_an_answer(client: openai.OpenAI, engine: FakeEng
 
 
 def test_the_openai_client_gets_a_stream(client: openai.OpenAI, engine: FakeEngine) -> None:
-    engine.pause = 0.05
+    engine.pause = 0.2
     started = time.monotonic()
     times: list[float] = []
     text = ""
@@ -181,27 +181,36 @@ def test_an_inference_of_one_worker_is_rated_at_another(client: openai.OpenAI, r
         found = httpx.get(f"{running.address}/v1/inferences/{inference}")
         return found.status_code == 200 and found.json()["rating"] == 5
 
-    until(rated, seconds=15)  # the processes that bring it there may only be starting
+    until(rated, seconds=60)  # the processes that bring it there may only be starting
 
 
 # -- what only sockets show
 
 
 def test_the_engine_stops_working_when_a_client_hangs_up(running: Served, engine: FakeEngine) -> None:
-    engine.delay = 30
+    engine.held, asked = True, len(engine.completions())
     body = {"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}]}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{running.address}/v1/chat/completions", json=body, timeout=0.3)
-    until(lambda: engine.gone == 1, seconds=3)
+
+    async def leave() -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            asking = asyncio.create_task(client.post(f"{running.address}/v1/chat/completions", json=body))
+            async with asyncio.timeout(20):
+                while len(engine.completions()) == asked:
+                    await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.wait([asking])
+
+    asyncio.run(leave())
+    until(lambda: engine.gone == 1)
 
 
 def test_the_engine_stops_working_when_a_client_leaves_a_stream(running: Served, engine: FakeEngine) -> None:
-    engine.pause = 0.3
+    engine.pause = 60.0
     body = {"model": "assistant", "messages": [{"role": "user", "content": "Hello?"}], "stream": True}
     with httpx.stream("POST", f"{running.address}/v1/chat/completions", json=body) as response:
         next(response.iter_raw())
         inference = response.headers["x-starloop-inference-id"]
-    until(lambda: engine.gone == 1, seconds=3)
+    until(lambda: engine.gone == 1)
     until(lambda: httpx.get(f"{running.address}/v1/inferences/{inference}").status_code == 200)
     assert httpx.get(f"{running.address}/v1/inferences/{inference}").json()["status"] == 499
 
@@ -255,7 +264,7 @@ def test_promotions_under_load_fail_no_request_over_sockets(running: Served, eng
             assert told.status_code == 200, told.text
         counts = Counter(future.result() for future in asking)
     assert sum(counts.values()) == 160
-    until(lambda: all(ask(0) == f"assistant@{versions[0]}" for _ in range(8)), seconds=2)
+    until(lambda: all(ask(0) == f"assistant@{versions[0]}" for _ in range(8)))
 
 
 def test_the_gateway_takes_little_memory(running: Served) -> None:
@@ -275,7 +284,7 @@ def test_a_malformed_head_does_not_keep_the_gateway_from_ending(tmp_path: Path) 
 
 
 def test_requests_under_way_are_finished_at_the_end_and_nothing_is_lost(tmp_path: Path) -> None:
-    with fake_engine(delay=1.0) as engine, served(tmp_path / "one", [engine.url]) as gateway:
+    with fake_engine(held=True) as engine, served(tmp_path / "one", [engine.url]) as gateway:
 
         async def scenario() -> list[httpx.Response]:
             async with httpx.AsyncClient(base_url=gateway.address, timeout=30) as client:
@@ -286,8 +295,12 @@ def test_requests_under_way_are_finished_at_the_end_and_nothing_is_lost(tmp_path
                     )
                     for number in range(10)
                 ]
-                await asyncio.sleep(0.5)
+                async with asyncio.timeout(20):
+                    while len(engine.completions()) < 10:
+                        await asyncio.sleep(0.01)
                 gateway.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.5)  # it hears of its end while they are under way
+                engine.held = False
                 return await asyncio.gather(*asking)
 
         answers = asyncio.run(scenario())
@@ -314,10 +327,10 @@ def test_what_was_acknowledged_survives_a_kill_of_the_worker(tmp_path: Path) -> 
                 kept.add(answer.headers["x-starloop-inference-id"])
         for worker in workers:
             worker.kill()
-        until(gateway.ready, seconds=20)
+        until(gateway.ready, seconds=60)
 
         def stored() -> set[str]:
             items = httpx.get(f"{gateway.address}/v1/inferences?limit=100").json()["items"]
             return {item["id"] for item in items}
 
-        until(lambda: stored() == kept, seconds=10)
+        until(lambda: stored() == kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from feedback.asleep import found_asleep, wanted_asleep
 from server.processes.family import Identity, alive, end, identify
 from server.processes.probe import answers
+from tests.server.served import free_port
 
 SCRIPT = Path(__file__).with_name("fake_up.py")
 ROOT = Path(__file__).parents[2]
@@ -30,12 +30,11 @@ class Run:
         self.out = directory.with_name("said.txt")
         self.processes: list[subprocess.Popen[bytes]] = []
         self.seen: set[Identity] = set()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
-    def start(self, *options: str, program: Path | None = None) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, program: Path | None = None, grace: int = 2) -> subprocess.Popen[bytes]:
         engine = {"STARLOOP_TEST_ENGINE": str(program)} if program else {}
+        engine["STARLOOP_TEST_GRACE"] = str(grace)
         with self.out.open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, str(SCRIPT), str(self.directory), str(self.port), *options],
@@ -46,12 +45,12 @@ class Run:
         self.processes.append(process)
         return process
 
-    def started(self, *options: str) -> tuple[subprocess.Popen[bytes], Identity, Identity]:
+    def started(self, *options: str, grace: int = 2) -> tuple[subprocess.Popen[bytes], Identity, Identity]:
         """A supervisor that is up, with its engine's front and worker."""
         worker_file = self.directory.with_name("worker.pid")
         worker_file.unlink(missing_ok=True)
         self.out.unlink(missing_ok=True)
-        process = self.start("--worker-pid", str(worker_file), *options)
+        process = self.start("--worker-pid", str(worker_file), *options, grace=grace)
         self.until(lambda: "all ready" in self.said())
         worker = self._identity(int(worker_file.read_text()))
         front = self._identity(psutil.Process(worker.pid).ppid())
@@ -91,20 +90,18 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_a_signal_ends_everything_and_the_status_is_0(run: Run, number: signal.Signals) -> None:
     supervisor, front, worker = run.started()
     supervisor.send_signal(number)
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(60) == 0
     assert not alive(front) and not alive(worker)
     assert list((run.directory / "run").glob("*.json")) == []
     assert "stopping engine-fake" in run.said()
 
 
 def test_a_second_signal_does_not_wait_for_the_grace(run: Run) -> None:
-    supervisor, front, worker = run.started("--stubborn")
-    started = time.monotonic()
+    supervisor, front, worker = run.started("--stubborn", grace=600)
     supervisor.send_signal(signal.SIGTERM)
     run.until(lambda: "stopping" in run.said())
     supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.wait(20) == 0
-    assert time.monotonic() - started < 2
+    assert supervisor.wait(60) == 0
     assert not alive(front) and not alive(worker)
 
 
@@ -115,7 +112,7 @@ def test_a_front_killed_under_it_is_replaced_and_no_worker_or_zombie_stays(run: 
     assert not alive(worker)
     run.until(lambda: len(psutil.Process(supervisor.pid).children()) == 1)
     supervisor.terminate()
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(60) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells children of their parent's death")
@@ -123,7 +120,7 @@ def test_kill_9_of_the_supervisor_ends_its_children_by_themselves(run: Run) -> N
     supervisor, front, _worker = run.started()
     supervisor.kill()
     supervisor.wait()
-    run.until(lambda: not alive(front), 10)
+    run.until(lambda: not alive(front))
 
 
 def test_the_start_after_a_kill_9_ends_what_was_left_and_then_serves(run: Run) -> None:
@@ -136,7 +133,7 @@ def test_the_start_after_a_kill_9_ends_what_was_left_and_then_serves(run: Run) -
     assert not alive(front) and not alive(worker) and alive(new_front)
     assert answers("127.0.0.1", run.port, "/health")
     again.terminate()
-    assert again.wait(20) == 0
+    assert again.wait(60) == 0
 
 
 def test_a_second_supervisor_on_one_data_directory_is_refused_and_told_the_first_ones_number(
@@ -144,16 +141,16 @@ def test_a_second_supervisor_on_one_data_directory_is_refused_and_told_the_first
 ) -> None:
     first, front, _ = run.started()
     second = run.start()
-    assert second.wait(20) == 1
+    assert second.wait(60) == 1
     assert f"already runs on this data directory (process {first.pid})" in run.said()
     assert alive(front)
     first.terminate()
-    assert first.wait(20) == 0
+    assert first.wait(60) == 0
 
 
 def test_an_engine_that_can_never_start_ends_the_supervisor_with_1_and_its_reason(run: Run) -> None:
     supervisor = run.start("--exit", "2")
-    assert supervisor.wait(20) == 1
+    assert supervisor.wait(60) == 1
     assert "cannot go on: the reason stands here" in run.said()
     assert "Traceback" not in run.said()
 
@@ -167,14 +164,14 @@ def test_an_engine_whose_program_cannot_be_executed_is_tried_again_and_ends_noth
     program.chmod(0o755)
     run.until(lambda: "all ready" in run.said())
     supervisor.terminate()
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(60) == 0
 
 
 def test_an_engine_whose_program_is_never_there_ends_the_supervisor_in_words_after_three_tries(
     run: Run,
 ) -> None:
     supervisor = run.start(program=run.directory.with_name("nothing"))
-    assert supervisor.wait(20) == 1
+    assert supervisor.wait(60) == 1
     assert run.said().count("engine-fake: cannot be started: [Errno 2]") == 3
     assert "Traceback" not in run.said()
 

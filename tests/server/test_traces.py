@@ -132,8 +132,13 @@ def test_what_fails_is_marked_and_holds_nothing_that_was_written(
         gateway.ask({"messages": [{"role": "user", "content": "a secret question"}], "user": "ann"})
         engine.status, engine.die_after = 200, 2
         gateway.ask(STREAM)
-        engine.die_after, engine.delay = None, 20
-        gateway.run(gateway.send("POST", "/v1/chat/completions", HELLO, leave_after=0.1))
+        engine.die_after, engine.held = None, True
+        asked = len(engine.completions())
+        gateway.run(
+            gateway.send(
+                "POST", "/v1/chat/completions", HELLO, leaves=lambda _: len(engine.completions()) > asked
+            )
+        )
     error = 2
     assert [
         (said(span)["http.response.status_code"], said(span).get("error.type"), span.status.code == error)

@@ -37,6 +37,8 @@ class FakeEngine:
     """Adapters that load; None loads any."""
     healthy: bool = True
     health_delay: float = 0.0
+    held: bool = False
+    """Keep all answers back for as long as it is set."""
     delay: float = 0.0
     """Seconds before the first byte of an answer."""
     pieces: int = 4
@@ -160,7 +162,10 @@ class FakeEngine:
             return self._unload(body["lora_name"], writer)
         if path.removesuffix("/count_tokens") not in self.routes:
             return _json(writer, 404, {"detail": "Not Found"})
-        if await _left(reader, self.delay):
+        left = False
+        while self.held and not left:
+            left = await _left(reader, 0.01)
+        if left or await _left(reader, self.delay):
             self.gone += 1
             return False
         if self.status != 200:

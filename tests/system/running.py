@@ -82,7 +82,7 @@ def up(folder: Path, more: str) -> Iterator[Up]:
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=90)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == [], "processes outlived `starloop up`"
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from server.connections import Connections
 from server.engine.command import installed_build
 from server.processes.family import alive, end, identify
 from server.processes.record import ProcessRecord, read_records
+from tests.server.served import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -44,9 +44,7 @@ class RunningEngine:
 
     def __init__(self, directory: Path) -> None:
         installed_build()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         self.directory, self.out = directory, directory.with_name("said.txt")
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         configuration = directory.with_name("starloop.toml")

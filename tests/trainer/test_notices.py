@@ -203,16 +203,16 @@ def test_one_that_comes_back_hears_it_then(sqlite_database: Database, receiver: 
 def test_one_that_hangs_holds_up_neither_the_loop_nor_its_end(
     sqlite_database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.notices._SECONDS", 0.5)
+    monkeypatch.setattr("trainer.notices._SECONDS", 1.5)
     desk = Desk(sqlite_database, webhook=receiver.url)
-    receiver.hang = 3.0
+    receiver.hang = 60.0
     desk.ended("one")
     notifier = desk.notifier()
     began = time.monotonic()
     notifier.start(lambda: True)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 1.2
     while not (desk.notices() and desk.notices()[0].attempts):
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 50
         time.sleep(0.05)
     notifier.stop()
     assert "Timeout" in desk.notices()[0].told
@@ -399,7 +399,7 @@ def test_a_loop_tells_of_the_cycles_that_it_runs(
     thread = threading.Thread(target=running.run)
     thread.start()
     world.request()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not receiver.got:
         assert time.monotonic() < deadline
         time.sleep(0.05)

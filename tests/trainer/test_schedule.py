@@ -85,8 +85,8 @@ def test_the_loop_works_until_it_is_told_to_stop_and_lets_the_next_one_lead(
     world = World(sqlite_database, tmp_path, schedule=Schedule(cron="* * * * *", poll_seconds=0.05))
     lease = LoopLease(world.database, 15, world.clock)
     thread = threading.Thread(target=loop(world, lease).run)
+    world.request()  # before the loop starts, which asks for one at every full minute
     thread.start()
-    world.request()
     deadline = time.monotonic() + 30
     while cycles(world)[0].state != "done" and time.monotonic() < deadline:
         time.sleep(0.05)
