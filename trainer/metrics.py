@@ -81,7 +81,7 @@ class Metrics(Struct, frozen=True):
             n=len(cases),
             accuracy=sum(passed(case, answers) for case in cases) / len(cases),
             valid_format=sum(
-                contract.valid(answer.text, tools=case.tools)
+                contract.valid(answer.text, case.messages, case.tools)
                 for case, answer in zip(cases, given, strict=True)
             )
             / len(cases),

@@ -144,7 +144,11 @@ def best_of_n(
     for case in _cases(workshop, model.name, "best-of-n", limit):
         check()
         answers = gateway.sample(version, case.messages, n, settings.temperature, settings.max_tokens)
-        fit = [text.strip() for text, ended in answers if ended == "stop" and contract.valid(text.strip())]
+        fit = [
+            text.strip()
+            for text, ended in answers
+            if ended == "stop" and contract.valid(text.strip(), case.messages)
+        ]
         votes = Counter(answer_key(text) for text in fit)
         best, count = votes.most_common(1)[0] if votes else ("", 0)
         answer = next((text for text in fit if answer_key(text) == best), "")
@@ -194,7 +198,7 @@ def _cases(workshop: Workshop, model: str, source: Source, limit: int) -> Iterat
 
 
 def _checks(answer: str, case: Case, contract: TaskContract, ended: str | None) -> list[dict[str, Any]]:
-    problem = contract.problem(answer)
+    problem = contract.problem(answer, case.messages)
     same = same_answer(answer, case.failed)
     return [
         {

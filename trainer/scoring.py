@@ -51,8 +51,8 @@ def validity(
     return [
         Outcome(
             case.id,
-            float(contract.valid(champion[case.id].text, tools=case.tools)),
-            float(contract.valid(challenger[case.id].text, tools=case.tools)),
+            float(contract.valid(champion[case.id].text, case.messages, case.tools)),
+            float(contract.valid(challenger[case.id].text, case.messages, case.tools)),
         )
         for case in cases
     ]

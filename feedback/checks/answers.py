@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from statistics import median
 
+from feedback.datasets.chat import Messages, last_user_text
 from feedback.datasets.contract import TaskContract
 
 _LABEL_LENGTH, _LABELS, _PER_LABEL = 60, 300, 3
@@ -35,13 +36,19 @@ class Answers:
         self._long_lengths: Counter[int] = Counter()
 
     def add(
-        self, line: int, prompt: str, answer: str, label: str | None, source: str | None, calls: bool = False
+        self,
+        line: int,
+        messages: Messages,
+        answer: str,
+        label: str | None,
+        source: str | None,
+        calls: bool = False,
     ) -> None:
-        """Look at one more answer; `calls` of tools were held to the tools' schemas when the row was read."""
+        """Look at one more answer to `messages`; `calls` of tools were held to the tools' schemas when the row was read."""
         self.count += 1
         parses = _is_json(answer)
         self.as_json += parses
-        if self._contract is not None and not calls and not self._contract.valid(answer):
+        if self._contract is not None and not calls and not self._contract.valid(answer, messages):
             self.against_contract += 1
         if _looks_cut(answer, parses):
             self.cut_short_count += 1
@@ -57,7 +64,7 @@ class Answers:
             self.sources[source[:_LABEL_LENGTH]] += 1
         self._count_short(answer)
         if len(self._lengths) < _KEPT:
-            self._lengths.append((len(prompt) + len(answer), line))
+            self._lengths.append((len(last_user_text(messages)) + len(answer), line))
 
     def label_counts(self) -> dict[str, int]:
         """Labels that rows name, else the answers themselves where they are few and short, most frequent first."""

@@ -153,7 +153,7 @@ class _Seen:
         if row.tools:
             whole += "\n" + json.dumps(row.tools, ensure_ascii=False)
         self.repetition.add(row, prompt, answer)
-        self.answers.add(row.line, prompt, answer, row.label, row.source, "tool_calls" in last)
+        self.answers.add(row.line, row.messages[:-1], answer, row.label, row.source, "tool_calls" in last)
         said = "\n".join(texts_in([row.messages, row.tools])) if row.tools else whole
         self._personal.update(count_personal(said))
         self._scripts[script_of(prompt)] += 1

@@ -87,7 +87,7 @@ def find_brigades(
         if signal.feedback_id in released:
             continue
         targets["group", one.group_key].append(event)
-        if signal.correction and contract.valid(signal.correction.strip()):
+        if signal.correction and contract.valid(signal.correction.strip(), one.messages):
             said_instead = contract.slice_of(signal.correction.strip()) or key_of(signal.correction)
             targets["correction", said_instead].append(event)
         if one.version and signal.rating is not None and signal.rating <= BAD:

@@ -117,7 +117,7 @@ def confirm_case(
     case = _get(session, identifier)
     if case.state == "dropped":
         raise ConflictError(f"case {case.id} was dropped; draw another")
-    if (problem := contract.problem(answer, tools=case.tools)) is not None:
+    if (problem := contract.problem(answer, case.messages, case.tools)) is not None:
         raise BadFieldError("answer", problem)
     answer = plain_answer(answer.strip(), case.tools)
     case.state, case.answer, case.slice = "confirmed", answer, contract.slice_of(answer)

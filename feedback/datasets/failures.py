@@ -178,7 +178,7 @@ def _judge(seen: Seen, window: Window, triager: Triager, known: Failure | None) 
         word
         for word in words
         if word.answer
-        and triager.contract.valid(word.answer)
+        and triager.contract.valid(word.answer, seen.answered.messages)
         and (output is None or not same_answer(word.answer, output))
     ]
     agreed = believed(offers)
@@ -279,7 +279,7 @@ def resolve_failure(
         inference = session.get(Inference, row.inference_id)
         asked = asked_of(inference.request) if inference else None
         contract = TaskContract.from_settings(configured)
-        problem = contract.problem(correction, tools=asked.tools if asked else None)
+        problem = contract.problem(correction, *((asked.messages, asked.tools) if asked else ()))
         if problem is not None:
             raise BadFieldError("correction", problem)
     if row.resolved is not None and (row.state, row.correction) != (state, correction):

@@ -85,7 +85,7 @@ def choose_imported(
     for conversation, group_key, side, import_id, _ in imported:
         if side != "train" or group_key in judging:
             dropped["imported, kept apart for evaluation"] += 1
-        elif not calls_tools(conversation) and not contract.valid(conversation.answer):
+        elif not calls_tools(conversation) and not contract.valid(conversation.answer, conversation.messages):
             dropped["imported, against the task contract"] += 1
         elif len(answers[_prompt_key(conversation)]) > 1:
             dropped["imported, with different answers to one prompt"] += 1

@@ -121,7 +121,7 @@ def _offers(
     found = []
     for offer in written:
         answer = offer.answer.strip()
-        problem = contract.problem(answer, tools=one.tools)
+        problem = contract.problem(answer, one.messages, one.tools)
         if problem is not None:
             targets.dropped["against the task contract"] += 1
             targets.waits[one.inference_id] = f"its correction breaks the task contract: it {problem}"
@@ -267,7 +267,7 @@ def _candidate(
 ) -> Example | None:
     for one in reversed(asked):
         found = accepted.get(one.inference_id)
-        fits = found is not None and contract.valid(found.answer, tools=one.tools)
+        fits = found is not None and contract.valid(found.answer, one.messages, one.tools)
         if found is not None and fits and not _same(found.answer, one.output):
             return Example(
                 messages=one.messages,
@@ -336,7 +336,7 @@ def _usable(signal: Signal, trust: Trust) -> bool:
 
 
 def _fit(one: Said, contract: TaskContract) -> bool:
-    return one.whole and contract.valid(one.output, tools=one.tools)
+    return one.whole and contract.valid(one.output, one.messages, one.tools)
 
 
 def _age(example: Example) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from feedback.datasets.chat import last_user_text
+from feedback.datasets.chat import Messages, last_user_text
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.raters import BAD, GOOD, Trust
 from feedback.datasets.said import BaseExample, Said
@@ -110,7 +110,7 @@ def heed_neighbours(
 def _shown(base: Sequence[BaseExample], contract: TaskContract) -> Iterator[_Word]:
     for row in base:
         label = contract.slice_of(row.conversation.answer) if row.side == "train" else None
-        if label is not None and contract.valid(row.conversation.answer):
+        if label is not None and contract.valid(row.conversation.answer, row.conversation.messages):
             yield _Word(row.conversation.prompt, label, None, None, 1.0)
 
 
@@ -118,12 +118,11 @@ def _spoken(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Itera
     for one in said:
         if one.side != "train" or one.resolution == "dismissed":
             continue
-        text = last_user_text(one.messages)
         settled = one.reviewed_answer if one.resolution == "corrected" else None
         if one.resolution == "accepted":
             settled = one.output
         if settled:
-            yield from _word(text, settled, None, None, 1.0, contract)
+            yield from _word(one.messages, settled, None, None, 1.0, contract)
             continue
         for signal in one.signals:
             written = (signal.correction or "").strip()
@@ -133,11 +132,11 @@ def _spoken(said: Sequence[Said], contract: TaskContract, trust: Trust) -> Itera
                 continue
             belief = _belief(trust, signal.rater)
             if signal.source == REVIEWER:
-                yield from _word(text, written or one.output, None, None, 1.0, contract)
+                yield from _word(one.messages, written or one.output, None, None, 1.0, contract)
             else:
                 weight = belief if written else belief * PRAISE
                 yield from _word(
-                    text,
+                    one.messages,
                     written or one.output,
                     signal.rater,
                     signal.feedback_id,
@@ -166,7 +165,7 @@ def _belief(trust: Trust, rater: str) -> float:
 
 
 def _word(
-    text: str,
+    messages: Messages,
     answer: str,
     rater: str | None,
     feedback_id: str | None,
@@ -175,8 +174,8 @@ def _word(
     written: bool = False,
 ) -> Iterator[_Word]:
     label = contract.slice_of(answer)
-    if label is not None and contract.valid(answer):
-        yield _Word(text, label, rater, feedback_id, weight, written)
+    if label is not None and contract.valid(answer, messages):
+        yield _Word(last_user_text(messages), label, rater, feedback_id, weight, written)
 
 
 def _judged(words: Sequence[_Word], complaints: Sequence[_Word]) -> dict[str, Verdict]:

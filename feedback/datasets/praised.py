@@ -75,7 +75,7 @@ def keep_praised(
             case.group_key in doubted
             or (heard and example is None)
             or _otherwise(case, turns.get(_turn(case), []))
-            or not contract.valid(case.answer or "", tools=case.tools)
+            or not contract.valid(case.answer or "", case.messages, case.tools)
         ):
             case.state = "lapsed"
             lapsed[case.group_key].append(case)

@@ -96,7 +96,7 @@ def _comparable(better: Said, worse: Said) -> bool:
 def _failed(one: Said, contract: TaskContract) -> bool:
     return (
         not one.whole
-        or not contract.valid(one.output, tools=one.tools)
+        or not contract.valid(one.output, one.messages, one.tools)
         or one.resolution in ("corrected", "dismissed")
         or any(signal.correction or (signal.rating or BAD + 1) <= BAD for signal in one.signals)
     )

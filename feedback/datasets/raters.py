@@ -190,7 +190,7 @@ def _opinions(
         for signal in one.signals:
             rater = None if signal.source == REVIEWER else signal.rater
             text = (signal.correction or "").strip()
-            corrects = bool(text) and contract.valid(text) and key_of(text) != output
+            corrects = bool(text) and contract.valid(text, one.messages) and key_of(text) != output
             if signal.rating is not None and (signal.rating >= GOOD or signal.rating <= BAD):
                 right = signal.rating >= GOOD and not corrects
                 add(one.group_key, _Opinion(rater, output, right, closed, not corrects))

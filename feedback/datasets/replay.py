@@ -103,7 +103,7 @@ def _from_base(base: Sequence[BaseExample], apart: Collection[str], contract: Ta
         for conversation, group_key, side, import_id, _ in base
         if side == "train"
         and group_key not in apart
-        and (calls_tools(conversation) or contract.valid(conversation.answer))
+        and (calls_tools(conversation) or contract.valid(conversation.answer, conversation.messages))
     ]
 
 
@@ -129,7 +129,7 @@ def well_rated(
             continue
         if one.side != side or one.group_key in doubted or one.group_key in apart:
             continue
-        if not one.whole or not contract.valid(one.output, tools=one.tools):
+        if not one.whole or not contract.valid(one.output, one.messages, one.tools):
             continue
         if praise and one.resolution != "accepted":
             praise = [signal for signal in praise if not trust.contradicted(signal.feedback_id)]

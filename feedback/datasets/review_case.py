@@ -15,7 +15,7 @@ from feedback.datasets.contract import TaskContract, same_answer
 from feedback.datasets.differences import Part, word_difference
 from feedback.datasets.failures import FailureContext, read_failure
 from feedback.datasets.review_queue import Waiting
-from feedback.datasets.tool_calls import Tools, shown
+from feedback.datasets.tool_calls import shown
 from feedback.datasets.votes import REVIEWER
 from feedback.settings import Settings
 
@@ -118,7 +118,7 @@ def _proposals(
 ) -> list[Proposal]:
     configured = settings.model_named(found.failure.model)
     contract = TaskContract(None) if configured is None else TaskContract.from_settings(configured)
-    tools = _asked(found).tools
+    asked = _asked(found)
     written = sorted(
         (one for one in found.feedback if one.correction),
         key=lambda one: (one.source != REVIEWER, -belief.share(one.rater)),
@@ -130,7 +130,7 @@ def _proposals(
             "reviewer" if one.source == REVIEWER else "demonstration",
             one.rater,
             (one.correction or "").strip(),
-            _checks((one.correction or "").strip(), answer, contract, tools),
+            _checks((one.correction or "").strip(), answer, contract, asked),
         )
         for one in written
     ]
@@ -164,9 +164,9 @@ def _proposal(
     )
 
 
-def _checks(answer: str, failed: str, contract: TaskContract, tools: Tools) -> list[dict[str, Any]]:
+def _checks(answer: str, failed: str, contract: TaskContract, asked: Asked) -> list[dict[str, Any]]:
     """What can be checked of a text that a person wrote; candidates bring what their proposer checked."""
-    problem = contract.problem(answer, tools=tools)
+    problem = contract.problem(answer, asked.messages or None, asked.tools)
     same = bool(failed) and same_answer(answer, failed)
     return [
         {

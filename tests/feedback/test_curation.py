@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feedback.datasets.answer_check import AnswerCheck
 from feedback.datasets.contract import TaskContract
 from feedback.datasets.curation import Corrections, Said, Signal, choose_corrections, refuse_too_few
 from feedback.errors import DataRefusedError
@@ -116,6 +118,22 @@ def test_a_bad_answer_is_never_a_target(everything: list[Said]) -> None:
 
 def test_a_correction_against_the_task_contract_is_left_out_and_told() -> None:
     assert "1 against the task contract" in refused(said("x", signal("ann", "it is a refund")))
+
+
+def names_its_question(answer: str, messages: Sequence[dict[str, str]] | None) -> str | None:
+    """A check of an operator's. It lets pass what it cannot see."""
+    asked = messages and messages[-1]["content"]
+    return f"does not name {asked}" if asked and asked not in answer else None
+
+
+def test_a_check_of_the_messages_judges_corrections() -> None:
+    contract = TaskContract(check=AnswerCheck(f"{__name__}:names_its_question"))
+    asked = [said("tea", signal("ann", "coffee")), said("milk", signal("ben", "milk it is"))]
+    chosen = choose_corrections(asked, set(), set(), contract, Dataset(minimum_new=1), ())
+    assert [example.answer for example in chosen.examples] == ["milk it is"]
+    assert (
+        chosen.waits[asked[0].inference_id] == "its correction breaks the task contract: it does not name tea"
+    )
 
 
 def test_a_correction_equal_to_the_answer_adds_nothing_and_is_told() -> None:

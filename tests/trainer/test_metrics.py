@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from feedback.datasets.answer_check import AnswerCheck
 from feedback.datasets.cases import EvalCase, facets_of
 from feedback.datasets.contract import TaskContract
 from trainer.gateway import Answer
 from trainer.metrics import ClassFigures, Metrics, agreement, wording
+from trainer.scoring import validity
 
 LABELS = TaskContract(labels=["billing", "refund", "other"])
 
@@ -35,6 +39,27 @@ def test_classes_have_the_figures_of_a_confusion_matrix() -> None:
     }
     assert found.macro_f1 == pytest.approx((12 / 15 + 0 + 6 / 9) / 3)
     assert (found.ms_per_request, found.ms_per_token) == (75.0, 37.5)
+
+
+def echoes(answer: str, messages: Sequence[dict[str, str]] | None) -> str | None:
+    """A check of an operator's: an answer repeats what was asked. It lets pass what it cannot see."""
+    return None if messages is None or answer == messages[-1]["content"] else "does not repeat the question"
+
+
+def test_a_check_of_the_messages_judges_the_gates_validity_and_the_metrics() -> None:
+    contract = TaskContract(check=AnswerCheck(f"{__name__}:echoes"))
+    cases = [EvalCase(text, [{"role": "user", "content": text}], text) for text in ("yes", "no")]
+    ours = {text: Answer(text, "stop", 1, 1.0) for text in ("yes", "no")}
+    theirs = {text: Answer("yes", "stop", 1, 1.0) for text in ("yes", "no")}
+    paired = validity(cases, ours, theirs, contract)
+    assert [(one.champion, one.challenger) for one in paired] == [(1, 1), (1, 0)]
+    assert (
+        Metrics.of(cases, ours, contract).valid_format,
+        Metrics.of(cases, theirs, contract).valid_format,
+    ) == (
+        1.0,
+        0.5,
+    )
 
 
 def test_slices_have_their_own_accuracy() -> None:
