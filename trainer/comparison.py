@@ -37,7 +37,10 @@ class Outcome(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True):
-    """Paired statistics over a suite; differences are challenger minus champion, the interval is at 95 %."""
+    """Paired statistics over a suite; differences are challenger minus champion, the interval is at 95 %.
+
+    One score says nothing of how scores vary: its interval is infinite, which JSON shows as null.
+    """
 
     n: int
     fixes: int
@@ -55,9 +58,14 @@ class Comparison(Struct, frozen=True):
         return (self.fixes + self.regressions) / self.n if self.n else 0.0
 
     @property
+    def least(self) -> int:
+        """Cases that it takes for the interval to be believed."""
+        return MINIMUM_SCORED if self.scored else MINIMUM_CASES
+
+    @property
     def conclusive(self) -> bool:
-        """Whether there are enough cases for the interval to be believed."""
-        return self.n >= (MINIMUM_SCORED if self.scored else MINIMUM_CASES)
+        """Whether there are as many."""
+        return self.n >= self.least
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Comparison:
@@ -83,8 +91,6 @@ def _interval(
 ) -> tuple[float, float]:
     if not scored:
         return tango_interval(fixes, regressions, len(differences))
-    if len(differences) < 2:  # one score says nothing of how scores vary
-        return -1.0, 1.0
     return bootstrap_interval(differences, _SEED)
 
 

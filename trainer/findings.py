@@ -18,7 +18,7 @@ from typing import Literal
 from msgspec import Struct
 
 from feedback.shares import wilson_low
-from trainer.comparison import MINIMUM_SCORED, Comparison, Outcome
+from trainer.comparison import Comparison, Outcome
 from trainer.statistics import cases_for_bound, cases_for_non_inferiority, cases_for_superiority
 
 _PLANNED_DIFFERENCE = 0.05
@@ -27,8 +27,8 @@ _Z = 1.959964
 _POWER_FACTOR = (_Z + 0.841621) / _Z
 """How much further than its 95 % bound an estimate must lie for 80 % power."""
 
-_HOPELESS = 1e6
-"""Where an interval is wider than this many distances, the number of cases says no more than that."""
+_HOPELESS = 1_000_000
+"""What so many cases would not decide, no number does that anyone could confirm."""
 
 
 class Finding(Struct, frozen=True):
@@ -38,7 +38,7 @@ class Finding(Struct, frozen=True):
     verdict: Literal["for", "against", "open", "note"]
     text: str
     deciding: int | None = None
-    """Cases that the suite would have to hold for a decision, if what was seen goes on."""
+    """Cases that the suite would have to hold for a decision, if what was seen goes on; None where no number would decide."""
 
 
 class Latency(Struct, frozen=True):
@@ -59,17 +59,17 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def golden_finding(golden: Comparison, about: str = "golden set") -> Finding:
-    """Better only where the lower bound is above 0, harm where the upper one is below."""
+def golden_finding(golden: Comparison, about: str = "golden set", limit: int | None = None) -> Finding:
+    """Better only where the lower bound is above 0, harm where the upper one is below. `limit`: cases read at most."""
+    planned = cases_for_superiority(_PLANNED_DIFFERENCE, _PLANNED_DISCORDANCE)
+    plan = f"about {planned} show a difference of 5 points where one answer in five differs"
     if golden.n == 0:
-        wanted = cases_for_superiority(_PLANNED_DIFFERENCE, _PLANNED_DISCORDANCE)
         return Finding(
             about,
             "open",
             f"{about}: it holds no confirmed case, so nothing can show that the challenger is better. Draw cases "
-            "from live prompts and confirm their answers; about "
-            f"{wanted} show a difference of 5 points where one answer in five differs",
-            wanted,
+            f"from live prompts and confirm their answers; {plan}{_limited(planned, limit)}",
+            planned,
         )
     numbers = f"{about}: {_numbers(golden)}"
     if golden.conclusive and golden.interval[0] > 0:
@@ -77,28 +77,33 @@ def golden_finding(golden: Comparison, about: str = "golden set") -> Finding:
     if golden.conclusive and golden.interval[1] < 0:
         return Finding(about, "against", f"{numbers}; worse beyond chance")
     wanted = _deciding_golden(golden)
-    return Finding(about, "open", f"{numbers}; not enough to tell. {_more(golden, wanted)}", wanted)
+    told = _more(golden, wanted, golden.n, limit)
+    if wanted is None and not golden.scored and golden.n < planned:
+        told += f"; {plan}"
+    return Finding(about, "open", f"{numbers}; not enough to tell. {told}", wanted)
 
 
-def regression_finding(fair: Comparison, margin: float, every: Comparison | None = None) -> Finding:
+def regression_finding(
+    fair: Comparison, margin: float, every: Comparison | None = None, limit: int | None = None
+) -> Finding:
     """Protected where the lower bound is above −margin, harm where even the upper one is below it.
 
     `every` holds besides the fair cases those that the champion was chosen to pass. They speak against the challenger by
     half of all differences even where both are equal, so a bound that they hold counts, and one that they break does not
-    (`praised_finding` looks at what was lost of them).
+    (`praised_finding` looks at what was lost of them). `limit`: cases read at most.
     """
     about = "regression suite"
     every = every or fair
-    points = f"{100 * margin:g} points"
+    points = f"{margin:g} on average" if every.scored else f"{100 * margin:g} points"
     if every.n == 0:
-        wanted = cases_for_non_inferiority(margin, 0.0)
+        planned = cases_for_non_inferiority(margin, 0.0)
         return Finding(
             about,
             "open",
             "regression suite: it is empty, so a loss of what the champion can do would not be seen. Name a file of "
             "`examples` for the model, or have answers rated: those praised on the evaluation side become cases; at "
-            f"least {wanted} are needed to exclude a loss of {points}",
-            wanted,
+            f"least {planned} are needed to exclude a loss of {points}{_limited(planned, limit)}",
+            planned,
         )
     own = every.n - fair.n
     beside = (
@@ -123,7 +128,7 @@ def regression_finding(fair: Comparison, margin: float, every: Comparison | None
         )
     compared = fair if fair.n else every
     wanted = _deciding_regression(compared, margin)
-    text = f"{numbers}; a loss of {points} is not excluded. {_more(compared, wanted)}"
+    text = f"{numbers}; a loss of {points} is not excluded. {_more(compared, wanted, every.n, limit)}"
     return Finding(about, "open", text, wanted)
 
 
@@ -227,9 +232,10 @@ def looks_finding(looks: int) -> list[Finding]:
 def _numbers(compared: Comparison) -> str:
     low, high = compared.interval
     if compared.scored:
+        between = f"95 %: {low:+.3f} to {high:+.3f}" if compared.n > 1 else "one score has no interval"
         return (
             f"{counted(compared.fixes, 'case')} scored higher and {compared.regressions} lower of {compared.n}, "
-            f"{compared.difference:+.3f} on average (95 %: {low:+.3f} to {high:+.3f})"
+            f"{compared.difference:+.3f} on average ({between})"
         )
     return (
         f"{counted(compared.fixes, 'fix', 'fixes')} and {counted(compared.regressions, 'regression')} "
@@ -238,34 +244,53 @@ def _numbers(compared: Comparison) -> str:
     )
 
 
-def _more(compared: Comparison, wanted: int) -> str:
-    return f"About {counted(wanted - compared.n, 'more case')} would decide, if what was seen so far goes on"
+def _more(compared: Comparison, wanted: int | None, held: int, limit: int | None) -> str:
+    """How many cases more would decide, for a suite that holds `held` now."""
+    if wanted is None:
+        return "No number of cases would decide, if what was seen so far goes on" + _limited(held + 1, limit)
+    more = wanted - compared.n
+    return f"About {counted(more, 'more case')} would decide, if what was seen so far goes on" + _limited(
+        held + more, limit
+    )
 
 
-def _deciding_golden(golden: Comparison) -> int:
-    """Cases for 80 % power at the difference seen; where none was seen, at the one that planning starts from."""
+def _limited(cases: int, limit: int | None) -> str:
+    """That so many cases of a suite would not be read, where that is so."""
+    if limit is None or cases <= limit:
+        return ""
+    return f" (of a suite at most {limit} are read: `[evaluation] suite_limit`)"
+
+
+def _deciding_golden(golden: Comparison) -> int | None:
+    """Cases for 80 % power at the difference seen."""
+    distance = abs(golden.difference)
+    if not distance:
+        return None
     if golden.scored:
-        return _deciding_scores(golden, abs(golden.difference) or _PLANNED_DIFFERENCE)
-    difference = abs(golden.difference) or _PLANNED_DIFFERENCE
-    discordance = max(golden.discordance, difference)
-    return max(cases_for_superiority(difference, discordance), golden.n + 1)
+        return _within_reach(golden, _for_scores(golden, distance))
+    return _within_reach(golden, cases_for_superiority(distance, golden.discordance))
 
 
-def _deciding_regression(regression: Comparison, margin: float) -> int:
+def _deciding_regression(regression: Comparison, margin: float) -> int | None:
     """Cases for 80 % power to tell the difference seen from −margin, on whichever side of it that lies."""
     distance = regression.difference + margin
-    if abs(distance) < margin / 10:  # right on the margin no number decides: say what a tenth beside it takes
-        distance = margin / 10
+    if not distance:
+        return None
     if regression.scored:
-        return _deciding_scores(regression, abs(distance))
-    wanted = cases_for_non_inferiority(margin, regression.discordance, distance - margin)
+        return _within_reach(regression, _for_scores(regression, abs(distance)))
+    wanted = cases_for_non_inferiority(margin, regression.discordance, regression.difference)
     # With few that differ the asymptotic number falls short of what the interval itself takes.
     least = cases_for_bound(regression.fixes, regression.regressions, regression.n, -margin)
-    return max(wanted, math.ceil(min(least, _HOPELESS * regression.n)), regression.n + 1)
+    return _within_reach(regression, max(wanted, least))
 
 
-def _deciding_scores(compared: Comparison, distance: float) -> int:
-    """The same for scores: an interval narrows with the root of the cases."""
+def _for_scores(compared: Comparison, distance: float) -> float:
+    """The same for scores: an interval narrows with the root of the cases. One score shows no spread."""
     low, high = compared.interval
-    needed = compared.n * min(_POWER_FACTOR * (high - low) / 2 / distance, _HOPELESS) ** 2
-    return max(math.ceil(needed), compared.n + 1, MINIMUM_SCORED)
+    half = (high - low) / 2 if compared.n > 1 else 0.0
+    return compared.n * (_POWER_FACTOR * half / distance) ** 2
+
+
+def _within_reach(compared: Comparison, cases: float) -> int | None:
+    """More than there are, and no fewer than an interval takes to be believed; None beyond all reach."""
+    return None if cases > _HOPELESS else max(math.ceil(cases), compared.n + 1, compared.least)

@@ -51,6 +51,8 @@ class Evidence(Struct, frozen=True):
     """The rest of the regression suite: cases whose answer the present champion itself gave, and was praised for."""
     judge: Finding | None = None
     """What a judge says, where one is asked: it may hold a promotion up, and never makes one."""
+    limit: int | None = None
+    """Cases of a suite that are read at most, however many were confirmed."""
 
 
 class Decision(Struct, frozen=True):
@@ -83,8 +85,8 @@ def decide(evidence: Evidence, limits: Promotion) -> Decision:
         "validity": Comparison.of(evidence.validity),
     }
     findings = [
-        golden_finding(suites["golden"]),
-        regression_finding(fair, limits.margin, suites["regression"]),
+        golden_finding(suites["golden"], limit=evidence.limit),
+        regression_finding(fair, limits.margin, suites["regression"], evidence.limit),
         *praised_finding(suites["praised"], evidence.golden, limits.margin),
         critical_finding([*evidence.golden, *evidence.regression, *evidence.praised]),
         *kinds_finding(evidence.golden, evidence.regression),

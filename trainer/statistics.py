@@ -102,10 +102,12 @@ def cases_for_non_inferiority(
     """Cases at which a true `difference` is shown to lie above −`margin` with that power.
 
     Liu, Hsueh, Hsieh & Chen, "Tests for equivalence or non-inferiority for paired binary data", Statistics in Medicine
-    21 (2002) 231–245. Never fewer than Tango's interval needs when not one case differs.
+    21 (2002) 231–245. Never fewer than Tango's interval needs when not one case differs. For a true difference below −`margin`:
+    at which it is shown to lie there.
     """
     normal = NormalDist()
     z = normal.inv_cdf(1 - alpha / 2)
     spread = max(discordance - difference * difference, 0.0)
     asymptotic = (z + normal.inv_cdf(power)) ** 2 * spread / (difference + margin) ** 2
-    return math.ceil(max(asymptotic, z * z * (1 - margin) / margin))
+    least = z * z * (1 - margin) / margin if difference > -margin else 1.0
+    return math.ceil(max(asymptotic, least))

@@ -160,6 +160,7 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
         latency=result["latency"] and msgspec.convert(result["latency"], Latency),
         looks=_count_look(workshop, record, suites),
         judge=finding_of(result.get("judge")),
+        limit=workshop.settings.evaluation.suite_limit,
     )
     decision = decide(evidence, workshop.settings.promotion)
     record.add(gate=msgspec.to_builtins(decision))

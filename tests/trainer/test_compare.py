@@ -56,7 +56,7 @@ def test_an_equal_challenger_is_inconclusive_with_exit_status_1(tmp_path: Path) 
     assert report(file)["decision"] == "inconclusive"
     result = run(file)
     assert result.exit_code == 1
-    assert "more cases would decide" in result.stdout
+    assert "No number of cases would decide" in result.stdout
 
 
 def test_regression_cases_protect_and_do_not_count_as_golden(tmp_path: Path) -> None:
@@ -104,10 +104,12 @@ def test_the_same_file_is_always_judged_the_same(tmp_path: Path) -> None:
     assert run(file, "--json").stdout == run(file, "--json").stdout
 
 
-def test_a_single_score_gives_numbers_that_json_can_hold(tmp_path: Path) -> None:
-    file = write(tmp_path / "cases.jsonl", [{"champion": {"score": 0.2}, "challenger": {"score": 0.9}}])
-    assert report(file)["interval"] == [-1.0, 1.0]
+def test_a_single_score_is_said_to_have_no_interval(tmp_path: Path) -> None:
+    file = write(tmp_path / "cases.jsonl", [{"champion": {"score": 0.2}, "challenger": {"score": 1000.7}}])
+    assert report(file)["interval"] == [None, None]
     assert report(file)["decision"] == "inconclusive"
+    assert "+1000.500 on average (one score has no interval)" in run(file).stdout
+    assert "About 19 more cases would decide" in run(file).stdout
 
 
 def test_scores_that_cancel_each_other_out_are_judged_too(tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def judge(
     latency: Latency | None = EVEN,
     looks: int = 0,
     praised: Sequence[Outcome] = (),
+    limit: int | None = None,
 ) -> Decision:
-    return decide(Evidence(golden, regression, holdout, validity, latency, looks, praised), Promotion())
+    evidence = Evidence(golden, regression, holdout, validity, latency, looks, praised, limit=limit)
+    return decide(evidence, Promotion())
 
 
 def test_a_challenger_better_on_the_golden_set_and_safe_on_the_rest_is_promoted() -> None:
@@ -84,7 +86,8 @@ def test_however_few_the_golden_cases_an_equal_challenger_is_hardly_ever_called_
 
 
 @pytest.mark.parametrize(
-    ("fixes", "regressions", "same"), [(0, 0, 54), (0, 1, 138), (2, 2, 120), (0, 25, 600)]
+    ("fixes", "regressions", "same"),
+    [(0, 0, 54), (0, 1, 138), (2, 2, 120), (0, 25, 600), (0, 3, 2), (0, 4, 3), (0, 6, 94)],
 )
 def test_as_many_regression_cases_as_are_said_to_decide_do_so(
     fixes: int, regressions: int, same: int
@@ -96,9 +99,48 @@ def test_as_many_regression_cases_as_are_said_to_decide_do_so(
     assert low > -0.03 or high < -0.03
 
 
-def test_an_equal_challenger_is_told_how_many_cases_show_the_planned_difference() -> None:
+def test_where_the_loss_seen_is_large_few_more_regression_cases_are_asked_for() -> None:
+    finding = judge(regression=outcomes(0, 3, 2)).findings[1]
+    assert finding.deciding is not None and finding.deciding <= 10
+
+
+def test_an_equal_challenger_is_told_that_no_number_decides_and_how_many_show_the_planned_difference() -> (
+    None
+):
     finding = judge(golden=outcomes(20, 20, 160)).findings[0]
-    assert (finding.verdict, finding.deciding) == ("open", 626)
+    assert (finding.verdict, finding.deciding) == ("open", None)
+    assert "No number of cases would decide" in finding.text and "about 626 show" in finding.text
+
+
+@pytest.mark.parametrize(("differing", "same"), [(0, 2000), (100, 1800), (0, 2001)])
+def test_what_is_alike_in_many_cases_is_not_said_to_be_decided_by_more(differing: int, same: int) -> None:
+    finding = judge(golden=outcomes(differing, differing, same)).findings[0]
+    assert (finding.verdict, finding.deciding) == ("open", None)
+    assert "No number of cases would decide" in finding.text and "626" not in finding.text
+
+
+def test_a_loss_right_on_the_margin_is_decided_by_no_number_of_cases() -> None:
+    finding = judge(regression=outcomes(0, 30, 970)).findings[1]
+    assert (finding.verdict, finding.deciding) == ("open", None)
+    assert "No number of cases would decide" in finding.text
+
+
+@pytest.mark.parametrize("cases", [1, 2, 3, 4])
+def test_as_many_cases_are_asked_for_as_it_takes_for_anything_to_be_decided(cases: int) -> None:
+    for fixes, regressions in ((cases, 0), (0, cases)):
+        finding = judge(golden=outcomes(fixes, regressions, 0)).findings[0]
+        assert (finding.verdict, finding.deciding) == ("open", 5)
+        again = judge(golden=outcomes(5 if fixes else 0, 5 if regressions else 0, 0)).findings[0]
+        assert again.verdict != "open"
+
+
+def test_the_suite_limit_is_named_where_it_keeps_what_would_decide_from_being_read() -> None:
+    few, many = (judge(outcomes(9, 3, 88), outcomes(0, 1, 99), limit=limit) for limit in (100, 2000))
+    for kept, free in zip(few.findings[:2], many.findings[:2], strict=True):
+        assert kept.verdict == "open" and kept.text.startswith(free.text)
+        assert "of a suite at most 100 are read: `[evaluation] suite_limit`" in kept.text
+    assert "suite_limit" in judge(outcomes(5, 5, 90), limit=100).findings[0].text
+    assert "suite_limit" in judge((), limit=100).findings[0].text
 
 
 def test_regression_beyond_the_margin_rejects_however_good_the_golden_set() -> None:
@@ -199,6 +241,15 @@ def test_few_scores_decide_nothing_and_many_do() -> None:
 
     assert judge(golden=scored(10)).decision == "inconclusive"
     assert judge(golden=scored(40)).decision == "promoted"
+
+
+def test_scores_are_held_to_the_margin_in_their_own_unit_and_alike_ones_decide_nothing() -> None:
+    generator = np.random.default_rng(SEED)
+    spread = [Outcome(str(n), 70, 70 + gained) for n, gained in enumerate(generator.normal(0, 3, 200))]
+    text = judge(regression=spread).findings[1].text
+    assert "a loss of 0.03 on average is not excluded" in text and "points" not in text
+    alike = judge(golden=[Outcome(str(n), 0.5, 0.5) for n in range(30)]).findings[0]
+    assert alike.deciding is None and "No number of cases would decide" in alike.text
 
 
 # Simulated cycles, at the case counts for which the design has its power: golden 626, regression 872.

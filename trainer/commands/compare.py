@@ -34,8 +34,8 @@ def compare(cases: Path, as_json: bool, settings: Settings) -> None:
       {"id": "17", "champion": {"passed": false}, "challenger": {"passed": true}}
       {"id": "18", "champion": {"passed": true}, "challenger": {"passed": true}, "slice": "refunds", "critical": true}
 
-    Instead of "passed", all lines can have "score" with a number. "slice" and "critical" may be left out; what
-    else a line has is passed over.
+    Instead of "passed", all lines can have "score" with a number; `[promotion] margin` is then in the scores' own unit.
+    "slice" and "critical" may be left out; what else a line has is passed over.
     The cases are taken as the golden set, except those whose slice is "regression". The exit status is 0 only when
     the decision is promoted.
 
@@ -51,25 +51,22 @@ def judge(outcomes: Sequence[Outcome], limits: Promotion) -> dict[str, Any]:
     """The report in the contract's shape; the numbers at the top are the golden cases'."""
     parts = slices(outcomes)
     golden = [outcome for outcome in outcomes if outcome.slice != _REGRESSION]
-    protecting = parts.get(_REGRESSION)
+    protecting = Comparison.of(parts[_REGRESSION]) if _REGRESSION in parts else None
+    compared = Comparison.of(golden)
     findings = [
-        golden_finding(Comparison.of(golden)),
-        _regression(protecting, limits) if protecting else _unprotected(),
+        golden_finding(compared),
+        regression_finding(protecting, limits.margin) if protecting else _unprotected(),
         critical_finding(outcomes),
     ]
-    report = _shape(golden, findings)
+    report = _shape(compared, findings)
     for name, part in parts.items():
-        first = (
-            _regression(part, limits)
-            if name == _REGRESSION
-            else golden_finding(Comparison.of(part), f"slice {name}")
-        )
-        report["slices"][name] = _shape(part, [first, critical_finding(part)])
+        if name == _REGRESSION and protecting is not None:
+            one, first = protecting, findings[1]
+        else:
+            one = Comparison.of(part)
+            first = golden_finding(one, f"slice {name}")
+        report["slices"][name] = _shape(one, [first, critical_finding(part)])
     return report
-
-
-def _regression(outcomes: Sequence[Outcome], limits: Promotion) -> Finding:
-    return regression_finding(Comparison.of(outcomes), limits.margin)
 
 
 def _unprotected() -> Finding:
@@ -77,8 +74,8 @@ def _unprotected() -> Finding:
     return Finding("regression suite", "note", text)
 
 
-def _shape(outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> dict[str, Any]:
-    numbers = msgspec.to_builtins(Comparison.of(outcomes))
+def _shape(compared: Comparison, findings: Sequence[Finding]) -> dict[str, Any]:
+    numbers = msgspec.to_builtins(compared)
     decision = settle(findings)
     return {
         **{key: numbers[key] for key in _SHOWN},
