@@ -22,7 +22,7 @@ GUESSED_VARIANCE = 1.44
 """Of a user's mean stars; a wrong guess makes the interval wider, never less sure."""
 _HOPELESS = 10_000_000
 
-Ruling = Literal["go on", "pass", "roll back", "time is up", "nobody came"]
+Ruling = Literal["go on", "pass", "roll back", "take back", "time is up", "not shown"]
 
 
 class Arm(Struct, frozen=True):
@@ -85,12 +85,14 @@ def look(
     over: bool,
     watch: bool,
     sound: bool = True,
+    failing: bool = False,
 ) -> Look:
     """What is to be done now. `over`: its time is up. Rollback wins over everything, guardrails act at once.
 
     A canary passes where the challenger is shown to lose no more than `margin` stars (or to gain, where `better` asks
-    so). A watch only looks for harm, until its time is up. A canary that answered nobody, or of whose answers none was `sound`, has
-    shown nothing.
+    so). A watch only looks for harm, until its time is up. A canary that answered nobody, of whose answers none was `sound`, or beside
+    whose failures stands nothing, has shown nothing. `failing`: most of its answers fail, and the other version was asked
+    nothing; whosever fault that is, its users get the other one back.
     """
     ratings, interval, more = _by_ratings(on_trial, against, wanted, watch)
     findings = [ratings, *guardrails]
@@ -102,13 +104,19 @@ def look(
     harm = [finding.text for finding in findings if finding.verdict == "against"]
     if harm:
         return ruled("roll back", "; ".join(harm))
+    if failing and not watch:
+        told = "; ".join(finding.text for finding in guardrails if finding.about == "errors")
+        return ruled("take back", f"{told}, so nobody can tell whether it or the engine is at fault")
     if ratings.verdict == "for" and not watch:
         return ruled("pass", ratings.text)
+    untold = [finding.text for finding in guardrails if finding.verdict == "open"]
     if over and not watch and not on_trial.answers:
-        return ruled("nobody came", "the time is up and no user was answered by it, so nothing was tried")
+        return ruled("not shown", "the time is up and no user was answered by it, so nothing was tried")
     if over and not watch and not sound:
         told = f"the time is up and of its {counted(on_trial.answers, 'answer')} to users not one was sound, so nothing was shown"
-        return ruled("nobody came", told)
+        return ruled("not shown", told)
+    if over and not watch and untold:
+        return ruled("not shown", f"the time is up and what was seen cannot be judged: {'; '.join(untold)}")
     if over:
         return ruled("time is up", f"the time is up and nothing speaks against it; {ratings.text}")
     return ruled("go on", ratings.text)

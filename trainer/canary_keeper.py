@@ -130,8 +130,10 @@ class CanaryKeeper:
             self._end_watch(row, seen)
         elif seen.ruling == "roll back":
             self._end(row, "rolled_back", seen.reason)
-        elif seen.ruling == "nobody came":
-            self._nobody_came(row, seen.reason)
+        elif seen.ruling == "take back":
+            self._end(row, "withdrawn", seen.reason)
+        elif seen.ruling == "not shown":
+            self._not_shown(row, seen.reason)
         elif seen.ruling == "time is up" and self._wanted.at_limit == "hold":
             self._end(row, "withdrawn", f"{seen.reason}; [canary] at_limit leaves it to a person")
         else:
@@ -149,7 +151,7 @@ class CanaryKeeper:
                 watched.arms = evidence.arms(session)
                 watched.count_again = self._now() + (self._now() - begun) / _RATINGS_SHARE
             on_trial, against = evidence.tallies(session)
-            if row.kind == "watch" and len(against.malformed) < FEW:
+            if len(against.malformed) < FEW:
                 watched.earlier = watched.earlier or evidence.earlier(session)
             else:
                 watched.earlier = None
@@ -159,9 +161,9 @@ class CanaryKeeper:
         over = self._workshop.clock().timestamp() >= row.limit
         number = due if due > watched.looks else LAST_LOOK if over else None
         guardrails = guard(on_trial, against, number, self._wanted.guardrail, slower, watched.earlier)
-        seen = look(
-            ours, theirs, guardrails, self._wanted, over, row.kind == "watch", sound=on_trial.sound > 0
-        )
+        failing = on_trial.failing and not against.failed
+        watch, sound = row.kind == "watch", on_trial.sound > 0
+        seen = look(ours, theirs, guardrails, self._wanted, over, watch, sound, failing)
         result = {"looks": due, **msgspec.to_builtins(seen)}
         if due > watched.looks or result != watched.told:
             with self._workshop.database.session() as session:
@@ -183,11 +185,11 @@ class CanaryKeeper:
         except StarloopError as error:
             self._end(row, "withdrawn", f"it passed, but could not be promoted: {error}")
 
-    def _nobody_came(self, row: Canary, reason: str) -> None:
+    def _not_shown(self, row: Canary, reason: str) -> None:
         """Give it its time once more, as a quiet day says nothing of a version; then leave it to a person."""
         if row.extended:
-            told = f"{reason}, also in as much time again; promote {row.model}@{row.version} by hand, or begin a canary when users ask"
-            self._end(row, "withdrawn", told)
+            told = f"begin another canary of {row.model}@{row.version} when users of both versions ask"
+            self._end(row, "withdrawn", f"{reason}, also in as much time again; {told}")
             return
         with self._workshop.database.session() as session:
             self._lease.confirm(session)

@@ -78,6 +78,12 @@ class Tally:
         """Answers that neither failed nor were malformed."""
         return len(self.malformed) - sum(self.malformed)
 
+    @property
+    def failing(self) -> bool:
+        """Half of the newest fifty answers failed, or more; of fewer than eight in all nothing is said."""
+        newest = self.failed[:_NEWEST]
+        return len(newest) >= _FIRST and sum(newest) >= _BROKEN * len(newest)
+
 
 def due_look(answers: int, done: int) -> int:
     """The number of the newest look that is due with so many answers of the version on trial; `done` where none is new."""
@@ -97,8 +103,8 @@ def guard(
     """What the guardrails say. `look`: the number of the look that is due (from 1), None between two of them.
 
     `most_slower` is None where paces cannot be compared, as beside the bare base. `earlier`: what the other version answered
-    before, which stands in for the form of its answers where hardly anybody asks it now, as a small holdback of few users is
-    nearly empty. Users and requests of another time are others, so beside it only a version that broke down is held to have failed,
+    before, which stands in for the form of its answers where hardly anybody asks it now: few users, or a backend that calls
+    as one, leave an arm nearly empty. Users and requests of another time are others, so beside it only a version that broke down is held to have failed,
     and the level is not that of the rest. Errors and paces of another time would tell of engines.
     """
     level = None if look is None else _SPENT * 6 / (math.pi * look) ** 2
@@ -108,7 +114,9 @@ def guard(
     ]
     if earlier is not None and findings[1].verdict != "against":
         beside = [*against.malformed, *earlier.malformed][:WINDOW]
-        findings[1] = _broken(on_trial.malformed[:_NEWEST], beside, level) or findings[1]
+        until_now = _broken(on_trial.malformed[:_NEWEST], beside, level, most_excess)
+        if until_now.verdict == "against" or findings[1].verdict == "open":
+            findings[1] = until_now
     if most_slower is not None:
         findings.append(_pace(on_trial.paces, against.paces, level, most_slower))
     return findings
@@ -117,11 +125,16 @@ def guard(
 def _share(
     about: str, word: str, ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float
 ) -> Finding:
-    if not ours or not theirs:
-        return Finding(about, "open", f"{about}: not both versions have answered yet")
+    if not ours:
+        return Finding(about, "open", f"{about}: it has answered nobody yet")
     bad, other = sum(ours), sum(theirs)
-    share, beside = bad / len(ours), other / len(theirs)
-    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%}), beside {beside:.1%}"
+    share = bad / len(ours)
+    text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%})"
+    if not theirs:  # the best that the other could have shown is none
+        told = f"{text}; the other version has answered nobody meanwhile"
+        return Finding(about, "note" if share <= most else "open", told)
+    beside = other / len(theirs)
+    text = f"{text}, beside {beside:.1%}"
     newest, others = ours[:_NEWEST], theirs[:_NEWEST]
     full = len(newest) == _NEWEST == len(others)
     if full and sum(newest) >= _BROKEN * _NEWEST and sum(others) < _WHOLE * _NEWEST:
@@ -134,26 +147,27 @@ def _share(
     return Finding(about, "note", f"{text}; no more than chance explains so far")
 
 
-def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None) -> Finding | None:
-    """That a version broke down, by its newest answers beside what the other answered until now; None where it did not."""
-    if level is None or not ours or not theirs:
-        return None
+def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float) -> Finding:
+    """Whether a version broke down, by its newest answers beside what the other answered until now."""
+    if not ours or not theirs:
+        return Finding("format", "open", "format: not both versions have answered")
     bad, other = sum(ours), sum(theirs)
-    if bad < _BROKEN * len(ours) or other >= _WHOLE * len(theirs):
-        return None
-    if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) >= level:
-        return None
-    text = f"format: {bad} of the newest {counted(len(ours), 'answer')} malformed ({bad / len(ours):.1%})"
-    return Finding(
-        "format",
-        "against",
-        f"{text}, beside {other / len(theirs):.1%} of the other version's until now: it broke down",
+    text = (
+        f"format: {bad} of the newest {counted(len(ours), 'answer')} malformed ({bad / len(ours):.1%}), beside "
+        f"{other / len(theirs):.1%} of the other version's until now"
     )
+    if level is None or bad <= (other / len(theirs) + most) * len(ours):
+        return Finding("format", "note", text)
+    if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) >= level:
+        return Finding("format", "note", f"{text}; no more than chance explains so far")
+    if bad >= _BROKEN * len(ours) and other < _WHOLE * len(theirs):
+        return Finding("format", "against", f"{text}: it broke down")
+    return Finding("format", "open", f"{text}; worse beyond chance, but of another time")
 
 
 def _pace(ours: Sequence[float], theirs: Sequence[float], level: float | None, most: float) -> Finding:
     if min(len(ours), len(theirs)) < _FEWEST_PACED:
-        return Finding("latency", "open", "latency: too few users to compare the time per token")
+        return Finding("latency", "note", "latency: too few users to compare the time per token")
     slower = fmean(ours) - fmean(theirs)
     text = f"latency: {math.expm1(slower):+.0%} time per token over {counted(len(ours), 'user')}"
     error = math.sqrt(variance(ours) / len(ours) + variance(theirs) / len(theirs))

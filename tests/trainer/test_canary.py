@@ -45,7 +45,7 @@ def test_a_user_counts_once_however_often_they_rate() -> None:
         (arm(49, 1.0), arm(2000, 4.0), False, "go on", "1 and 0 are missing"),
         (arm(200, 4.0), arm(800, 4.0), False, "go on", "more users who rate would decide"),
         (arm(200, 4.0), arm(800, 4.0), True, "time is up", "nothing speaks against it"),
-        (arm(0, 0.0), arm(0, 0.0), True, "nobody came", "no user was answered by it"),
+        (arm(0, 0.0), arm(0, 0.0), True, "not shown", "no user was answered by it"),
     ],
     ids=["equal", "better", "worse", "few", "open", "open-late", "nobody"],
 )
@@ -111,6 +111,22 @@ def test_a_version_that_always_fails_is_out_after_ten_answers(malformed: bool) -
 def test_an_engine_that_fails_both_alike_rolls_nobody_back() -> None:
     said = guard(answers(60, 40), answers(240, 160), due_look(100, 0), 0.02, 0.5)
     assert not [one for one in said if one.verdict == "against"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "of", "verdict"),
+    [(0, 10, "note"), (3, 10, "open"), (10, 10, "open")],
+    ids=["none", "some", "all"],
+)
+def test_failures_beside_which_nothing_stands_are_no_pass_and_no_fault(
+    failed: int, of: int, verdict: str
+) -> None:
+    said = guard(answers(failed, of - failed), Tally(), due_look(of, 0), 0.02, None)[0]
+    assert said.verdict == verdict
+    late = look(arm(20, 4.0), arm(0, 0), [said], WANTED, True, watch=False)
+    assert late.ruling == ("time is up" if verdict == "note" else "not shown")
+    watched = look(arm(20, 4.0), arm(0, 0), [said], WANTED, False, watch=True, failing=True)
+    assert watched.ruling == "go on"
 
 
 def test_one_users_failures_count_ten_times_at_most() -> None:
