@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
+import msgspec
 from msgspec import Struct
 
 from feedback.datasets.tool_calls import answer_text
@@ -39,6 +40,22 @@ class Answer(Struct, frozen=True):
     def refused(self) -> bool:
         """The server did not take the prompt, or not as it was asked. What is mended there may change that."""
         return (self.finish_reason or "").startswith(_REFUSAL)
+
+
+class _Choice(Struct, frozen=True):
+    message: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(Struct, frozen=True):
+    completion_tokens: int | None = None
+
+
+class _Completion(Struct, frozen=True):
+    """What is read of a chat completion; engines leave parts of it out."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
 
 
 class Gateway:
@@ -98,13 +115,12 @@ class Gateway:
         response, seconds = self._call("/v1/chat/completions", body, {"x-starloop-purpose": "evaluation"})
         if response.status_code in _REFUSED:
             return Answer("", f"{_REFUSAL}{_problem(response)}"[:200], None, 1000 * seconds)
-        _raise_for(response, f"asking {version}")
-        document = _document(response)
-        choice = (document.get("choices") or [{}])[0]
+        completion = _completion(response, version)
+        choice = (completion.choices or [_Choice()])[0]
         return Answer(
-            text=answer_text(choice.get("message") or {}),
-            finish_reason=choice.get("finish_reason"),
-            completion_tokens=(document.get("usage") or {}).get("completion_tokens"),
+            text=answer_text(choice.message or {}),
+            finish_reason=choice.finish_reason,
+            completion_tokens=(completion.usage or _Usage()).completion_tokens,
             latency_ms=1000 * seconds,
         )
 
@@ -129,11 +145,8 @@ class Gateway:
         response, _ = self._call("/v1/chat/completions", body, {"x-starloop-purpose": "evaluation"})
         if response.status_code in _REFUSED:
             return []
-        _raise_for(response, f"asking {version}")
-        return [
-            (answer_text(choice.get("message") or {}), choice.get("finish_reason"))
-            for choice in _document(response).get("choices") or []
-        ]
+        choices = _completion(response, version).choices or []
+        return [(answer_text(choice.message or {}), choice.finish_reason) for choice in choices]
 
     def begin_canary(
         self, model: str, version: str, share: float, hours: float, reason: str, cycle_id: str
@@ -222,14 +235,16 @@ def _problem(response: httpx.Response) -> str:
         return response.text[:200] or f"status {response.status_code}"
 
 
-def _document(response: httpx.Response) -> dict[str, Any]:
+def _completion(response: httpx.Response, version: str) -> _Completion:
+    """The answer in a response. Raises `StarloopError` where the server refuses, or its engine sent something else."""
+    _raise_for(response, f"asking {version}")
     try:
-        document = response.json()
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise StarloopError(f"the server sent no JSON object: {response.text[:200]!r}")
-    return document
+        return msgspec.json.decode(response.content, type=_Completion)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StarloopError(
+            f"asking {version}: what came is no chat completion: {error} in {response.text[:200]!r}; look whether the "
+            "engine that serves it speaks OpenAI's API"
+        ) from None
 
 
 def _retry_after(response: httpx.Response, default: float) -> float:

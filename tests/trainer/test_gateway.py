@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from feedback.errors import ConflictError, NotAllowedError, NotFoundError, UnavailableError
+from feedback.errors import ConflictError, NotAllowedError, NotFoundError, StarloopError, UnavailableError
 from feedback.settings import Server, Settings
 from trainer.gateway import Gateway, open_gateway
 
@@ -113,6 +113,34 @@ def test_a_key_that_does_not_reach_is_said_at_once() -> None:
 def test_an_empty_answer_is_an_empty_text() -> None:
     silent = {"choices": [{"message": {"content": None}, "finish_reason": "stop"}], "usage": None}
     assert ask(gateway(lambda _: httpx.Response(200, json=silent))) == ""
+
+
+@pytest.mark.parametrize(
+    ("sent", "place"),
+    [
+        ([1], "object"),
+        ({"choices": [None]}, r"\$\.choices\[0\]"),
+        ({"choices": "x"}, r"\$\.choices"),
+        ({"choices": [{"message": "blue"}]}, r"\$\.choices\[0\]\.message"),
+        ({"choices": [{"message": {"content": "blue"}}], "usage": [3]}, r"\$\.usage"),
+    ],
+)
+def test_an_answer_of_another_form_is_told_with_the_place_that_is_wrong(sent: object, place: str) -> None:
+    client = gateway(lambda _: httpx.Response(200, json=sent))
+    with pytest.raises(
+        StarloopError, match=rf"asking assistant@1\.0: what came is no chat completion.*{place}"
+    ):
+        ask(client)
+    with pytest.raises(StarloopError, match="no chat completion"):
+        client.sample("assistant@1.0", [], 2, 0.7, 16)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'{"choices": [{"message": {"content": "\xff"}}]}'], ids=["html", "bytes"]
+)
+def test_an_answer_that_is_no_json_is_told(body: bytes) -> None:
+    with pytest.raises(StarloopError, match="no chat completion"):
+        ask(gateway(lambda _: httpx.Response(200, content=body)))
 
 
 def test_a_promotion_names_its_cycle_and_a_conflict_is_said() -> None:
