@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 from feedback.access.audit import Actor
 from feedback.errors import ConflictError, StarloopError, UnavailableError
 from feedback.registry.canaries import BASE, End, begin_watch, canary_of, end_canary, open_canaries
-from feedback.registry.models import get_model
+from feedback.registry.models import GATE, get_model
 from feedback.storage.tables import Canary, Cycle
 from feedback.threads import name_this_thread
 from trainer.canary import Arm, Look, look
@@ -134,6 +134,9 @@ class CanaryKeeper:
             self._end(row, "withdrawn", seen.reason)
         elif seen.ruling == "not shown":
             self._not_shown(row, seen.reason)
+        elif seen.ruling == "time is up" and row.started_by != GATE:
+            told = f"{row.started_by} began it and no gate's word stands behind it, so a person decides"
+            self._end(row, "withdrawn", f"{seen.reason}; {told}")
         elif seen.ruling == "time is up" and self._wanted.at_limit == "hold":
             self._end(row, "withdrawn", f"{seen.reason}; [canary] at_limit leaves it to a person")
         else:
@@ -177,7 +180,7 @@ class CanaryKeeper:
 
     def _promote(self, row: Canary, reason: str) -> None:
         """Ask the server to move the champion, which ends the canary; what it refuses ends it too."""
-        reason = f"canary: {reason}"
+        reason = f"canary{'' if row.started_by == GATE else f' begun by {row.started_by}'}: {reason}"
         try:
             self._workshop.gateway.promote(row.model, row.version, reason, row.cycle_id, row.against)
         except UnavailableError:

@@ -157,8 +157,8 @@ def canary(
 ) -> None:
     """Give a version a share of a model's users; asks the running gateway. The loop promotes it when their ratings say so.
 
-    It is taken back when ratings, errors, format or latency get worse beyond chance. Without --share and --hours the
-    settings hold.
+    It is taken back when ratings, errors, format or latency get worse beyond chance. When its time is up and its ratings
+    decided nothing, it ends, and you decide. Without --share and --hours the settings hold.
 
     Example: starloop models canary assistant@1.2 --share 0.1 --reason "better on refunds"
     """

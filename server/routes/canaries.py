@@ -43,7 +43,8 @@ async def begin(
     name: FromPath[str], data: JSONBody[NewCanary], request: GatewayRequest, gateway: Parts
 ) -> CanaryView:
     """Give a version a share of the model's users, beside the champion: its files are checked and every engine is warmed
-    first. The loop promotes it when the users' ratings say so, and takes it back when they or a guardrail do."""
+    first. The loop promotes it when the users' ratings say so, and takes it back when they or a guardrail do; where its time is up
+    before that, one that a person began ends, and a person decides."""
     caller = request.user
     caller.need_model(name)
     actor = Actor("gate" if caller.loop and data.cycle_id is not None else caller.owner, caller.key_id)

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from sqlmodel import Session
 
+from feedback.access.audit import Actor
 from feedback.registry.arms import Arms, unit_of
-from feedback.registry.canaries import open_canaries
+from feedback.registry.canaries import begin_canary, open_canaries
 from feedback.settings import Canary as CanarySettings
 from feedback.storage.database import Database
-from tests.trainer.test_canary_keeper import add, begun, keeper, read
-from tests.trainer.world import World
+from tests.trainer.test_canary_keeper import add, begun, keeper, read, served
+from tests.trainer.world import MODEL, World
+from trainer.cycle import run_cycle
 
 COLOUR = "colour unknown"
 
@@ -133,3 +135,26 @@ def test_failures_that_nothing_can_be_held_against_are_not_promoted_when_the_tim
     found = ended(world, 2)
     assert found[2] == champion
     assert failed == 0 or "what was seen cannot be judged: errors: 3 of 10 answers failed" in found[3]
+
+
+@pytest.mark.parametrize(("stars", "champion"), [(None, "base"), (4.5, "1.0")])
+def test_a_persons_canary_moves_the_champion_by_ratings_alone(
+    sqlite_database: Database, tmp_path: Path, stars: float | None, champion: str
+) -> None:
+    world = World(sqlite_database, tmp_path, canary=CanarySettings(share=0.5, holdback=0, hours=1.0))
+    world.users_correct(120)
+    world.people_confirm(old=50, new=50)
+    world.learns = lambda _: COLOUR
+    cycle = run_cycle(world.workshop(), world.record(world.request("propose")), pauses=())
+    assert cycle.decision == "rejected"
+    with world.database.session() as session:
+        begin_canary(session, MODEL, "1.0", 0.5, 1.0, "let us see", Actor("ada"), None, world.clock())
+        session.commit()
+    served(world, 600, lambda version: stars and (stars if version == "1.0" else 3.0))
+    ended(world, 1)
+    _, canary, serving = read(world)
+    assert serving == champion
+    if stars:
+        assert (canary.reason or "").startswith("canary begun by ada: ratings: ")
+    else:
+        assert canary.state == "withdrawn" and "a person decides" in (canary.reason or "")
