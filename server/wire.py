@@ -145,7 +145,11 @@ class Draw(Wire):
 
 
 class Confirm(Wire):
-    answer: Annotated[str, Meta(min_length=1, max_length=1_000_000)]
+    """A case's right answer; without one, the answer that it has stays."""
+
+    answer: Annotated[str, Meta(min_length=1, max_length=1_000_000)] | None = None
+    critical: bool | None = None
+    """Whether no new version may lose this golden case; without it, what it was stays."""
 
 
 class NewErasure(Wire):

@@ -53,8 +53,13 @@ def collect(session: Session, model: str, settings: Settings) -> Suites:
 
 
 def _bounded(cases: Sequence[EvalCase], limit: int) -> list[EvalCase]:
-    """Chosen by a hash of the id, so that neither age nor a file's order has a say, and answers stay cached."""
-    return sorted(cases, key=lambda case: hashlib.sha256(case.id.encode()).digest())[:limit]
+    """Chosen by a hash of the id, so that neither age nor a file's order has a say, and answers stay cached.
+
+    Critical cases come first: one that is never asked protects nothing.
+    """
+    return sorted(cases, key=lambda case: (not case.critical, hashlib.sha256(case.id.encode()).digest()))[
+        :limit
+    ]
 
 
 def fair_to(versions: Collection[str], cases: Iterable[EvalCase]) -> list[EvalCase]:

@@ -230,24 +230,35 @@ def list_golden(
 
 @golden.command(short_help="give a case its right answer")
 @click.argument("case_id", metavar="ID")
-@click.option("--answer", required=True)
+@click.option("--answer", help="Without it, the answer that the case has stays.")
+@click.option(
+    "--critical/--not-critical",
+    default=None,
+    help="Whether a version that loses this golden case is rejected, whatever else it gains.",
+)
 @click.option("--by", default=getpass.getuser, show_default="you", help="Who answers for it.")
 @json_option
 @settings_option
-def confirm(settings: Settings, case_id: str, answer: str, by: str, as_json: bool) -> None:
-    """Confirm a drawn case.
+def confirm(
+    settings: Settings, case_id: str, answer: str | None, critical: bool | None, by: str, as_json: bool
+) -> None:
+    """Confirm a drawn case, or mark a confirmed one as critical.
 
-    Example: starloop data golden confirm ID --answer '{"intent": "refund", "urgency": "low"}'
+    Example: starloop data golden confirm ID --answer '{"intent": "refund", "urgency": "low"}' --critical
     """
     with opened(settings, existing=True) as database, database.session() as session:
         case = session.get(Case, case_id)
         configured = settings.model_named(case.model) if case else None
         contract = TaskContract.from_settings(configured) if configured else TaskContract(None)
         now = datetime.now(UTC)
-        row = confirm_case(session, case_id, answer, by, now, contract)
-        note(session, person(), "case.confirm", row.id, now, model=row.model, by=by)
+        row = confirm_case(session, case_id, answer, by, now, contract, critical)
+        note(session, person(), "case.confirm", row.id, now, model=row.model, by=by, critical=row.critical)
         session.commit()
-    emit(row.model_dump(), as_json, lambda: f"Case {row.id} is confirmed.")
+    emit(
+        row.model_dump(),
+        as_json,
+        lambda: f"Case {row.id} is confirmed{' and critical' if row.critical else ''}.",
+    )
 
 
 @golden.command(short_help="take a case out of its suite")
@@ -285,8 +296,9 @@ def _cases(rows: list[Case]) -> str:
     """A case a block, its messages whole: whoever is to answer has to read them."""
     lines = []
     for row in rows:
-        praised = [f"praised of {row.version}"] if row.version else []
-        lines += ["  ".join((row.id, row.state, row.model, *praised)), *conversation(row.messages)]
+        marks = [f"praised of {row.version}"] if row.version else []
+        marks += ["critical"] if row.critical else []
+        lines += ["  ".join((row.id, row.state, row.model, *marks)), *conversation(row.messages)]
         lines += part("tools it may call", json.dumps(row.tools, ensure_ascii=False)) if row.tools else []
         lines += part("right answer", row.answer) if row.answer is not None else []
     return "\n".join(lines) or "there are no such cases"

@@ -107,21 +107,36 @@ def draw_cases(
 
 
 def confirm_case(
-    session: Session, identifier: str, answer: str, by: str, now: datetime, contract: TaskContract
+    session: Session,
+    identifier: str,
+    answer: str | None,
+    by: str,
+    now: datetime,
+    contract: TaskContract,
+    critical: bool | None = None,
 ) -> Case:
-    """Give a case its right answer, or a better one; a call of its tools as JSON, or as OpenAI's message with it.
+    """Give a case its right answer, or a better one (None: the one it has); a call of its tools as JSON, or as OpenAI's message with it.
 
-    Raises `NotFoundError`, `ConflictError` for a dropped case, `BadFieldError` when the answer breaks the contract, or a
-    call its tool's schema.
+    `critical` marks a golden case as one that no new version may lose, or takes the mark away; None leaves it as it is.
+    Raises `NotFoundError`, `ConflictError` for a dropped case, `BadFieldError` when there is no answer, when it breaks the
+    contract, or a call its tool's schema, and for a critical case of another suite.
     """
     case = _get(session, identifier)
     if case.state == "dropped":
         raise ConflictError(f"case {case.id} was dropped; draw another")
+    if critical and case.suite != "golden":
+        raise BadFieldError(
+            "critical", f"case {case.id} is of the {case.suite} suite; only golden cases can be critical"
+        )
+    answer = case.answer if answer is None else answer
+    if answer is None:
+        raise BadFieldError("answer", f"is required: case {case.id} has no answer yet")
     if (problem := contract.problem(answer, case.messages, case.tools)) is not None:
         raise BadFieldError("answer", problem)
     answer = plain_answer(answer.strip(), case.tools)
     case.state, case.answer, case.slice = "confirmed", answer, contract.slice_of(answer)
     case.confirmed, case.confirmed_by, case.version = now.timestamp(), by, None
+    case.critical = case.critical if critical is None else critical
     session.add(case)
     praised = select(Case).where(
         Case.model == case.model, Case.group_key == case.group_key, col(Case.version).is_not(None)

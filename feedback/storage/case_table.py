@@ -56,6 +56,7 @@ class Case(SQLModel, table=True):
     """Whose answer it is where it was praised (`base`, or a number); null for all other cases."""
     slice: str | None = None
     critical: bool = False
+    """A person said that no new version may lose this golden case."""
     created: float
     confirmed: float | None = None
     confirmed_by: str | None = None

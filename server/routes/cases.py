@@ -58,14 +58,17 @@ def draw(data: JSONBody[Draw], request: GatewayRequest, gateway: Parts) -> Liste
 def confirm(
     case_id: FromPath[str], data: JSONBody[Confirm], request: GatewayRequest, gateway: Parts
 ) -> CaseView:
-    """Give a drawn case its right answer."""
+    """Give a drawn case its right answer, and say whether it is critical: a version that loses it is rejected."""
     wanted = identifier(case_id, "a case")
     with gateway.database.session() as session:
         model = _model_of(session.get(Case, wanted), wanted)
         request.user.need_model(model)
         contract = _contract(gateway, model)
-        case = confirm_case(session, wanted, data.answer, request.user.owner, gateway.now(), contract)
-        note(session, request.user.actor, "case.confirm", case.id, gateway.now(), model=case.model)
+        case = confirm_case(
+            session, wanted, data.answer, request.user.owner, gateway.now(), contract, data.critical
+        )
+        said = {"model": case.model, "critical": case.critical}
+        note(session, request.user.actor, "case.confirm", case.id, gateway.now(), **said)
         session.commit()
         return _shown(case)
 

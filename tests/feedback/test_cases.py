@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from feedback.access.audit import list_audit
 from feedback.commands.data import data
 from feedback.datasets.cases import (
     confirm_case,
@@ -132,6 +133,55 @@ def test_an_answer_against_the_task_contract_is_refused(world: World) -> None:
         confirm(world, case, "a refund")
     with world.database.session() as session, pytest.raises(NotFoundError):
         drop_case(session, "nothing")
+
+
+def test_a_person_marks_a_golden_case_as_critical_and_takes_the_mark_away(world: World) -> None:
+    for n, prompt in enumerate(topics(30)):
+        world.ask(prompt, user=f"user {n}")
+    (case,) = drawn(world.write(), 1)
+
+    def said(answer: str | None = None, critical: bool | None = None) -> tuple[str | None, bool, bool]:
+        with world.database.session() as session:
+            row = confirm_case(session, case.id, answer, "rob", NOW, CONTRACT, critical)
+            session.commit()
+            (golden,) = golden_cases(session, "assistant")
+            return row.answer, row.critical, golden.critical
+
+    with pytest.raises(BadFieldError, match=f"answer: is required: case {case.id} has no answer yet"):
+        said(critical=True)
+    assert said(RIGHT) == (RIGHT, False, False)
+    assert said(critical=True) == (RIGHT, True, True)
+    assert said(OTHER) == (OTHER, True, True)  # a better answer leaves the mark
+    assert said(critical=False) == (OTHER, False, False)
+
+
+def test_a_case_of_the_regression_suite_cannot_be_critical(sqlite_database: Database) -> None:
+    row = Case(id="old", model="assistant", suite="regression", prompt_hash="", group_key="", created=0.0)
+    row.messages, row.answer, row.state = [{"role": "user", "content": "hello"}], RIGHT, "confirmed"
+    with sqlite_database.session() as session:
+        session.add(row)
+        session.flush()
+        with pytest.raises(BadFieldError, match="critical: case old is of the regression suite"):
+            confirm_case(session, "old", None, "rob", NOW, CONTRACT, True)
+        assert not confirm_case(session, "old", None, "rob", NOW, CONTRACT, False).critical
+
+
+def test_the_command_marks_a_case_as_critical_and_shows_it(sqlite_database: Database, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "May I have my money back?"}]
+    with sqlite_database.session() as session:
+        case = Case(id="one", model="assistant", suite="golden", prompt_hash="", group_key="", created=0.0)
+        case.messages = messages
+        session.add(case)
+        session.commit()
+    runner = CliRunner(env={"STARLOOP_STORAGE__DIRECTORY": str(tmp_path)})
+    told = runner.invoke(data, ["golden", "confirm", "one", "--answer", RIGHT, "--critical"])
+    assert (told.exit_code, told.stdout) == (0, "Case one is confirmed and critical.\n"), told.output
+    assert "one  confirmed  assistant  critical" in runner.invoke(data, ["golden", "list"]).stdout
+    told = runner.invoke(data, ["golden", "confirm", "one", "--not-critical"])
+    assert (told.exit_code, told.stdout) == (0, "Case one is confirmed.\n"), told.output
+    with sqlite_database.reading() as session:
+        rows = reversed(list_audit(session, "case.confirm", 10, None).items)
+        assert [row.details["critical"] for row in rows] == [True, False]
 
 
 def test_cases_are_listed_by_suite_and_state_in_pages(world: World) -> None:

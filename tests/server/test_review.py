@@ -130,6 +130,28 @@ def test_a_case_is_drawn_from_live_prompts_and_confirmed_by_a_person(gateway: In
     assert [one["id"] for one in confirmed] == [case["id"]]
 
 
+def test_a_confirmed_case_is_marked_as_critical_without_its_answer(gateway: Inside) -> None:
+    identifier, created = fresh(gateway)
+    row = Case(
+        id=identifier,
+        model="assistant",
+        suite="golden",
+        state="confirmed",
+        prompt_hash="0",
+        group_key="0",
+        messages=[{"role": "user", "content": "Hello?"}],
+        answer=json.dumps({"intent": "refund", "urgency": "low"}),
+        created=created,
+    )
+    add(gateway, row)
+    for critical in (True, False):
+        told = gateway.call("POST", f"/v1/cases/{identifier}/confirm", {"critical": critical})
+        assert (told.status, told.json["critical"], told.json["answer"]) == (200, critical, row.answer)
+        assert [one["critical"] for one in items(gateway.call("GET", "/v1/cases"))] == [critical]
+    refused = gateway.call("POST", f"/v1/cases/{identifier}/confirm", {"critical": "yes"})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "critical")
+
+
 def test_a_praised_case_says_whose_answer_it_is_and_is_found_by_its_state(gateway: Inside) -> None:
     for version, state in (("1.0", "confirmed"), ("base", "lapsed"), (None, "confirmed")):
         identifier, created = fresh(gateway)
