@@ -159,7 +159,7 @@ class NewErasure(Wire):
 class NewCycle(Wire):
     model: Name
     mode: Mode | None = None
-    guards_off: list[Literal["raters", "replay", "size"]] = []
+    guards_off: list[Literal["raters", "replay", "size", "repeat"]] = []
     reason: Line | None = None
     """Why, for the audit log."""
 

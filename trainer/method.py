@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from feedback.datasets.methods import PREFERENCE, Evidence, Method
-from feedback.errors import DataRefusedError
+from feedback.errors import DataRefusedError, StorageError
 
 PAIRS, RATED = "pairs.jsonl", "rated.jsonl"
 """`{messages, chosen, rejected, source, group}` and `{messages, answer, good, group}`; a dataset version may have neither."""
@@ -37,6 +38,22 @@ def rows_for(dataset: Path, method: Method) -> Iterator[dict[str, Any]]:
             yield {**pair, "answer": pair["chosen"]}
     if method == "kto":
         yield from _learned(dataset / RATED, held_out)
+
+
+def hash_of_learned(dataset: Path, method: Method) -> str:
+    """SHA-256 over the files that the method learns from: what else was frozen may differ. Raises `StorageError`."""
+    names = ["train.jsonl", "validation.jsonl"]
+    names += [] if method == "sft" else [PAIRS] if method == "dpo" else [PAIRS, RATED]
+    overall = hashlib.sha256()
+    for path in (dataset / name for name in names):
+        try:
+            with path.open("rb") as rows:
+                overall.update(hashlib.file_digest(rows, "sha256").digest())
+        except FileNotFoundError:
+            overall.update(b"none")
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
+    return overall.hexdigest()
 
 
 def _held_out(dataset: Path) -> set[Any]:

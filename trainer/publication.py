@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import asdict, replace
 from sqlmodel import Session
 
 from feedback.checks.cost import parameters_of
-from feedback.datasets.methods import Method, Wanted, choose
+from feedback.datasets.methods import Choice, Method, Wanted, choose
 from feedback.errors import ConflictError, NotFoundError
 from feedback.registry.adapters import AdapterStore, adapter_name
 from feedback.registry.bases import Base, rendering_of, resolve_base
 from feedback.registry.retirements import require_room
 from feedback.registry.versions import list_versions, mark_version, reserve_version
-from feedback.settings import Model, Settings
+from feedback.settings import Engine, Model, Settings
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion, Tuning
 from feedback.tuning.requests import PREFIX
@@ -121,8 +121,8 @@ def train_version(
     settings do not say. Raises `NotFoundError` for an unknown model or dataset, `ConflictError` for another model's dataset, and what
     `trainer.training.train` raises; nothing is published then.
     """
-    model, dataset = asked_for(database, settings, name, dataset_id)
-    engine = next(engine for engine in settings.engine if engine.base == model.base)
+    asked = what_to_train(database, settings, name, dataset_id, work, method, **apart)
+    model, dataset, base, choice, spec = asked
     with database.reading() as session:
         reserved = any(
             version.cycle_id == cycle_id
@@ -131,15 +131,10 @@ def train_version(
             for version in list_versions(session, name)
         )
         if not reserved:
-            require_room(session, model.base, engine.adapter_limit)
+            require_room(session, model.base, _engine_of(settings, model).adapter_limit)
     require_libraries(settings.training)
     require_quantiser(settings.training)
-    folder = settings.directory / "datasets" / dataset_id
-    choice = choose(method or settings.training.method, evidence_of(folder))
-    base = resolve_base(model.base, settings.directory)
-    spec = spec_of(
-        settings, base, dataset, work, max_rank=engine.max_lora_rank, method=choice.method, **apart
-    )
+    folder = Path(spec.dataset)
     wanted: Preflight | None = None
     gpu = None
     if settings.training.ray:
@@ -171,6 +166,7 @@ def train_version(
         facts = {
             **trained.facts,
             "run": work.name,
+            "lessons": spec.lessons(),
             "method": choice.method,
             "method_reason": choice.reason,
             "gpu": gpu,
@@ -203,6 +199,40 @@ def train_version(
             version = mark_version(session, name, version.number, "registered")
             session.commit()
     return version
+
+
+class Asked(NamedTuple):
+    """One training, as it is to be."""
+
+    model: Model
+    dataset: DatasetVersion
+    base: Base
+    choice: Choice
+    spec: TrainingSpec
+
+
+def what_to_train(
+    database: Database,
+    settings: Settings,
+    name: str,
+    dataset_id: str,
+    work: Path,
+    method: Wanted | None = None,
+    **apart: Any,
+) -> Asked:
+    """What training a model on a dataset version in the folder `work` means with these settings; arguments as `train_version`'s.
+
+    Raises `NotFoundError` for an unknown model, base or dataset, `ConflictError` for another model's dataset, `DataRefusedError` for
+    one whose files are damaged, and `StorageError`.
+    """
+    model, dataset = asked_for(database, settings, name, dataset_id)
+    choice = choose(
+        method or settings.training.method, evidence_of(settings.directory / "datasets" / dataset_id)
+    )
+    base = resolve_base(model.base, settings.directory)
+    rank = _engine_of(settings, model).max_lora_rank
+    spec = spec_of(settings, base, dataset, work, max_rank=rank, method=choice.method, **apart)
+    return Asked(model, dataset, base, choice, spec)
 
 
 def asked_for(
@@ -273,6 +303,10 @@ def planned_for(
         wait_for_room(wanted, machine)
         _log.info("the training of %s will take: %s", name, wanted.told())
     return wanted
+
+
+def _engine_of(settings: Settings, model: Model) -> Engine:
+    return next(engine for engine in settings.engine if engine.base == model.base)
 
 
 def _another_method(session: Session, model: str, method: str) -> bool:

@@ -34,6 +34,7 @@ from trainer.metrics import Metrics, agreement
 from trainer.nights import counted as counting_nights
 from trainer.proposals import propose_where_configured
 from trainer.record import CycleRecord
+from trainer.repetition import refuse_repetition
 from trainer.scoring import Answers, outcomes, validity
 from trainer.settling import settle
 from trainer.suites import Suites, collect, fair_to, refuse_overlap, suite_hash
@@ -90,6 +91,7 @@ def train(workshop: Workshop, record: CycleRecord) -> None:
 
     hours, made = Hours.of(workshop.settings.training), record.row.version is not None
     if not made:
+        refuse_repetition(workshop, record.row)
         hours.check_begin(workshop.clock())
     lines = TrainingLines(_log.info)
 

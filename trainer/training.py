@@ -28,6 +28,7 @@ from feedback.errors import (
 )
 from feedback.settings import Training
 from trainer.checkpoints import digests_of, discard_checkpoints, reached
+from trainer.method import hash_of_learned
 from trainer.process import ChildDiedError, default_threads, run_child
 
 BETA = 0.1
@@ -105,6 +106,13 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """Which training this is: of all that decides the weights, not of where and how it is watched over."""
         apart = msgspec.structs.replace(self, out="", **dict.fromkeys(WATCHING, 0.0))
+        return hashlib.sha256(msgspec.json.encode(apart)).hexdigest()
+
+    def lessons(self) -> str:
+        """What is learned, and how, wherever it stands and whoever trains it: the same come to like weights. Raises `StorageError`."""
+        places = {"out": "", "dataset": "", "threads": 0, **dict.fromkeys(WATCHING, 0.0)}
+        learned = hash_of_learned(Path(self.dataset), self.method)
+        apart = msgspec.structs.replace(self, content=learned, **places)
         return hashlib.sha256(msgspec.json.encode(apart)).hexdigest()
 
     @classmethod

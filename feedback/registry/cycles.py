@@ -17,8 +17,9 @@ from feedback.settings import Mode
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Cycle
 
-GUARDS = ("raters", "replay", "size")
-"""Guards of curation that a cycle may be asked to do without, by name."""
+REPEAT = "repeat"
+GUARDS = ("raters", "replay", "size", REPEAT)
+"""Guards that a cycle may be asked to do without, by name: three of curation, and that nothing is trained again that was turned down."""
 OPEN = ("queued", "running", "canary")
 """States of a cycle that has not ended."""
 

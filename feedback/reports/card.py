@@ -192,7 +192,7 @@ def _limits(version: ModelVersion, dataset: DatasetVersion | None, cycle: Cycle 
     if cycle is None or not (cycle.result or {}).get("gate"):
         said.append("It was not judged by the gate.")
     if cycle is not None and cycle.guards_off:
-        said.append(f"Its dataset was made without these guards: {', '.join(cycle.guards_off)}.")
+        said.append(f"It was made without these guards: {', '.join(cycle.guards_off)}.")
     if dataset is None:
         said.append("What it learned from is not on record here.")
     if version.state in ("rejected", "retired"):

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from feedback.datasets.methods import Evidence, choose
+from feedback.datasets.methods import Evidence, Method, choose
 from feedback.errors import DataRefusedError
 from tests.trainer.tiny import row, write_dataset, write_rows
 from trainer.hyperparameters import chosen_rate
-from trainer.method import evidence_of
+from trainer.method import evidence_of, hash_of_learned
+
+LEARNED = ("train", "validation", "pairs", "rated")
 
 
 def evidence(**counts: int) -> Evidence:
@@ -94,3 +96,22 @@ def test_a_damaged_line_is_named_by_file_and_number(
 def test_preferences_are_trained_at_a_fortieth_of_the_rate() -> None:
     assert chosen_rate(8_000_000_000, "dpo") == pytest.approx(5e-6)
     assert chosen_rate(8_000_000_000, "sft") == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [("sft", {"train", "validation"}), ("dpo", {"train", "validation", "pairs"}), ("kto", set(LEARNED))],
+)
+def test_what_was_learned_is_known_by_the_files_that_the_method_reads(
+    method: Method, counts: set[str], tmp_path: Path
+) -> None:
+    for name in (*LEARNED, "holdout"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    before = hash_of_learned(tmp_path, method)
+    changed = set()
+    for name in (*LEARNED, "holdout"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n{}\n")
+        after = hash_of_learned(tmp_path, method)
+        changed |= {name} if after != before else set()
+        before = after
+    assert changed == counts

@@ -27,7 +27,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, DatasetVersion, ModelVersion
 from tests.trainer.tiny import row, write_dataset
 from trainer import publication
-from trainer.publication import check_adapter, make_version, train_version
+from trainer.publication import check_adapter, make_version, train_version, what_to_train
 from trainer.training import Place, Progress, Trained, TrainingSpec
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -122,12 +122,14 @@ def desk(sqlite_database: Database, tmp_path: Path, tiny_base: Path) -> Desk:
 
 
 def test_a_cycles_dataset_becomes_a_registered_version_with_its_note_and_facts(
-    desk: Desk, training: FakeTraining
+    desk: Desk, training: FakeTraining, tmp_path: Path
 ) -> None:
     cycle = desk.cycle()
     version = desk.make(cycle)
     assert (version.number, version.state, version.note) == ("1.0", "registered", "added data-1")
     assert (version.cycle_id, version.dataset_id, version.facts["steps"]) == (cycle.id, "data-1", 1)
+    asked = what_to_train(desk.database, desk.settings, "assistant", "data-1", tmp_path)
+    assert version.facts["lessons"] == asked.spec.lessons()
     assert (version.facts["run"], version.facts["method"]) == (cycle.id, "sft")
     assert version.facts["method_reason"].endswith("right answers are known, and imitating them says most")
     assert AdapterStore(desk.adapters).check("assistant@1.0") == version.adapter_hash

@@ -28,6 +28,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, Feedback, Inference, ModelVersion
 from trainer.gateway import Gateway
 from trainer.lease import LoopLease
+from trainer.publication import what_to_train
 from trainer.record import CycleRecord
 from trainer.training import Progress
 from trainer.workshop import Workshop
@@ -197,6 +198,8 @@ class World:
     def make_version(self, cycle: Cycle, on_progress: Callable[[Progress], None]) -> ModelVersion:
         """Train as quick as a flash; like the real one, the same version however often it is called."""
         on_progress(Progress(step=1, steps=2, loss=1.0))
+        assert cycle.dataset_id is not None
+        asked = what_to_train(self.database, self.settings, MODEL, cycle.dataset_id, self.directory)
         with self.database.session() as session:
             version = reserve_version(
                 session,
@@ -207,7 +210,7 @@ class World:
                 "revision",
                 f"hash of {cycle.dataset_id}",
                 "added examples",
-                {},
+                {"lessons": asked.spec.lessons()},
                 self.clock(),
             )
             session.commit()

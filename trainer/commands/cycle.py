@@ -65,7 +65,7 @@ def cycle() -> None:
     "guards_off",
     multiple=True,
     type=click.Choice(GUARDS),
-    help="Switch a guard of the dataset off, by name; can be given more than once.",
+    help="Switch a guard off, by name; can be given more than once. Without `repeat`, what was turned down is trained again.",
 )
 @json_option
 @settings_option
