@@ -32,13 +32,24 @@ def settle(workshop: Workshop, record: CycleRecord) -> None:
     if cycle.mode == "report":
         record.finish("reported", f"nothing was moved; the gate said {decision.decision}: {decision.reason}")
     elif decision.for_a_person:
-        record.finish("proposed", f"there is no golden set, so a person decides on {name}: {decision.reason}")
+        _propose(
+            workshop, record, f"there is no golden set, so a person decides on {name}: {decision.reason}"
+        )
     elif decision.decision != "promoted":
         record.finish(decision.decision, decision.reason)
     elif cycle.mode == "propose":
-        record.finish("proposed", f"{name} waits for a person to promote it: {decision.reason}")
+        _propose(workshop, record, f"{name} waits for a person to promote it: {decision.reason}")
     else:
         _go_live(workshop, record, decision)
+
+
+def _propose(workshop: Workshop, record: CycleRecord, told: str) -> None:
+    """Leave it to a person, unless somebody has moved the champion since the comparison."""
+    compared, serving = (record.row.result or {})["champion"], _moved(workshop, record)[1]
+    if serving == compared:
+        record.finish("proposed", told)
+    else:
+        _leave(record, compared, serving)
 
 
 def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> None:
@@ -87,6 +98,14 @@ def _moved(workshop: Workshop, record: CycleRecord) -> tuple[bool, str]:
 
 
 def _leave(record: CycleRecord, compared: str, serving: str) -> None:
+    if serving == record.challenger:
+        said = msgspec.convert((record.row.result or {})["gate"], Decision)
+        told = f"somebody promoted {record.row.model}@{serving} before the cycle's end"
+        record.finish(
+            "promoted",
+            f"{told}; the gate compared it with {compared} and said: {said.decision}: {said.reason}",
+        )
+        return
     record.finish(
         "inconclusive",
         f"the champion moved from {compared} to {serving} while the cycle ran, and the comparison was with the "

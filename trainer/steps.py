@@ -115,6 +115,10 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
     """
     suites, model = _suites(workshop, record), workshop.model(record.row.model)
     champion = _champion(workshop, record)
+    if champion == record.challenger:
+        told = f"somebody promoted {record.row.model}@{champion} before it was compared with the champion before it"
+        record.finish("promoted", f"{told}, so there is nothing to decide")
+        return
     answers = _answers(workshop, record, suites, champion)
     contract = TaskContract.from_settings(model)
     versions = {

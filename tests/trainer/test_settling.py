@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, delete, select
 
 from feedback.registry.models import get_model, move_champion
 from feedback.registry.versions import mark_version, reserve_version
+from feedback.settings import Mode
 from feedback.storage.database import Database
-from feedback.storage.tables import Cycle, Move
+from feedback.storage.tables import Case, Cycle, Move
 from tests.trainer.world import MODEL, World
 from trainer.cycle import run_cycle
+from trainer.steps import STEPS
 
 
 @pytest.fixture
@@ -24,8 +27,22 @@ def world(sqlite_database: Database, tmp_path: Path) -> World:
     return made
 
 
-def run(world: World) -> Cycle:
-    return run_cycle(world.workshop(), world.record(world.request()), pauses=())
+def run(world: World, mode: Mode = "auto") -> Cycle:
+    return run_cycle(world.workshop(), world.record(world.request(mode)), pauses=())
+
+
+def after(world: World, last: str, meanwhile: Callable[[Session], None], mode: Mode = "auto") -> Cycle:
+    """A cycle after whose step `last` something else happens."""
+    record, workshop = world.record(world.request(mode)), world.workshop()
+    for name, step in STEPS.items():
+        record.begin(name)
+        step(workshop, record)
+        if name == last:
+            break
+    with world.database.session() as session:
+        meanwhile(session)
+        session.commit()
+    return run_cycle(world.workshop(), world.record(record.row.id), pauses=())
 
 
 def moves(world: World) -> list[tuple[str, str | None]]:
@@ -71,3 +88,36 @@ def test_a_promotion_whose_answer_is_lost_is_not_made_again_over_a_persons_rollb
     assert len(world.server.promotions) == 2
     assert (cycle.state, cycle.decision) == ("done", "promoted")
     assert moves(world) == [("promotion", "1.0"), ("rollback", None), *[("promotion", "1.0")] * again]
+
+
+@pytest.mark.parametrize("golden", [True, False], ids=["", "without a golden set"])
+def test_what_was_compared_with_another_champion_is_not_proposed(world: World, golden: bool) -> None:
+    def meanwhile(session: Session) -> None:
+        base = world.settings.model[0].base
+        reserve_version(session, MODEL, None, None, base, "revision", "other", "by hand", {}, world.clock())
+        mark_version(session, MODEL, "1.1", "registered")
+        move_champion(session, MODEL, "1.1", "promotion", "by hand", "a person", None, world.clock())
+
+    if not golden:
+        with world.database.session() as session:
+            session.exec(delete(Case))
+            session.commit()
+    cycle = after(world, "gate", meanwhile, "propose")
+    assert cycle.decision == "inconclusive" and "moved from base to 1.1" in (cycle.reason or "")
+    assert moves(world) == [("promotion", "1.1")]
+
+
+@pytest.mark.parametrize("mode", ["propose", "auto"])
+@pytest.mark.parametrize("last", ["train", "gate"])
+def test_a_version_that_a_person_promotes_before_its_cycle_ends_is_told_as_promoted(
+    world: World, last: str, mode: Mode
+) -> None:
+    def meanwhile(session: Session) -> None:
+        move_champion(session, MODEL, "1.0", "promotion", "now", "a person", None, world.clock())
+
+    cycle = after(world, last, meanwhile, mode)
+    assert (cycle.state, cycle.decision) == ("done", "promoted")
+    assert "somebody promoted assistant@1.0" in (cycle.reason or "")
+    assert moves(world) == [("promotion", "1.0")] and world.server.promotions == []
+    compared = cycle.result is not None and "gate" in cycle.result
+    assert compared == (last != "train") and ("base" in (cycle.reason or "")) == compared
