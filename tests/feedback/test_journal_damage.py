@@ -68,7 +68,11 @@ def _account(found: list[Entry], written: list[InferenceRecord]) -> tuple[int, i
     return sound, damaged
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_any_damage_to_a_file_is_told_and_costs_no_more_than_it_touches(tmp_path: Path, data: Any) -> None:
     path, written = _dead(

@@ -422,7 +422,7 @@ def test_two_that_make_dataset_versions_at_once_take_one_case_for_each_group(
     with database.session() as session:
         keep_praised(session, "assistant", gathered, CONTRACT, world.settings, NOW)
         thread.start()
-        assert begun.wait(10)
+        assert begun.wait(30)
         thread.join(0.5)
         assert thread.is_alive(), "it waits for its turn"
         session.commit()

@@ -187,7 +187,7 @@ def test_a_metadata_key_that_no_database_takes_is_refused(gateway: Inside, key: 
     max_examples=150,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=_bodies)
 def test_no_body_makes_the_gateway_fail(gateway: Inside, body: dict[str, Any]) -> None:

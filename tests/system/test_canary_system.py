@@ -40,7 +40,7 @@ class Answered(NamedTuple):
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Engine, gateway and loop; two versions with random adapters, whose answers are no JSON."""
     folder = tmp_path_factory.mktemp("stage")
-    with stage(folder) as running, _loop(folder):
+    with stage(folder, more='[schedule]\ncron = ""\n') as running, _loop(folder):
         for seed in range(2):
             running.add_version(seed)
         yield running
