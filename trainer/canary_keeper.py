@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 from sqlmodel import Session, col, select
@@ -71,12 +72,10 @@ class CanaryKeeper:
         self._mind_the_clock()
         with self._workshop.database.reading() as session:
             rows = open_canaries(session)
-        self._watched = {row.id: self._watched.get(row.id) or self._watch(row) for row in rows}
+        self._watched = {row.id: self._watched[row.id] for row in rows if row.id in self._watched}
         for row in rows:
-            try:
+            with _apart(f"the {row.kind} of {row.model}@{row.version}"):
                 self._look_at(row)
-            except UnavailableError as error:
-                _log.warning("the %s of %s@%s waits: %s", row.kind, row.model, row.version, error)
         self._go_on_with_cycles()
 
     def _run(self, leads: Callable[[], bool]) -> None:
@@ -118,6 +117,8 @@ class CanaryKeeper:
         if self._cancelled(row):
             self._end(row, "withdrawn", "its cycle was cancelled on request")
             return
+        if row.id not in self._watched:
+            self._watched[row.id] = self._watch(row)
         watched = self._watched[row.id]
         if watched.evidence is None:
             self._end(row, "withdrawn", f"there is no [[model]] {row.model!r} in the configuration any more")
@@ -182,7 +183,9 @@ class CanaryKeeper:
         """Ask the server to move the champion, which ends the canary; what it refuses ends it too."""
         reason = f"canary{'' if row.started_by == GATE else f' begun by {row.started_by}'}: {reason}"
         try:
-            self._workshop.gateway.promote(row.model, row.version, reason, row.cycle_id, row.against)
+            self._workshop.gateway.promote(
+                row.model, row.version, reason, row.cycle_id, row.against, once=True
+            )
         except UnavailableError:
             raise
         except StarloopError as error:
@@ -231,18 +234,22 @@ class CanaryKeeper:
         for cycle, canary in ended:
             if canary is not None and canary.state == "open":
                 continue
-            record = self._workshop.record(self._lease, self._loop_stopping, cycle.id)
-            if canary is None or cycle.cancel_requested:
-                record.stop("cancelled", "cancelled on request during its canary")
-            elif canary.state == "passed":
-                with self._workshop.database.session() as session:
-                    self._lease.confirm(session)
-                    watch_promotion(self._workshop, session, cycle, canary.against)
-                    session.commit()
-                record.finish("promoted", canary.reason or "")
-            else:
-                decision = "rejected" if canary.state == "rolled_back" else "inconclusive"
-                record.finish(decision, canary.reason or "")
+            with _apart(f"cycle {cycle.id} of {cycle.model}"):
+                self._go_on(cycle, canary)
+
+    def _go_on(self, cycle: Cycle, canary: Canary | None) -> None:
+        record = self._workshop.record(self._lease, self._loop_stopping, cycle.id)
+        if canary is None or cycle.cancel_requested:
+            record.stop("cancelled", "cancelled on request during its canary")
+        elif canary.state == "passed":
+            with self._workshop.database.session() as session:
+                self._lease.confirm(session)
+                watch_promotion(self._workshop, session, cycle, canary.against)
+                session.commit()
+            record.finish("promoted", canary.reason or "")
+        else:
+            decision = "rejected" if canary.state == "rolled_back" else "inconclusive"
+            record.finish(decision, canary.reason or "")
 
 
 class _Watched:
@@ -255,6 +262,19 @@ class _Watched:
         self.count_again = 0.0
         self.looks = int(row.result.get("looks", 0))
         self.told: dict[str, object] | None = None
+
+
+@contextmanager
+def _apart(about: str) -> Iterator[None]:
+    """What goes wrong with one is told and tried again at the next look; it holds up no other."""
+    try:
+        yield
+    except LeaseLostError:
+        raise
+    except StarloopError as error:
+        _log.warning("%s waits: %s", about, error)
+    except Exception:
+        _log.exception("%s waits", about)
 
 
 def _set_by(created: float, moved: float, clock: float) -> float:

@@ -159,22 +159,36 @@ class Gateway:
     def roll_back(self, model: str, version: str, reason: str) -> None:
         """Go back to `version`, the champion before; named, so that what is asked for twice goes back once.
 
-        Raises `ConflictError` where another one is the champion before, or none.
+        Raises `ConflictError` where another one is the champion before, or none, and `UnavailableError` at once.
         """
-        response, _ = self._call(f"/v1/models/{model}/rollback", {"version": version, "reason": reason}, {})
+        body = {"version": version, "reason": reason}
+        response, _ = self._call(f"/v1/models/{model}/rollback", body, {}, patience=0.0)
         _raise_for(response, f"rolling {model} back")
 
-    def promote(self, model: str, version: str, reason: str, cycle_id: str | None, instead_of: str) -> None:
+    def promote(
+        self,
+        model: str,
+        version: str,
+        reason: str,
+        cycle_id: str | None,
+        instead_of: str,
+        *,
+        once: bool = False,
+    ) -> None:
         """Move the champion from `instead_of` (or `base`) to `version`, warmed up first by the server.
 
-        Raises `ConflictError` where it may not, or another one is the champion.
+        Raises `ConflictError` where it may not, or another one is the champion; `UnavailableError`, where `once` at once.
         """
+        patience = 0.0 if once else None
         body = {"version": version, "reason": reason, "cycle_id": cycle_id, "instead_of": instead_of}
-        response, _ = self._call(f"/v1/models/{model}/promote", body, {})
+        response, _ = self._call(f"/v1/models/{model}/promote", body, {}, patience=patience)
         _raise_for(response, f"promoting {model}@{version}")
 
-    def _call(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[httpx.Response, float]:
-        """The response, and the seconds of the attempt that brought it."""
+    def _call(
+        self, path: str, body: dict[str, Any], headers: dict[str, str], patience: float | None = None
+    ) -> tuple[httpx.Response, float]:
+        """The response, and the seconds of the attempt that brought it. `patience` (s), where given, is this call's own."""
+        patience = self._patience if patience is None else patience
         begun = self._clock()
         delay = 0.25
         while True:
@@ -189,7 +203,7 @@ class Gateway:
                 if response.status_code not in _AWAY and not unknown:
                     return response, ended - started
                 problem, wait = _problem(response), _retry_after(response, delay)
-            if self._clock() + wait - begun > self._patience or self._pause(wait):
+            if self._clock() + wait - begun > patience or self._pause(wait):
                 raise UnavailableError(
                     f"the server at {self.url} did not answer {path}: {problem}; is `starloop serve` up, and its engine?"
                 )

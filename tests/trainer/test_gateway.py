@@ -194,6 +194,8 @@ def test_a_rollback_whose_answer_is_lost_goes_back_once() -> None:
         champions.pop()
         raise httpx.ReadError("the server died before it could answer")
 
+    with pytest.raises(UnavailableError, match="the server died"):
+        gateway(respond).roll_back("assistant", "1.0", "worse")
     with pytest.raises(ConflictError, match="leads to base now"):
         gateway(respond).roll_back("assistant", "1.0", "worse")
     assert champions == ["base", "1.0"]
