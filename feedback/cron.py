@@ -5,16 +5,19 @@ Settings are checked with it, so APScheduler is loaded only where there is an ex
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from apscheduler.triggers.cron import CronTrigger
 
+_BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
+"""Any moment would do: the calendar repeats itself."""
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def cron_trigger(expression: str) -> CronTrigger:
-    """A trigger for five cron fields in UTC. Raises `ValueError` for anything else.
+    """A trigger for five cron fields in UTC. Raises `ValueError` for anything else, and for what never comes (30 February).
 
     Weekdays are spelled out first: cron's 0 and 7 are Sunday where APScheduler 3 counts from Monday.
     """
@@ -24,7 +27,10 @@ def cron_trigger(expression: str) -> CronTrigger:
     try:
         if len(fields) == 5:
             fields[4] = ",".join(_weekdays(item) for item in fields[4].lower().split(","))
-        return CronTrigger.from_crontab(" ".join(fields), timezone="UTC")
+        trigger = CronTrigger.from_crontab(" ".join(fields), timezone="UTC")
+        if trigger.get_next_fire_time(None, _BEGIN) is None:
+            raise ValueError("no month of the calendar has such a day, so it never comes")
+        return trigger
     except ValueError as error:
         raise ValueError(
             f"{expression!r} is no schedule ({error}); write minute, hour, day, month and weekday, "

@@ -35,7 +35,6 @@ from trainer.turns import next_turn, tell_waiting
 from trainer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
-_LATE_SECONDS = 3600
 _TROUBLE_SECONDS = 5.0
 _EXPIRY_HOURS = 6
 _MONTH_HOURS = 1
@@ -55,6 +54,8 @@ class Loop:
         self._window = Window.parse(workshop.settings.training.window)
         self._leads = False
         self._looking = threading.Lock()
+        self._owed: dict[str, str] = {}
+        """Cycles that could not be asked for yet: models, and what asks for one."""
         self._clock = ClockWatch(workshop.clock)
         self._canaries = CanaryKeeper(workshop, lease, stopping)
         self._notices = Notifier(workshop.database, workshop.settings, workshop.clock, workshop.secrets)
@@ -63,7 +64,8 @@ class Loop:
         """Keep the schedule."""
         scheduler = BackgroundScheduler(
             timezone="UTC",
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": _LATE_SECONDS},
+            # what the machine slept over is done once, however late
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._plan(scheduler)
         scheduler.start()
@@ -87,6 +89,7 @@ class Loop:
             scheduler.add_job(self.request_all, cron_trigger(self._wanted.cron))
         if self._wanted.new_corrections or self._wanted.new_ratings or self._wanted.rating_drop:
             scheduler.add_job(self.request_where_due, "interval", minutes=_DUE_MINUTES)
+        scheduler.add_job(self.request_owed, "interval", seconds=max(1.0, self._wanted.poll_seconds))
         scheduler.add_job(self.look_at_files, "interval", seconds=max(1.0, self._wanted.poll_seconds))
         first = self._workshop.clock() + timedelta(minutes=1)  # by then it knows whether it leads
         scheduler.add_job(self.find_kinds, "interval", hours=_MONTH_HOURS, next_run_time=first)
@@ -179,8 +182,15 @@ class Loop:
             if reason is not None:
                 self._request(model, reason)
 
+    def request_owed(self) -> None:
+        """Ask for the cycles that could not be asked for when they were due, as the database was away."""
+        for name, by in list(self._owed.items()):
+            model = self._workshop.settings.model_named(name)
+            assert model is not None
+            self._request(model, by)
+
     def _request(self, model: Model, by: str) -> None:
-        """Ask for a cycle, unless the model has one under way."""
+        """Ask for a cycle, unless the model has one under way; it is owed where that cannot be written down."""
         try:
             with self._workshop.database.session() as session:
                 now = self._workshop.clock()
@@ -191,7 +201,11 @@ class Loop:
         except ConflictError as error:
             _log.info("no cycle of %s (%s): %s", model.name, by, error)
         except StarloopError as error:
-            _log.warning("no cycle of %s (%s): %s", model.name, by, error)
+            if model.name not in self._owed:
+                _log.warning("no cycle of %s (%s) yet, it is asked for again: %s", model.name, by, error)
+            self._owed[model.name] = by
+            return
+        self._owed.pop(model.name, None)
 
     def expire(self) -> None:
         """Remove what is older than it may be, if this loop leads."""

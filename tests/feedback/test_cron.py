@@ -36,3 +36,14 @@ def test_an_unknown_schedule_is_refused_with_its_text(expression: str) -> None:
     with pytest.raises(ValueError, match="is no schedule") as caught:
         cron_trigger(expression)
     assert repr(expression) in str(caught.value)
+
+
+@pytest.mark.parametrize("expression", ["0 3 30 2 *", "0 3 31 4,6 *", "0 3 31 2 1"])
+def test_a_schedule_that_never_comes_is_refused_with_the_reason(expression: str) -> None:
+    with pytest.raises(ValueError, match="so it never comes"):
+        cron_trigger(expression)
+
+
+def test_a_schedule_that_comes_seldom_is_none_that_never_comes() -> None:
+    fires = cron_trigger("0 3 29 2 mon").get_next_fire_time(None, datetime(2026, 3, 1, tzinfo=UTC))
+    assert fires == datetime(2044, 2, 29, 3, tzinfo=UTC)

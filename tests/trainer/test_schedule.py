@@ -132,7 +132,7 @@ def test_what_was_planned_by_a_clock_that_was_ahead_is_planned_anew_when_it_is_s
         time.sleep(0.05)
     world.stopping.set()
     thread.join(timeout=10)
-    assert len(found) == count == 5
+    assert len(found) == count == 6
     assert max(found) <= timedelta(days=1)
 
 
@@ -151,6 +151,59 @@ def test_a_loop_whose_database_is_away_goes_on(sqlite_database: Database, tmp_pa
     moved.rename(file)
     world.request()
     assert leading.poll()
+
+
+def test_a_cycle_that_was_due_while_the_database_was_away_is_asked_for_when_it_is_back(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path)
+    leading = loop(world)
+    leading.poll()
+    file = tmp_path / "starloop.sqlite"
+    sqlite_database.close()
+    moved = file.rename(tmp_path / "away.sqlite")
+    file.mkdir()
+    leading.request_all()
+    leading.request_owed()
+    file.rmdir()
+    moved.rename(file)
+    leading.request_owed()
+    leading.request_owed()
+    (only,) = cycles(world)
+    assert (only.model, only.requested_by, only.state) == (MODEL, "schedule", "queued")
+    with world.database.session() as session:
+        cancel_cycle(session, only.id, world.clock())
+        session.commit()
+    leading.request_owed()  # once is all
+    assert len(cycles(world)) == 1
+
+
+def test_a_cycle_that_the_machine_slept_over_is_asked_for_once_when_it_wakes(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[BackgroundScheduler] = []
+
+    class Seen(BackgroundScheduler):
+        def start(self, *args: object, **named: object) -> None:
+            super().start(*args, **named)
+            made.append(self)
+
+    monkeypatch.setattr("trainer.schedule.BackgroundScheduler", Seen)
+    world = World(sqlite_database, tmp_path, schedule=Schedule(cron="0 3 * * *", poll_seconds=0.05))
+    running = loop(world)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not (made and running._leads) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for job in made[0].get_jobs():  # as after a night and a day asleep
+        job.modify(next_run_time=datetime.now(UTC) - timedelta(days=1, hours=2))
+    while not cycles(world) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    world.stopping.set()
+    thread.join(timeout=10)
+    (only,) = cycles(world)
+    assert only.requested_by == "schedule"
 
 
 def test_what_is_too_old_goes_by_the_loop_that_leads(sqlite_database: Database, tmp_path: Path) -> None:
