@@ -59,6 +59,8 @@ class News(NamedTuple):
     ended: float
     month: str | None = None
     """Of `kinds`."""
+    compared: str | None = None
+    """The champion beside which a cycle's version was judged."""
 
 
 class Notifier:
@@ -252,7 +254,14 @@ def _ended(session: Session, since: float, ways: int) -> list[News]:
     ).all()
     news = [
         News(
-            row.id, "cycle", row.model, row.decision or row.state, row.version, row.reason or "", row.updated
+            row.id,
+            "cycle",
+            row.model,
+            row.decision or row.state,
+            row.version,
+            row.reason or "",
+            row.updated,
+            compared=(row.result or {}).get("champion"),
         )
         for row in reversed(cycles)
     ]
@@ -295,5 +304,6 @@ def _letter(news: News) -> str:
         news.reason,
     ]
     if _needs_a_person(news):
-        lines += ["", f"To promote it: starloop models promote {version} --reason '…'"]
+        beside = f" --instead-of {news.compared}" if news.compared else ""
+        lines += ["", f"To promote it: starloop models promote {version}{beside} --reason '…'"]
     return "\n".join(lines) + "\n"

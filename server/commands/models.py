@@ -117,15 +117,19 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @models.command(short_help="make a version the champion")
 @click.argument("version", metavar="MODEL@VERSION")
 @click.option("--reason", required=True, help="Why; it is recorded with the move.")
+@click.option("--instead-of", metavar="VERSION", help="What it was compared with; moves only that champion.")
 @json_option
 @settings_option
-def promote(settings: Settings, version: str, reason: str, as_json: bool) -> None:
+def promote(settings: Settings, version: str, reason: str, instead_of: str | None, as_json: bool) -> None:
     """Send a model's traffic to a version, or to `base`; asks the running gateway, which warms the engines first.
 
-    Example: starloop models promote assistant@1.2 --reason "better on refunds"
+    Example: starloop models promote assistant@1.2 --reason "better on refunds" --instead-of 1.1
     """
     name, number = _named(version)
-    moved = _call(settings, f"/v1/models/{quote(name)}/promote", {"version": number, "reason": reason})
+    body = {"version": number, "reason": reason}
+    if instead_of is not None:
+        body["instead_of"] = instead_of
+    moved = _call(settings, f"/v1/models/{quote(name)}/promote", body)
     emit(moved, as_json, lambda: _told(moved))
 
 

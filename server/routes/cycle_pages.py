@@ -89,6 +89,8 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
                     for trial in (canary_of(session, row.id, "canary"), canary_of(session, row.id, "watch"))
                     if trial is not None
                 ],
+                "compared": result.get("champion"),
+                "serving": get_model(session, row.model).champion or "base",
                 "promotable": caller.may("admin") and _promotable(session, row),
                 "rejectable": caller.may("admin") and _rejectable(session, row),
                 "may_end": caller.may("admin"),

@@ -139,6 +139,20 @@ def test_only_who_may_promote_is_offered_it_and_the_cycle_then_tells_who_did(
     assert f"ada made {number} the champion: it is better" in after and offered not in after
 
 
+def test_a_promotion_on_its_page_names_the_champion_and_tells_of_one_that_it_was_not_compared_with(
+    gateway: Inside, cycle: str
+) -> None:
+    named = '<input type="hidden" name="instead_of" value="{}">'
+    before = page(gateway, f"/cycles/{cycle}")
+    assert named.format("base") in before and "by now the champion is" not in before
+    number = add_version(gateway.gateway.database, gateway.settings.directory)
+    body = {"version": number, "reason": "by hand"}
+    assert gateway.call("POST", "/v1/models/assistant/promote", body).status == 200
+    after = page(gateway, f"/cycles/{cycle}")
+    assert named.format(number) in after
+    assert f"It was compared with base; by now the champion is {number}." in after
+
+
 def test_a_canary_is_shown_with_its_numbers_and_can_be_ended(gateway: Inside, cycle: str) -> None:
     add_canary(gateway.gateway.database, gateway.gateway.now(), cycle, "1.0")
     text = page(gateway, f"/cycles/{cycle}")

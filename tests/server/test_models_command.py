@@ -150,6 +150,14 @@ def test_a_promotion_goes_to_the_gateway_with_the_loops_key_in_a_persons_name(
     assert done.stdout == "assistant: 1.0 serves now (base did before).\n"
 
 
+def test_a_promotion_can_name_the_champion_that_it_was_compared_with(
+    recorded: Path, gateway: FakeGateway
+) -> None:
+    wanted = ("promote", "assistant@1.0", "--reason", "tried it", "--instead-of", "base")
+    assert call(recorded, *wanted, port=gateway.server_port).exit_code == 0
+    assert gateway.asked[0][2] == {"version": "1.0", "reason": "tried it", "instead_of": "base"}
+
+
 def test_a_rollback_reports_as_json(recorded: Path, gateway: FakeGateway) -> None:
     done = call(recorded, "rollback", "assistant", "--reason", "worse", "--json", port=gateway.server_port)
     assert json.loads(done.stdout)["move_id"] == "m"

@@ -117,10 +117,12 @@ def test_only_who_may_move_the_champion_is_offered_it(gateway: Inside) -> None:
     number = add_version(gateway.gateway.database, gateway.settings.directory)
     page = shown(gateway, "/versions")
     assert f"<option>{number}</option>" in page and 'data-to="/v1/models/assistant/promote"' in page
+    assert '<input type="hidden" name="instead_of" value="base">' in page
     assert "Roll back" not in page
     gateway.call("POST", "/v1/models/assistant/promote", {"version": number, "reason": "better"})
     moved = shown(gateway, "/versions")
     assert "Roll back to base" in moved and f"<option>{number}</option>" not in moved
+    assert f'<input type="hidden" name="instead_of" value="{number}">' in moved
     assert "data-to" not in shown(gateway, "/versions", visitor(gateway, "review", "train"))
 
 

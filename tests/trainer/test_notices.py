@@ -134,6 +134,7 @@ class Desk:
                     reason="better beyond chance",
                     requested_by="test",
                     version="1.2",
+                    result={"champion": "1.1"},
                     created=at.timestamp(),
                     updated=at.timestamp(),
                 )
@@ -290,7 +291,7 @@ def test_a_letter_says_what_waits_and_how_to_decide(sqlite_database: Database) -
         (letter,) = post.letters
     assert "Subject: assistant: proposed, waits for a decision" in letter
     assert "To: owner@example.com" in letter and "From: starloop@example.com" in letter
-    assert "starloop models promote assistant@1.2" in letter
+    assert "starloop models promote assistant@1.2 --instead-of 1.1" in letter
     assert desk.notices()[0].told == "127.0.0.1 took it"
 
 

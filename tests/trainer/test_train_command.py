@@ -75,7 +75,7 @@ def test_a_version_is_trained_and_published_and_what_comes_next_is_said(
         "120 examples, 60 steps in 12 s (all epochs done); validation loss 0.1234",
         "method sft: 0 right answers (0 new) beside 0 of old skill, 0 pairs: right answers are known, and imitating them says most",
         "2 examples left out: longer than the context",
-        "Next: starloop models promote assistant 1.0 --reason …",
+        "Next: starloop models promote assistant@1.0 --reason …",
     ]
     assert result.stderr.splitlines() == [
         "training assistant on dataset data-1: loading",

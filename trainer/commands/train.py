@@ -203,5 +203,5 @@ def _text(version: ModelVersion) -> str:
         lines.append(f"method {facts['method']}: {facts['method_reason']}")
     lines += [f"{count} examples left out: {reason}" for reason, count in facts["left_out"].items()]
     lines += [one["text"] for one in facts.get("diagnoses", ())]
-    lines.append(f"Next: starloop models promote {version.model} {version.number} --reason …")
+    lines.append(f"Next: starloop models promote {version.model}@{version.number} --reason …")
     return "\n".join(lines)
