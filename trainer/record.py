@@ -86,7 +86,7 @@ class CycleRecord:
     def progress(self, **facts: Any) -> None:
         """Show how far the step is, at most every two seconds."""
         now = self._clock().timestamp()
-        if now - self._told >= _PROGRESS_SECONDS:
+        if abs(now - self._told) >= _PROGRESS_SECONDS:  # back by more is a clock that was set
             self._told = now
             self.save(steps=self._last(progress=facts))
 
@@ -106,8 +106,10 @@ class CycleRecord:
         self.end(reason, state="done", step=None, decision=decision, reason=reason)
 
     def stop(self, state: str, reason: str) -> None:
-        """The cycle `failed` or was `cancelled`; `step` keeps saying where."""
-        steps = self._last(ended=self._clock().isoformat(), outcome=reason) if self.row.steps else []
+        """The cycle `failed` or was `cancelled`; `step` keeps saying where, and a step that had ended what it did."""
+        steps = self.row.steps
+        if self._at_work:
+            steps = self._last(ended=self._clock().isoformat(), outcome=reason)
         self.save(state=state, reason=reason, steps=steps)
 
     def check(self) -> None:
@@ -117,11 +119,17 @@ class CycleRecord:
         with self._database.reading() as session:
             row = session.get(Cycle, self.row.id)
         if row is not None and row.cancel_requested:
-            raise CycleCancelledError(f"cancelled on request during {self.row.step or 'its start'}")
+            when = "during" if self._at_work or not self.row.steps else "after"
+            raise CycleCancelledError(f"cancelled on request {when} {self.row.step or 'its start'}")
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the cycle was cancelled or this process is to end."""
         wait(seconds, self._stopping, self.check)
+
+    @property
+    def _at_work(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return bool(self.row.steps) and self.row.steps[-1]["ended"] is None
 
     def _last(self, **facts: Any) -> list[dict[str, Any]]:
         entries = [dict(entry) for entry in self.row.steps]

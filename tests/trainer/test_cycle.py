@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,30 @@ def test_a_cycle_is_cancelled_during_training(world: World) -> None:
     assert (cycle.state, cycle.decision) == ("cancelled", None)
     assert cycle.reason == "cancelled on request during train"
     assert world.trainings == 0
+
+
+def test_a_cycle_cancelled_between_two_steps_keeps_what_the_first_did(world: World) -> None:
+    record = world.record(world.request())
+    record.begin("triage")
+    record.end("3 failure cases are new or changed")
+    with world.database.session() as session:
+        cancel_cycle(session, record.row.id, world.clock())
+        session.commit()
+    cycle = run_cycle(world.workshop(), record)
+    assert (cycle.state, cycle.reason) == ("cancelled", "cancelled on request after triage")
+    (only,) = cycle.steps
+    assert only["outcome"] == "3 failure cases are new or changed"
+
+
+def test_progress_goes_on_being_shown_where_the_clock_was_set_back(world: World) -> None:
+    record = world.record(world.request())
+    record.begin("train")
+    record.progress(step=1)
+    record.progress(step=2)  # too soon
+    assert record.row.steps[-1]["progress"] == {"step": 1}
+    world.now -= timedelta(hours=5)
+    record.progress(step=500)
+    assert record.row.steps[-1]["progress"] == {"step": 500}
 
 
 def test_a_cancelled_training_leaves_no_checkpoints_and_a_stopped_one_keeps_them(world: World) -> None:
