@@ -239,9 +239,9 @@ class CanaryKeeper:
 
     def _go_on(self, cycle: Cycle, canary: Canary | None) -> None:
         record = self._workshop.record(self._lease, self._loop_stopping, cycle.id)
-        if canary is None or cycle.cancel_requested:
+        if canary is None or (canary.state == "withdrawn" and cycle.cancel_requested):
             record.stop("cancelled", "cancelled on request during its canary")
-        elif canary.state == "passed":
+        elif canary.state == "passed":  # also where it was cancelled while the champion moved
             with self._workshop.database.session() as session:
                 self._lease.confirm(session)
                 watch_promotion(self._workshop, session, cycle, canary.against)

@@ -18,6 +18,7 @@ from trainer.attempts import PAUSES, attempt
 from trainer.lease import LeaseLostError
 from trainer.leftovers import leave, run_folder
 from trainer.record import CycleCancelledError, CycleRecord, LoopStoppedError
+from trainer.settling import ended_by_its_move
 from trainer.steps import STEPS
 from trainer.turns import WindowClosedError
 from trainer.workshop import Workshop
@@ -48,7 +49,8 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
         _log.info("cycle %s %s", record.row.id, error)
         return record.row
     except CycleCancelledError as error:
-        record.stop("cancelled", str(error))
+        if not ended_by_its_move(workshop, record):
+            record.stop("cancelled", str(error))
     except DataRefusedError as error:
         record.finish("skipped", str(error))
     except StarloopError as error:

@@ -7,10 +7,10 @@ loop goes on with other work, and `trainer.canary_keeper` ends it.
 from __future__ import annotations
 
 import msgspec
-from sqlmodel import select
+from sqlmodel import col, select
 
 from feedback.errors import ConflictError
-from feedback.registry.canaries import canary_of
+from feedback.registry.canaries import BASE, canary_of
 from feedback.registry.models import get_model
 from feedback.registry.versions import reject_version
 from feedback.storage.tables import Move
@@ -45,7 +45,7 @@ def settle(workshop: Workshop, record: CycleRecord) -> None:
 
 def _propose(workshop: Workshop, record: CycleRecord, told: str) -> None:
     """Leave it to a person, unless somebody has moved the champion since the comparison."""
-    compared, serving = (record.row.result or {})["champion"], _moved(workshop, record)[1]
+    compared, serving = (record.row.result or {})["champion"], _serving(workshop, record)
     if serving == compared:
         record.finish("proposed", told)
     else:
@@ -57,9 +57,11 @@ def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> Non
     cycle, compared = record.row, (record.row.result or {})["champion"]
     with workshop.database.reading() as session:
         begun = canary_of(session, cycle.id, "canary")
-    moved, serving = _moved(workshop, record)
+    if ended_by_its_move(workshop, record):
+        return
     wanted = workshop.settings.canary
-    if moved or begun is not None:
+    serving = _serving(workshop, record)
+    if begun is not None:
         pass  # this cycle did so before it was interrupted
     elif serving != compared:
         _leave(record, compared, serving)
@@ -72,29 +74,40 @@ def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> Non
         try:
             workshop.gateway.promote(cycle.model, record.challenger, decision.reason, cycle.id, compared)
         except ConflictError:  # while the engines were warmed, or after an answer that was lost
-            moved, serving = _moved(workshop, record)
-            if not moved and serving == compared:
-                raise
-            if not moved:
-                _leave(record, compared, serving)
+            if ended_by_its_move(workshop, record):
                 return
-    if begun is not None or (not moved and wanted.share):
+            serving = _serving(workshop, record)
+            if serving == compared:
+                raise
+            _leave(record, compared, serving)
+            return
+    if begun is not None or wanted.share:
         record.leave_to_users(
             f"the gate said promoted: {decision.reason}; {wanted.share:.0%} of the users get "
             f"{cycle.model}@{record.challenger} for at most {wanted.hours:g} h"
         )
         return
+    ended_by_its_move(workshop, record)
+
+
+def ended_by_its_move(workshop: Workshop, record: CycleRecord) -> bool:
+    """Where this cycle has moved the champion, end it as promoted, with its watch, whatever came after; whether it had."""
+    cycle = record.row
     with workshop.database.session() as session:
-        watch_promotion(workshop, session, cycle, compared)
+        move = session.exec(
+            select(Move).where(Move.cycle_id == cycle.id).order_by(col(Move.position))
+        ).first()
+        if move is None:
+            return False
+        watch_promotion(workshop, session, cycle, move.from_version or BASE)
         session.commit()
-    record.finish("promoted", decision.reason)
+    record.finish("promoted", move.reason)
+    return True
 
 
-def _moved(workshop: Workshop, record: CycleRecord) -> tuple[bool, str]:
-    """Whether this cycle has moved the champion, and which one serves now."""
+def _serving(workshop: Workshop, record: CycleRecord) -> str:
     with workshop.database.reading() as session:
-        moved = session.exec(select(Move).where(Move.cycle_id == record.row.id)).first()
-        return moved is not None, get_model(session, record.row.model).champion or "base"
+        return get_model(session, record.row.model).champion or BASE
 
 
 def _leave(record: CycleRecord, compared: str, serving: str) -> None:

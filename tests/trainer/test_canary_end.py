@@ -11,10 +11,12 @@ from sqlmodel import Session
 from feedback.access.audit import Actor
 from feedback.registry.arms import Arms, unit_of
 from feedback.registry.canaries import begin_canary, open_canaries
+from feedback.registry.cycles import cancel_cycle
 from feedback.settings import Canary as CanarySettings
 from feedback.storage.database import Database
 from tests.trainer.test_canary_keeper import add, begun, keeper, read, served
 from tests.trainer.world import MODEL, World
+from trainer.canary_keeper import CanaryKeeper
 from trainer.cycle import run_cycle
 
 COLOUR = "colour unknown"
@@ -158,3 +160,22 @@ def test_a_persons_canary_moves_the_champion_by_ratings_alone(
         assert (canary.reason or "").startswith("canary begun by ada: ratings: ")
     else:
         assert canary.state == "withdrawn" and "a person decides" in (canary.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("stars", "decision", "champion"), [(4.5, "promoted", "1.0"), (2.0, "rejected", "base")]
+)
+def test_what_was_decided_stays_decided_though_the_cycle_is_cancelled_then(
+    world: World, monkeypatch: pytest.MonkeyPatch, stars: float, decision: str, champion: str
+) -> None:
+    served(world, 600, lambda version: stars if version == "1.0" else 3.5)
+    go_on = CanaryKeeper._go_on_with_cycles
+
+    def cancelled(looking: CanaryKeeper) -> None:
+        with world.database.session() as session:
+            cancel_cycle(session, read(world)[0].id, world.clock())
+            session.commit()
+        go_on(looking)
+
+    monkeypatch.setattr(CanaryKeeper, "_go_on_with_cycles", cancelled)
+    assert ended(world, 0)[::2] == (decision, champion)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlmodel import Session, col, delete, select
 
+from feedback.registry.canaries import open_canaries
+from feedback.registry.cycles import cancel_cycle
 from feedback.registry.models import get_model, move_champion
 from feedback.registry.versions import mark_version, reserve_version
+from feedback.settings import Canary as CanarySettings
 from feedback.settings import Mode
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, Move
 from tests.trainer.world import MODEL, World
 from trainer.cycle import run_cycle
+from trainer.record import CycleRecord
 from trainer.steps import STEPS
 
 
@@ -121,3 +126,29 @@ def test_a_version_that_a_person_promotes_before_its_cycle_ends_is_told_as_promo
     assert moves(world) == [("promotion", "1.0")] and world.server.promotions == []
     compared = cycle.result is not None and "gate" in cycle.result
     assert compared == (last != "train") and ("base" in (cycle.reason or "")) == compared
+
+
+class KilledError(BaseException):
+    """What `kill -9` looks like from inside."""
+
+
+def test_a_cycle_that_is_cancelled_after_its_move_ends_as_promoted_and_is_watched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KilledError
+
+    world.settings = msgspec.structs.replace(world.settings, canary=CanarySettings(share=0, holdback=0.05))
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(CycleRecord, "finish", die)
+        run(world)
+    with world.database.session() as session:
+        cycle_id = session.exec(select(Cycle.id)).one()
+        cancel_cycle(session, cycle_id, world.clock())
+        session.commit()
+    cycle = run_cycle(world.workshop(), world.record(cycle_id), pauses=())
+    assert (cycle.state, cycle.decision) == ("done", "promoted"), cycle.reason
+    with world.database.reading() as session:
+        (watch,) = open_canaries(session)
+    assert (watch.kind, watch.version, watch.against) == ("watch", "1.0", "base")
+    assert moves(world) == [("promotion", "1.0")]
