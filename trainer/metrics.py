@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
+from typing import NamedTuple
 
 from msgspec import Struct
 from rapidfuzz.distance import Indel, LCSseq
@@ -48,6 +49,14 @@ class Wording(Struct, frozen=True):
     """Over the whole suite, sacrebleu's default."""
     chrf: float
     """Over the whole suite, sacrebleu's default (chrF2)."""
+
+
+class Nearness(NamedTuple):
+    """The parts of `Wording` that each answer has by itself."""
+
+    similarity: float
+    token_f1: float
+    rouge_l: float
 
 
 class Metrics(Struct, frozen=True):
@@ -100,16 +109,23 @@ def wording(right: Sequence[str], given: Sequence[str]) -> Wording:
     from sacrebleu.metrics.bleu import BLEU  # 0.2 s to load, which only evaluations need
     from sacrebleu.metrics.chrf import CHRF
 
-    pairs = list(zip(right, given, strict=True))
-    words = [(one.lower().split(), other.lower().split()) for one, other in pairs]
+    near = [nearness(one, other) for one, other in zip(right, given, strict=True)]
     return Wording(
-        similarity=fmean(Indel.normalized_similarity(one, other) for one, other in pairs),
-        token_f1=fmean(
-            _f1(sum((Counter(one) & Counter(other)).values()), one, other) for one, other in words
-        ),
-        rouge_l=fmean(_f1(LCSseq.similarity(one, other), one, other) for one, other in words),
+        similarity=fmean(one.similarity for one in near),
+        token_f1=fmean(one.token_f1 for one in near),
+        rouge_l=fmean(one.rouge_l for one in near),
         bleu=BLEU().corpus_score(list(given), [list(right)]).score / 100,
         chrf=CHRF().corpus_score(list(given), [list(right)]).score / 100,
+    )
+
+
+def nearness(right: str, given: str) -> Nearness:
+    """Of one answer."""
+    one, other = right.lower().split(), given.lower().split()
+    return Nearness(
+        similarity=Indel.normalized_similarity(right, given),
+        token_f1=_f1(sum((Counter(one) & Counter(other)).values()), one, other),
+        rouge_l=_f1(LCSseq.similarity(one, other), one, other),
     )
 
 
@@ -172,14 +188,13 @@ def _per_token(given: Sequence[Answer]) -> float | None:
     return median(paces) if paces else None
 
 
-def agreement(samples: Mapping[str, Sequence[str]], contract: TaskContract) -> float | None:
-    """Consistency: over cases, the mean share of the samples that say what most of them say (self-consistency's vote)."""
-    shares = []
-    for given in samples.values():
-        if given:
-            votes = Counter(_said(text, contract) for text in given)
-            shares.append(votes.most_common(1)[0][1] / len(given))
-    return fmean(shares) if shares else None
+def agreement(samples: Mapping[str, Sequence[str]], contract: TaskContract) -> dict[str, float]:
+    """Consistency by case: the share of its samples that say what most of them say (self-consistency's vote)."""
+    return {
+        case: Counter(_said(text, contract) for text in given).most_common(1)[0][1] / len(given)
+        for case, given in samples.items()
+        if given
+    }
 
 
 def _said(text: str, contract: TaskContract) -> str:

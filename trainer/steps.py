@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from statistics import fmean
 
 import msgspec
 from sqlmodel import col, select
@@ -27,6 +28,7 @@ from trainer.contenders import contend_where_configured
 from trainer.evaluation import pinned
 from trainer.findings import Latency, counted
 from trainer.gate import Evidence, decide
+from trainer.improvements import improved_scores, improvements
 from trainer.judge import finding_of, judge_where_configured, shown
 from trainer.latency import measure
 from trainer.leftovers import run_folder
@@ -130,12 +132,23 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
     }
     ours, theirs = (pinned(workshop.settings, model, number) for number in (champion, record.challenger))
     cases = [*suites.golden, *suites.regression]
-    consistency = _consistency(workshop, record, suites, contract, (champion, record.challenger))
+    both = (champion, record.challenger)
+    agreed = _consistency(workshop, record, suites, contract, both)
+    compared = {
+        suite: improvements(cases, answers[champion], answers[record.challenger], contract)
+        for suite, cases in suites.named().items()
+        if cases
+    }
+    if agreed and suites.golden:
+        compared["golden"]["consistency"] = improved_scores(*(agreed[number] for number in both))
     latency = measure(workshop.evaluation(), ours, theirs, cases, record.check)
     judged, trouble = judge_where_configured(
         workshop, suites.golden, answers[champion], answers[record.challenger], record.check
     )
-    facts = {"latency": msgspec.to_builtins(latency), "consistency": consistency}
+    facts = {"latency": msgspec.to_builtins(latency), "improvements": msgspec.to_builtins(compared)}
+    facts["consistency"] = {
+        number: fmean(shares.values()) if shares else None for number, shares in agreed.items()
+    }
     facts["judge"] = None if judged is None else shown(judged)
     facts["contenders"] = contend_where_configured(workshop, model, suites, record.check)
     trouble += [f"{name}: {one['stopped']}" for name, one in facts["contenders"].items() if one["stopped"]]
@@ -208,8 +221,8 @@ def _answers(workshop: Workshop, record: CycleRecord, suites: Suites, champion: 
 
 def _consistency(
     workshop: Workshop, record: CycleRecord, suites: Suites, contract: TaskContract, numbers: Sequence[str]
-) -> dict[str, float | None]:
-    """How far several samples of a version agree with each other, by number; nothing where no samples are asked for."""
+) -> dict[str, dict[str, float]]:
+    """How far several samples of a version agree with each other, by number and case; nothing where no samples are asked for."""
     wanted = workshop.settings.evaluation
     if not wanted.samples:
         return {}

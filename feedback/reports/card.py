@@ -16,6 +16,7 @@ from sqlmodel import Session, col, select
 from feedback.registry.adapters import adapter_name
 from feedback.registry.canaries import canary_of
 from feedback.registry.versions import get_version
+from feedback.reports.cycle_figures import figure_table
 from feedback.reports.forms import plain
 from feedback.storage.tables import Canary, Cycle, DatasetVersion, ModelVersion, Move
 
@@ -132,33 +133,15 @@ def _data(dataset: DatasetVersion | None) -> list[str]:
 
 def _judged(cycle: Cycle | None) -> list[str]:
     result: Mapping[str, Any] = (cycle.result if cycle else None) or {}
-    lines: list[str] = []
-    beside = {_contender(name, one): one["suites"] for name, one in (result.get("contenders") or {}).items()}
-    rows = [
-        (
-            number,
-            suite,
-            str(figures["n"]),
-            *(_share(figures.get(name)) for name in ("accuracy", "macro_f1", "valid_format")),
-            _figure(figures.get("ms_per_token")),
-        )
-        for number, suites in ((result.get("versions") or {}) | beside).items()
-        for suite, figures in suites.items()
-        if figures["n"]
-    ]
-    if rows:
-        columns = ("version", "suite", "cases", "right", "macro F1", "valid format", "ms per token")
-        lines += _table("How it was judged", columns, rows)
+    table = figure_table(result, cycle.version if cycle else None)
+    lines = _table("How it was judged", table.heads, table.rows) if table.rows else []
+    for name, one in (result.get("contenders") or {}).items():
+        lines += [f"{plain(name)} is {plain(one['model'])}, a model elsewhere.", ""]
     gate = result.get("gate")
     if gate:
         lines += [f"The gate said **{gate['decision']}**:", ""]
         lines += [*(f"- {plain(reason)}" for reason in gate["reasons"]), ""]
     return lines
-
-
-def _contender(name: str, one: Mapping[str, Any]) -> str:
-    price = one["per_thousand"]
-    return f"{name} ({one['model']}{'' if price is None else f', {price:.4g} a thousand'})"
 
 
 def _users(canaries: Sequence[Canary]) -> list[str]:
@@ -212,10 +195,6 @@ def _largest(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     yield from ordered[:_MOST]
     if len(ordered) > _MOST:
         yield f"{len(ordered) - _MOST} more", sum(count for _, count in ordered[_MOST:])
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def _figure(value: Any) -> str:

@@ -19,6 +19,7 @@ from feedback.registry.cycles import OPEN as UNFINISHED
 from feedback.registry.cycles import get_cycle, list_cycles
 from feedback.registry.models import SERVABLE, get_model
 from feedback.registry.training_steps import all_steps, epochs_of
+from feedback.reports.cycle_figures import figure_table
 from feedback.reports.plots import curves
 from feedback.storage.tables import Cycle, ModelVersion, Move, TrainingStep
 from server.access import Caller
@@ -28,7 +29,6 @@ from server.routes.updates import live_now
 
 _OPEN = {SCOPES: OPEN}
 _PAGE = 30
-_SUITES = ("golden", "regression", "holdout")
 _SIGNS = {"for": "✓", "against": "✗", "open": "?", "note": "·"}
 
 
@@ -80,8 +80,7 @@ def cycle(cycle_id: FromPath[str], request: GatewayRequest, gateway: Parts) -> R
                 "last": trained[-1] if trained else None,
                 "epochs": epochs_of(trained),
                 "noticed": [(step.step, text) for step in trained for text in step.noticed],
-                "versions": [*(result.get("versions") or {}), *(result.get("contenders") or {})],
-                "comparison": _comparison(result, row.version),
+                "figures": figure_table(result, row.version),
                 "gate": result.get("gate"),
                 "signs": _SIGNS,
                 "trials": [
@@ -159,64 +158,6 @@ def _losses(trained: Sequence[TrainingStep]) -> str:
         ],
     }
     return curves("Losses over the training's steps, in nats a token", series)
-
-
-def _comparison(result: Mapping[str, Any], challenger: str | None) -> list[tuple[str, list[str]]]:
-    """Rows of the table of versions: what, and a cell for each version, then for each contender."""
-    judge, champion = result.get("judge"), result.get("champion")
-    contenders: Mapping[str, Any] = result.get("contenders") or {}
-    versions = (result.get("versions") or {}) | {name: one["suites"] for name, one in contenders.items()}
-    rows = []
-    for suite in _SUITES:
-        metrics = [found.get(suite) or {} for found in versions.values()]
-        count = max((one.get("n", 0) for one in metrics), default=0)
-        if count:
-            rows.append((f"{suite}: right, of {count}", [_right(one, count) for one in metrics]))
-            rows.append((f"{suite}: in valid form", [_percent(one.get("valid_format")) for one in metrics]))
-            rows += _parts(suite, metrics)
-    speeds = [(found.get("golden") or {}).get("ms_per_request") for found in versions.values()]
-    if any(speed is not None for speed in speeds):
-        rows.append(("a request, median", ["–" if speed is None else f"{speed:,.0f} ms" for speed in speeds]))
-    if contenders:
-        prices = [contenders[name]["per_thousand"] if name in contenders else None for name in versions]
-        rows.append(("a thousand answers cost", ["–" if one is None else f"{one:,.4g}" for one in prices]))
-    if judge and judge["cases"]:
-        preferred = {champion: judge["losses"], challenger: judge["wins"]}
-        cells = [
-            _percent(preferred[name] / judge["cases"] if name in preferred else None) for name in versions
-        ]
-        rows.append((_judge(judge), cells))
-    return rows
-
-
-def _right(metrics: Mapping[str, Any], count: int) -> str:
-    """Of how many, where it is not of all: a contender may have stopped before the end."""
-    share = _percent(metrics.get("accuracy"))
-    return share if metrics.get("n", 0) in (0, count) else f"{share} of {metrics['n']}"
-
-
-def _judge(judge: Mapping[str, Any]) -> str:
-    """What its row says before the figures: how far they can be believed."""
-    agreement, known = judge["agreement"], judge["known"]
-    told = "not known" if agreement is None else f"{_percent(agreement)} of {known}"
-    counts = "counts" if judge["counts"] else "does not count"
-    return f"golden: preferred by the judge, of {judge['cases']} (agreement with people {told}; {counts})"
-
-
-def _parts(suite: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """A row for each slice of the suite, then for each value of metadata and reason of failures."""
-    rows = []
-    for kind in ("slices", "facets"):
-        found = [one.get(kind) or {} for one in metrics]
-        for name in sorted({name for parts in found for name in parts}):
-            count = max(parts[name]["n"] for parts in found if name in parts)
-            cells = [_percent(parts[name]["accuracy"] if name in parts else None) for parts in found]
-            rows.append((f"{suite}, {name}: right, of {count}", cells))
-    return rows
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def _promotable(session: Session, row: Cycle) -> bool:

@@ -43,6 +43,9 @@ def test_a_cycle_shows_steps_losses_comparison_and_the_gates_numbers(gateway: In
         "forgetting: the loss on old examples rose",
         "golden: right, of 90",
         "70.0 %",
+        '<th class="number">base (champion)</th>',
+        '<th class="number">improvement</th><th class="number">95 %</th>',
+        '<td class="number">+0.0 points</td>',
         "Gate: promoted",
         "golden set: ",
         "critical cases: none of 9 regressed",
@@ -78,7 +81,7 @@ def test_contenders_stand_beside_the_versions_with_their_price(gateway: Inside) 
     text = page(gateway, f"/cycles/{add_cycle(database, now, '1.0', result=result)}")
     assert '<th class="number">hosted</th>' in text and "85.0 % of 60" in text
     prices = text.split("a thousand answers cost")[1].split("</tr>")[0]
-    assert re.findall(r'<td class="number">(.+?)</td>', prices) == ["–", "–", "1.25"]
+    assert re.findall(r'<td class="number">(.+?)</td>', prices) == ["–", "–", "–", "–", "1.25"]
 
 
 def test_what_people_and_models_wrote_is_text(gateway: Inside) -> None:

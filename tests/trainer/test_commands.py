@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -82,8 +83,16 @@ def test_a_cycle_runs_here_where_no_loop_does_and_its_reason_is_told(shell: Shel
     document = shell.json(cycle, "show", _only(shell)["id"])
     assert (document["decision"], document["requested_by"]) == ("promoted", "command line")
     assert document["result"]["gate"]["decision"] == "promoted"
+    right = document["comparison"][0]
+    assert [right[name] for name in ("suite", "metric", "cases")] == ["golden", "right", 100]
+    assert [right[name] for name in ("base", "champion", "challenger", "improvement")] == [0.5, 0.5, 1.0, 0.5]
+    assert right["interval"] == document["result"]["gate"]["suites"]["golden"]["interval"]
+    assert any(one["metric"] == "similarity" and one["interval"] for one in document["comparison"])
     shown = shell.run(cycle, "show", document["id"]).stdout
     assert "  gate: promoted\n    golden set: 50 fixes" in shown
+    heads, first = shown.split("  side by side:\n")[1].splitlines()[:2]
+    assert heads.endswith(" 95 %") and "base (champion)" in heads and "1.0 (new)" in heads
+    assert re.search(r"golden: right, of 100 +50\.0 % +100\.0 % +\+50\.0 points +\+\d", first)
     assert shown.count("golden set: ") == 1 and shown.endswith("promoted assistant@1.0\n")
 
 

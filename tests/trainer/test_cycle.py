@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlmodel import select
 
@@ -60,6 +61,20 @@ def test_a_better_version_is_promoted_and_every_step_says_what_it_did(world: Wor
     assert cycle.result["versions"]["1.0"]["golden"]["accuracy"] == 1.0
     promoted = world.server.promotions
     assert [(one["version"], one["cycle_id"]) for one in promoted] == [("1.0", cycle.id)]
+
+
+def test_a_cycle_keeps_what_the_challenger_gains_by_each_figure(world: World) -> None:
+    evaluation = msgspec.structs.replace(world.settings.evaluation, samples=3)
+    world.settings = msgspec.structs.replace(world.settings, evaluation=evaluation)
+    result = run(world, world.request()).result
+    assert result is not None and result["consistency"] == {"base": 1.0, "1.0": 1.0}
+    golden = result["improvements"]["golden"]
+    assert golden.keys() == {"valid_format", "similarity", "token_f1", "rouge_l", "consistency"}
+    before, after = (result["versions"][number]["golden"]["wording"] for number in ("base", "1.0"))
+    for metric in ("similarity", "token_f1", "rouge_l"):
+        assert golden[metric]["difference"] == pytest.approx(after[metric] - before[metric])
+        assert 0 < golden[metric]["interval"][0] < golden[metric]["difference"]
+    assert (golden["consistency"]["n"], golden["consistency"]["difference"]) == (100, 0.0)
 
 
 def test_a_second_cycle_compares_with_the_champion_and_asks_nothing_that_is_known(world: World) -> None:

@@ -20,6 +20,7 @@ from feedback.commands.options import emit, json_option, person, settings_option
 from feedback.registry.cycles import GUARDS, cancel_cycle, get_cycle, list_cycles, request_cycle
 from feedback.registry.models import check_known
 from feedback.registry.training_steps import all_steps, epochs_of
+from feedback.reports.cycle_figures import figure_records, figure_table
 from feedback.settings import Mode, Settings
 from feedback.storage.database import opened
 from feedback.storage.tables import Cycle
@@ -141,14 +142,17 @@ def list_command(
 @json_option
 @settings_option
 def show(cycle_id: str, as_json: bool, settings: Settings) -> None:
-    """Show what each step of a cycle did, the gate's numbers, and the losses of its training by epoch.
+    """Show what each step of a cycle did, base, champion and challenger side by side, and its training's losses by epoch.
 
     Example: starloop cycle show 0199aa00-0000-7000-8000-000000000000
     """
     with opened(settings, existing=True) as database, database.reading() as session:
         row = get_cycle(session, cycle_id)
         steps = all_steps(session, row.id)
-    document = _document(row) | {"epochs": msgspec.to_builtins(epochs_of(steps))}
+    document = _document(row) | {
+        "epochs": msgspec.to_builtins(epochs_of(steps)),
+        "comparison": figure_records(row.result or {}, row.version),
+    }
     training = "".join(f"\n    {line}" for line in training_text(steps))
     emit(document, as_json, lambda: _story(row) + (f"\n  training:{training}" if training else ""))
 
@@ -260,6 +264,21 @@ def _story(row: Cycle) -> str:
             lines.append(f"  {entry['step']}: {outcome}")
         else:
             lines.append(f"  {entry['step']}: {row.decision or row.state}")
+    table = figure_table(row.result or {}, row.version)
+    if table.rows:
+        lines += ["  side by side:", *(f"    {line}" for line in _columns([table.heads, *table.rows]))]
     if row.state not in _OPEN:
         lines.append(f"{_outcome(row)}: {told}" if told else _outcome(row))
     return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Plain columns, all but the first to the right: cells that a narrow terminal breaks up cannot be compared."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
