@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from itertools import islice
@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
 from feedback.datasets.case_hash import case_hash
 from feedback.datasets.cases import EvalCase
@@ -88,6 +88,28 @@ class Evaluation:
             known |= answered
             advance(sum(case_hash in known for case_hash in hashes.values()), len(cases))
         return {case.id: known[hashes[case.id]] for case in cases}
+
+    def read_before(
+        self, model: str, cases: Sequence[EvalCase], but: Collection[str], until: float
+    ) -> list[int]:
+        """Of each case, how many versions other than `but` had answered its prompt by `until` (seconds since 1970)."""
+        prompts = [prompt_hash(last_user_text(case.messages)) for case in cases]
+        counts: dict[str, int] = {}
+        remaining = iter(sorted(set(prompts)))
+        with self._database.reading() as session:
+            while some := list(islice(remaining, _QUERY_SIZE)):
+                rows = session.exec(
+                    select(EvaluationResult.prompt_hash, func.count(col(EvaluationResult.version).distinct()))
+                    .where(
+                        EvaluationResult.model == model,
+                        col(EvaluationResult.version).not_in(but),
+                        EvaluationResult.created < until,
+                        col(EvaluationResult.prompt_hash).in_(some),
+                    )
+                    .group_by(EvaluationResult.prompt_hash)
+                )
+                counts.update(rows.all())
+        return [counts.get(prompt, 0) for prompt in prompts]
 
     def ask(self, version: PinnedVersion, case: EvalCase) -> Answer:
         """One answer, asked now whatever is known."""

@@ -215,16 +215,17 @@ def holdout_finding(holdout: Comparison) -> Finding:
     return Finding("failure hold-out", "note", f"failure hold-out, for information: {text}")
 
 
-def looks_finding(looks: int) -> list[Finding]:
-    """Every look gives luck another chance, so looks are counted and shown."""
-    if not looks:
+def looks_finding(looks: Sequence[int]) -> list[Finding]:
+    """Every look at a case gives luck another chance, so looks are counted and shown."""
+    read = sum(count > 0 for count in looks)
+    if not read:
         return []
     return [
         Finding(
             "looks",
             "note",
-            f"golden set: these very cases were read off {counted(looks, 'time')} before; confirm fresh ones, as every look "
-            "is another chance for luck",
+            f"golden set: {read} of {counted(len(looks), 'case')} ({read / len(looks):.0%}) {'was' if read == 1 else 'were'} read "
+            f"before, up to {counted(max(looks), 'time')}; confirm fresh ones, as every look is another chance for luck",
         )
     ]
 

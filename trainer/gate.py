@@ -45,8 +45,8 @@ class Evidence(Struct, frozen=True):
     validity: Sequence[Outcome]
     """1 where the answer meets the task contract; over cases that were not chosen by anyone's success."""
     latency: Latency | None
-    looks: int = 0
-    """How often this very golden set has been read off before."""
+    looks: Sequence[int] = ()
+    """How often each golden case was read before."""
     praised: Sequence[Outcome] = ()
     """The rest of the regression suite: cases whose answer the present champion itself gave, and was praised for."""
     judge: Finding | None = None

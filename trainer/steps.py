@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from statistics import fmean
 
 import msgspec
-from sqlmodel import col, select
 
 from feedback.datasets.cases import import_base_examples
 from feedback.datasets.contract import TaskContract
@@ -22,7 +22,6 @@ from feedback.datasets.freeze import build_dataset
 from feedback.errors import DataRefusedError
 from feedback.ids import new_id
 from feedback.registry.models import get_model
-from feedback.storage.tables import SuiteLook
 from trainer.asleep import engines_asleep
 from trainer.contenders import contend_where_configured
 from trainer.evaluation import pinned
@@ -39,7 +38,7 @@ from trainer.record import CycleRecord
 from trainer.repetition import refuse_repetition
 from trainer.scoring import Answers, outcomes, validity
 from trainer.settling import settle
-from trainer.suites import Suites, collect, fair_to, refuse_overlap, suite_hash
+from trainer.suites import Suites, collect, fair_to, refuse_overlap
 from trainer.training import Progress
 from trainer.training_lines import TrainingLines
 from trainer.turns import Hours
@@ -159,7 +158,7 @@ def evaluate(workshop: Workshop, record: CycleRecord) -> None:
 
 
 def gate(workshop: Workshop, record: CycleRecord) -> None:
-    """Judge the challenger by the answers, and count the look at the golden set."""
+    """Judge the challenger by the answers, and tell how often the golden cases were read before."""
     result = record.row.result or {}
     suites, champion = _suites(workshop, record), result["champion"]
     answers = _answers(
@@ -177,7 +176,7 @@ def gate(workshop: Workshop, record: CycleRecord) -> None:
         holdout=outcomes(suites.holdout, ours, theirs, contract),
         validity=validity([*suites.golden, *fair] or suites.regression, ours, theirs, contract),
         latency=result["latency"] and msgspec.convert(result["latency"], Latency),
-        looks=_count_look(workshop, record, suites),
+        looks=_looks(workshop, record, suites),
         judge=finding_of(result.get("judge")),
         limit=workshop.settings.evaluation.suite_limit,
     )
@@ -243,26 +242,9 @@ def _champion(workshop: Workshop, record: CycleRecord) -> str:
         return get_model(session, record.row.model).champion or "base"
 
 
-def _count_look(workshop: Workshop, record: CycleRecord, suites: Suites) -> int:
-    """How many cycles read this very golden set before; this one is noted, once."""
-    wanted = suite_hash(suites.golden)
-    with workshop.database.session() as session:
-        looks = session.exec(
-            select(SuiteLook).where(
-                col(SuiteLook.model) == record.row.model, col(SuiteLook.suite_hash) == wanted
-            )
-        ).all()
-        others = [look for look in looks if look.cycle_id != record.row.id]
-        if len(others) == len(looks):
-            now = workshop.clock()
-            session.add(
-                SuiteLook(
-                    id=new_id(now),
-                    model=record.row.model,
-                    suite_hash=wanted,
-                    cycle_id=record.row.id,
-                    created=now.timestamp(),
-                )
-            )
-        session.commit()
-    return len(others)
+def _looks(workshop: Workshop, record: CycleRecord, suites: Suites) -> list[int]:
+    """How often each golden case was read before: by how many versions, base and this cycle's own aside."""
+    begun = next(entry["started"] for entry in record.row.steps if entry["step"] == "evaluate")
+    until = datetime.fromisoformat(begun).timestamp()
+    apart = ("base", record.challenger)
+    return workshop.evaluation().read_before(record.row.model, suites.golden, apart, until)

@@ -10,7 +10,6 @@ was praised for.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
@@ -65,15 +64,6 @@ def _bounded(cases: Sequence[EvalCase], limit: int) -> list[EvalCase]:
 def fair_to(versions: Collection[str], cases: Iterable[EvalCase]) -> list[EvalCase]:
     """Cases for whose answers none of these versions was praised: what it was praised for, it has right by choice."""
     return [case for case in cases if case.version is None or case.version not in versions]
-
-
-def suite_hash(cases: Iterable[EvalCase]) -> str:
-    """SHA-256 over cases with their answers: the same yardstick has the same hash."""
-    listed = sorted(
-        json.dumps([case.messages, case.answer, *([case.tools] if case.tools else [])], sort_keys=True)
-        for case in cases
-    )
-    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
 def refuse_overlap(session: Session, suites: Suites, dataset_id: str) -> None:

@@ -333,18 +333,6 @@ class EvaluationResult(SQLModel, table=True):
     created: float
 
 
-class SuiteLook(SQLModel, table=True):
-    """A decision read off a suite; each look is counted and shown."""
-
-    __tablename__ = "suite_look"
-
-    id: str = Field(primary_key=True, max_length=36)
-    model: str = Field(index=True)
-    suite_hash: str
-    cycle_id: str
-    created: float
-
-
 class Key(SQLModel, table=True):
     """An API key. Only its hash is kept."""
 

@@ -230,7 +230,7 @@ def history(
             holdout=[],
             validity=[Outcome(str(number), 1.0, 1.0) for number in range(50)],
             latency=_SAME,
-            looks=turn,
+            looks=[turn] * len(ground.golden),
         )
         decision = decide(evidence, Promotion()).decision
         difference, label = _truth(ground, champion, challenger)

@@ -36,7 +36,6 @@ from feedback.storage.tables import (
     EvaluationResult,
     Failure,
     Move,
-    SuiteLook,
     TrainingStep,
 )
 from feedback.storage.verify import verify
@@ -196,7 +195,7 @@ def what_is_left(on: CycleScene, database: Database, cycle_id: str, course: Cour
         versions = list_versions(session, MODEL)
         counts = {
             table.__name__: session.exec(select(func.count()).select_from(table)).one()
-            for table in (Case, DatasetVersion, Failure, Move, SuiteLook, TrainingStep, EvaluationResult)
+            for table in (Case, DatasetVersion, Failure, Move, TrainingStep, EvaluationResult)
         }
         champion = get_model(session, MODEL).champion
         moves = session.exec(select(Move.kind, Move.to_version).order_by(col(Move.position))).all()

@@ -24,7 +24,7 @@ def add_cycle(database: Database, now: datetime, version: str | None, **fields: 
     golden = [Outcome(f"g{n}", float(n % 3 > 0), float(n % 9 > 0), None, n % 10 == 0) for n in range(90)]
     kept = [Outcome(f"r{n}", 1.0, 1.0) for n in range(400)]
     latency = Latency(20, 10.0, 10.5, 1.05, (1.01, 1.09), False)
-    decision = decide(Evidence(golden, kept, golden[:5], kept, latency, 2), Promotion())
+    decision = decide(Evidence(golden, kept, golden[:5], kept, latency, [2] * 60), Promotion())
     metrics = {"accuracy": 0.7, "valid_format": 1.0, "ms_per_request": 61.0, "ms_per_token": 4.0}
     suites = {"golden": {"n": 90, **metrics}, "regression": {"n": 400, **metrics}, "holdout": {"n": 0}}
     started = now - timedelta(minutes=9)

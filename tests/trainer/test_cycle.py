@@ -17,7 +17,7 @@ from feedback.registry.cycles import cancel_cycle
 from feedback.registry.models import get_model, move_champion
 from feedback.registry.versions import get_version, mark_version, reserve_version
 from feedback.storage.database import Database
-from feedback.storage.tables import Case, Cycle, DatasetVersion, Move, SuiteLook
+from feedback.storage.tables import Case, Cycle, DatasetVersion, Move
 from tests.trainer.world import MODEL, World, prompt, talented, truth
 from trainer.cycle import run_cycle
 from trainer.record import CycleRecord, LoopStoppedError
@@ -387,12 +387,12 @@ def test_a_cycle_killed_at_any_write_resumes_with_the_same_dataset_and_at_most_o
     else:
         row = run(world, cycle_id)
     assert (row.state, row.decision, row.version) == ("done", "promoted", "1.0")
+    assert row.result is not None and "looks" not in [one["about"] for one in row.result["gate"]["findings"]]
     with world.database.reading() as session:
         datasets = [(one.id, one.content_hash) for one in session.exec(select(DatasetVersion))]
         assert len(datasets) == 1 and row.dataset_id == datasets[0][0]
         assert frozen in ([], datasets)
         assert len(session.exec(select(Move)).all()) == 1
-        assert len(session.exec(select(SuiteLook)).all()) == 1
     assert len(world.server.promotions) == 1
     assert world.trainings == 1
 

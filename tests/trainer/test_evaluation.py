@@ -20,7 +20,6 @@ from trainer.gateway import Answer, Gateway
 from trainer.latency import PAIRS, measure
 from trainer.metrics import Metrics
 from trainer.scoring import outcomes, validity
-from trainer.suites import suite_hash
 
 BASE, FIRST = PinnedVersion("assistant", "base", "revision-a"), PinnedVersion("assistant", "1.0")
 
@@ -208,10 +207,3 @@ def test_answers_are_paired_by_case() -> None:
     assert [one.said for one in paired] == [("answer 0", "no"), ("", "answer 1")]
     formats = validity(cases, ours, theirs, TaskContract(None))
     assert [(one.champion, one.challenger) for one in formats] == [(1, 1), (0, 1)]
-
-
-def test_a_suite_is_known_by_its_cases_and_their_answers() -> None:
-    first, second = case(1), case(2)
-    assert suite_hash([first, second]) == suite_hash([second, first])
-    assert suite_hash([first]) != suite_hash([first, second])
-    assert suite_hash([first]) != suite_hash([EvalCase(first.id, first.messages, "mended")])

@@ -34,7 +34,7 @@ def judge(
     holdout: Sequence[Outcome] = (),
     validity: Sequence[Outcome] = VALID,
     latency: Latency | None = EVEN,
-    looks: int = 0,
+    looks: Sequence[int] = (),
     praised: Sequence[Outcome] = (),
     limit: int | None = None,
 ) -> Decision:
@@ -230,9 +230,10 @@ def test_a_challenger_that_answers_nothing_is_rejected() -> None:
     assert decision.decision == "rejected"
 
 
-def test_looks_at_the_same_golden_set_are_shown() -> None:
-    assert any("read off 3 times before" in reason for reason in judge(looks=3).reasons)
-    assert not any("read off" in reason for reason in judge().reasons)
+def test_looks_at_golden_cases_are_shown_with_the_share_that_was_read_before() -> None:
+    told = judge(looks=[0, *[1] * 50, *[3] * 50]).reasons
+    assert any("100 of 101 cases (99%) were read before, up to 3 times" in reason for reason in told)
+    assert not any("read before" in reason for reason in [*judge().reasons, *judge(looks=[0] * 300).reasons])
 
 
 def test_few_scores_decide_nothing_and_many_do() -> None:

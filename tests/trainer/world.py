@@ -272,10 +272,12 @@ class World:
                 )
             session.commit()
 
-    def people_confirm(self, old: int = 100, new: int = 100, suite: str = "golden") -> None:
+    def people_confirm(
+        self, old: int = 100, new: int = 100, suite: str = "golden", first: int = 10_000
+    ) -> None:
         """Cases with their right answers."""
-        texts = [prompt("old", 10_000 + n) for n in range(old)] + [
-            prompt("new", 10_000 + n) for n in range(new)
+        texts = [prompt("old", first + n) for n in range(old)] + [
+            prompt("new", first + n) for n in range(new)
         ]
         with self.database.session() as session:
             for text in texts:

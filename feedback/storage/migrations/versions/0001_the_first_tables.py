@@ -508,16 +508,6 @@ def upgrade() -> None:
     op.create_index("ix_review_opinion_inference_id", "review_opinion", ["inference_id"], unique=False)
     op.create_index("ix_review_opinion_model", "review_opinion", ["model"], unique=False)
     op.create_table(
-        "suite_look",
-        sa.Column("id", sa.String(36), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("suite_hash", sa.String(), nullable=False),
-        sa.Column("cycle_id", sa.String(), nullable=False),
-        sa.Column("created", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index("ix_suite_look_model", "suite_look", ["model"], unique=False)
-    op.create_table(
         "training_step",
         sa.Column("run", sa.String(36), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
