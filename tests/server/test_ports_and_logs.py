@@ -13,6 +13,7 @@ from feedback.errors import StorageError, UnavailableError
 from server.processes.claim import Claim, prepare
 from server.processes.logfile import KEPT, last_words, open_log, trim_log
 from server.processes.ports import Listener, check_free, reachable_host, url_of
+from tests.server.served import free_port
 
 
 @pytest.fixture
@@ -47,9 +48,7 @@ def test_a_port_shared_by_its_listener_counts_as_taken() -> None:
 
 
 def test_a_free_port_is_free_again_after_the_look() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     check_free(Listener("127.0.0.1", port, "[server] port"))
     check_free(Listener("127.0.0.1", port, "[server] port"))
 

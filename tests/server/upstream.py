@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.server.served import free_port
 from tests.server.upstream_shapes import SHAPES
 
 Json = dict[str, Any]
@@ -84,11 +85,11 @@ class FakeEngine:
     def start(self) -> None:
         """Listen; a second start after `stop` takes the same port."""
         ready = threading.Event()
+        self.port = self.port or free_port()
 
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
             self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
             ready.set()
             async with self._server:
                 try:
@@ -99,7 +100,7 @@ class FakeEngine:
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        assert ready.wait(30)
 
     def stop(self) -> None:
         """Refuse connections and cut those that are open."""

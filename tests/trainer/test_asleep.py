@@ -17,6 +17,7 @@ from feedback.errors import UnavailableError
 from feedback.settings import Engine, Server, Settings, Storage, Training
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle, ModelVersion
+from tests.server.served import free_port
 from tests.trainer.world import World
 from trainer import asleep
 from trainer.asleep import engines_asleep
@@ -35,9 +36,8 @@ class Engines:
         self._over = threading.Event()
         self._server: HTTPServer | None = None
         self._thread = threading.Thread(target=self._run)
-        self._serve(0)
-        assert self._server is not None
-        self.port = self._server.server_port
+        self.port = free_port()
+        self._serve(self.port)
 
     def start(self) -> None:
         self._thread.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from sqlalchemy import text
 from feedback.settings import Engine, Model, Schedule, Server, Settings, Storage, Teacher, Training
 from feedback.storage.database import Database
 from feedback.storage.tables import DatasetVersion
+from tests.server.served import free_port
 from tests.trainer.fake_ray import fake_ray
 from tests.trainer.tiny import row, write_dataset, write_rows
 from trainer import doctor, placement
@@ -33,10 +33,7 @@ SMALL = Machine(cores=2, memory=1 << 30, free=1 << 30)
 
 
 def _settings(directory: Path, **changes: Any) -> Settings:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    plain: dict[str, Any] = {"storage": Storage(directory=str(directory)), "server": Server(port=port)}
+    plain: dict[str, Any] = {"storage": Storage(directory=str(directory)), "server": Server(port=free_port())}
     return Settings(**(plain | changes))
 
 
