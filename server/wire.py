@@ -92,6 +92,8 @@ class NewCanary(Wire):
     hours: Annotated[float, Meta(gt=0.0, le=8784.0)] | None = None
     """Longest time; null takes the setting."""
     cycle_id: Name | None = None
+    instead_of: Version | None = None
+    """The champion that it was compared with; where that is another by now, no canary begins."""
 
 
 class EndCanary(Wire):

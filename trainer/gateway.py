@@ -149,10 +149,27 @@ class Gateway:
         return [(answer_text(choice.message or {}), choice.finish_reason) for choice in choices]
 
     def begin_canary(
-        self, model: str, version: str, share: float, hours: float, reason: str, cycle_id: str
+        self,
+        model: str,
+        version: str,
+        share: float,
+        hours: float,
+        reason: str,
+        cycle_id: str,
+        instead_of: str,
     ) -> None:
-        """Give `version` a share of the users, warmed up first by the server. Raises `ConflictError` where it may not."""
-        body = {"version": version, "share": share, "hours": hours, "reason": reason, "cycle_id": cycle_id}
+        """Give `version` a share of the users beside the champion `instead_of` (or `base`), warmed up first by the server.
+
+        Raises `ConflictError` where it may not, or another one is the champion.
+        """
+        body = {
+            "version": version,
+            "share": share,
+            "hours": hours,
+            "reason": reason,
+            "cycle_id": cycle_id,
+            "instead_of": instead_of,
+        }
         response, _ = self._call(f"/v1/models/{model}/canary", body, {})
         _raise_for(response, f"beginning the canary of {model}@{version}")
 

@@ -13,7 +13,7 @@ from feedback.errors import ConflictError
 from feedback.registry.canaries import BASE, canary_of
 from feedback.registry.models import get_model
 from feedback.registry.versions import reject_version
-from feedback.storage.tables import Move
+from feedback.storage.tables import Canary, Move
 from trainer.canary_keeper import watch_promotion
 from trainer.gate import Decision
 from trainer.record import CycleRecord
@@ -55,39 +55,42 @@ def _propose(workshop: Workshop, record: CycleRecord, told: str) -> None:
 def _go_live(workshop: Workshop, record: CycleRecord, decision: Decision) -> None:
     """Begin the canary or move the champion, unless somebody else has moved it since the comparison."""
     cycle, compared = record.row, (record.row.result or {})["champion"]
-    with workshop.database.reading() as session:
-        begun = canary_of(session, cycle.id, "canary")
     if ended_by_its_move(workshop, record):
         return
-    wanted = workshop.settings.canary
-    serving = _serving(workshop, record)
-    if begun is not None:
-        pass  # this cycle did so before it was interrupted
-    elif serving != compared:
-        _leave(record, compared, serving)
+    begun = _begun(workshop, record)
+    if begun is None and _serving(workshop, record) != compared:
+        _leave(record, compared, _serving(workshop, record))
         return
-    elif wanted.share:
-        workshop.gateway.begin_canary(
-            cycle.model, record.challenger, wanted.share, wanted.hours, decision.reason, cycle.id
-        )
-    else:
+    if begun is None:
+        gateway, name, wanted = workshop.gateway, record.challenger, workshop.settings.canary
         try:
-            workshop.gateway.promote(cycle.model, record.challenger, decision.reason, cycle.id, compared)
+            if wanted.share:
+                gateway.begin_canary(
+                    cycle.model, name, wanted.share, wanted.hours, decision.reason, cycle.id, compared
+                )
+            else:
+                gateway.promote(cycle.model, name, decision.reason, cycle.id, compared)
         except ConflictError:  # while the engines were warmed, or after an answer that was lost
             if ended_by_its_move(workshop, record):
                 return
-            serving = _serving(workshop, record)
-            if serving == compared:
+            if _serving(workshop, record) == compared:
                 raise
-            _leave(record, compared, serving)
+            _leave(record, compared, _serving(workshop, record))
             return
-    if begun is not None or wanted.share:
-        record.leave_to_users(
-            f"the gate said promoted: {decision.reason}; {wanted.share:.0%} of the users get "
-            f"{cycle.model}@{record.challenger} for at most {wanted.hours:g} h"
-        )
+        begun = _begun(workshop, record)
+    if begun is None:
+        ended_by_its_move(workshop, record)
         return
-    ended_by_its_move(workshop, record)
+    record.leave_to_users(
+        f"the gate said promoted: {decision.reason}; {begun.share:.0%} of the users get "
+        f"{cycle.model}@{record.challenger} for at most {(begun.limit - begun.created) / 3600:g} h"
+    )
+
+
+def _begun(workshop: Workshop, record: CycleRecord) -> Canary | None:
+    """The canary that this cycle has begun, as it stands in the record: settings may have changed since."""
+    with workshop.database.reading() as session:
+        return canary_of(session, record.row.id, "canary")
 
 
 def ended_by_its_move(workshop: Workshop, record: CycleRecord) -> bool:

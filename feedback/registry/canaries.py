@@ -16,7 +16,7 @@ from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.arms import Kind, open_canary
-from feedback.registry.models import SERVABLE, lock_model
+from feedback.registry.models import SERVABLE, check_compared, lock_model
 from feedback.registry.versions import get_version, reject_version
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Canary
@@ -35,11 +35,13 @@ def begin_canary(
     actor: Actor,
     cycle_id: str | None,
     now: datetime,
+    instead_of: str | None = None,
 ) -> Canary:
     """Give `version` a share (0..1) of the model's users for at most `hours`, beside the champion.
 
-    A cycle that asks again gets the canary that it has. Ends a watch that goes on. Raises `NotFoundError`, and
-    `ConflictError` where the version is the champion, cannot serve, or another canary is open.
+    `instead_of`: the champion that it was compared with. A cycle that asks again gets the canary that it has. Ends a watch that
+    goes on. Raises `NotFoundError`, and `ConflictError` where the version is the champion, cannot serve, was compared with another
+    champion, or another canary is open.
     """
     row = lock_model(session, model)
     number = version.removeprefix(f"{model}@")
@@ -49,6 +51,7 @@ def begin_canary(
     against = row.champion or BASE
     if number == against:
         raise ConflictError(f"{model}@{number} is the champion already; there is nothing to compare it with")
+    check_compared(row, number, instead_of)
     if number != BASE:
         found = get_version(session, model, number)
         if found.state not in SERVABLE or found.base != row.base:

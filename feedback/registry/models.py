@@ -109,11 +109,7 @@ def move_champion(
             f"the cycle {cycle_id} promoted once already, and the champion was moved to {model}@{row.champion or 'base'} since: "
             "nothing was moved"
         )
-    if instead_of not in (None, row.champion or "base"):
-        raise ConflictError(
-            f"{model}@{to or 'base'} was compared with {model}@{instead_of}, and the champion is {model}@{row.champion or 'base'} "
-            "by now: nothing was moved; compare again"
-        )
+    check_compared(row, to or "base", instead_of)
     if kind == "rollback" and to != rollback_target(session, model):
         raise ConflictError(
             f"the champion of {model!r} moved in the meantime; look again and repeat the rollback"
@@ -121,6 +117,15 @@ def move_champion(
     if to is not None:
         _check_servable(session, row, to)
     return _move(session, row, to, kind, reason, decided_by, cycle_id, now)
+
+
+def check_compared(row: RegisteredModel, number: str, instead_of: str | None) -> None:
+    """Raise `ConflictError` where a version was compared with another one than the champion as it is now."""
+    if instead_of not in (None, row.champion or "base"):
+        raise ConflictError(
+            f"{row.name}@{number} was compared with {row.name}@{instead_of}, and the champion is "
+            f"{row.name}@{row.champion or 'base'} by now: nothing was moved; compare again"
+        )
 
 
 def rollback_target(session: Session, name: str) -> str | None:

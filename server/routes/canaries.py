@@ -78,9 +78,10 @@ def _begin(gateway: Gateway, name: str, number: str, data: NewCanary, actor: Act
     wanted = gateway.settings.canary
     share = data.share if data.share is not None else wanted.share
     hours = data.hours if data.hours is not None else wanted.hours
+    expected = None if data.instead_of is None else data.instead_of.removeprefix(f"{name}@")
     with gateway.database.session() as session:
         row = begin_canary(
-            session, name, number, share, hours, data.reason, actor, data.cycle_id, gateway.now()
+            session, name, number, share, hours, data.reason, actor, data.cycle_id, gateway.now(), expected
         )
         session.commit()
         return row

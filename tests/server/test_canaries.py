@@ -92,10 +92,11 @@ def test_promoting_it_ends_it_as_passed(gateway: Inside, number: str) -> None:
         ({"version": "base", "reason": "x"}, 409, "champion already"),
         ({"version": "1.0", "reason": "x", "share": 1}, 400, "share"),
         ({"version": "1.0", "reason": "x", "hours": 0}, 400, "hours"),
+        ({"version": "1.0", "reason": "x", "instead_of": "0.9"}, 409, "was compared with assistant@0.9"),
         ({"version": "1.0"}, 400, "reason"),
         ({"version": "1.0", "reason": "x", "part": 0.1}, 400, "part"),
     ],
-    ids=["unknown", "champion", "everybody", "no time", "no reason", "typing slip"],
+    ids=["unknown", "champion", "everybody", "no time", "other champion", "no reason", "typing slip"],
 )
 def test_what_makes_no_canary_is_refused_by_name(
     gateway: Inside, number: str, body: dict[str, object], status: int, said: str

@@ -56,9 +56,12 @@ def moves(world: World) -> list[tuple[str, str | None]]:
         return [(row.kind, row.to_version) for row in rows]
 
 
+@pytest.mark.parametrize("share", [0, 0.2], ids=["promotion", "canary"])
 def test_a_champion_that_a_person_moves_while_the_engines_are_warmed_is_left_where_it_is(
-    world: World,
+    world: World, share: float
 ) -> None:
+    world.settings = msgspec.structs.replace(world.settings, canary=CanarySettings(share=share, holdback=0))
+
     def meanwhile(session: Session) -> None:
         base = world.settings.model[0].base
         reserve_version(session, MODEL, None, None, base, "revision", "other", "by hand", {}, world.clock())
@@ -152,3 +155,25 @@ def test_a_cycle_that_is_cancelled_after_its_move_ends_as_promoted_and_is_watche
         (watch,) = open_canaries(session)
     assert (watch.kind, watch.version, watch.against) == ("watch", "1.0", "base")
     assert moves(world) == [("promotion", "1.0")]
+
+
+def test_a_canary_is_told_as_it_was_begun_though_the_settings_changed_before_the_loop_went_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KilledError
+
+    def settings(share: float, hours: float) -> None:
+        canary = CanarySettings(share=share, holdback=0, hours=hours)
+        world.settings = msgspec.structs.replace(world.settings, canary=canary)
+
+    settings(0.2, 24.0)
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(CycleRecord, "leave_to_users", die)
+        run(world)
+    settings(0, 99.0)
+    with world.database.reading() as session:
+        cycle_id = session.exec(select(Cycle.id)).one()
+    cycle = run_cycle(world.workshop(), world.record(cycle_id), pauses=())
+    assert cycle.state == "canary" and moves(world) == []
+    assert "20% of the users get assistant@1.0 for at most 24 h" in cycle.steps[-2]["outcome"]

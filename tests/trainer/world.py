@@ -134,7 +134,10 @@ class FakeServer:
             self.canaries.append(body)
             share, hours, cycle_id = body["share"], body["hours"], body["cycle_id"]
             gate = Actor("gate")
-            begin_canary(session, MODEL, body["version"], share, hours, reason, gate, cycle_id, now)
+            self.before_the_move(session)
+            begin_canary(
+                session, MODEL, body["version"], share, hours, reason, gate, cycle_id, now, body["instead_of"]
+            )
 
 
 class World:
