@@ -239,9 +239,9 @@ class Promotion(Section, frozen=True):
 class Canary(Section, frozen=True):
     """Users compare the challenger with the champion before it is promoted (mode `auto`), and after."""
 
-    share: Share = 0.2
+    share: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.2
     """Of the users, who get the challenger; 0 promotes on the gate's word alone."""
-    hours: Seconds = 24.0
+    hours: Annotated[float, Meta(gt=0.0, le=8784.0)] = 24.0
     at_limit: Literal["promote", "hold"] = "promote"
     """What becomes after `hours` of one that neither passed nor failed: promoted on the gate's word, or left to a person."""
     margin: Annotated[float, Meta(gt=0.0, le=4.0)] = 0.15
@@ -254,9 +254,9 @@ class Canary(Section, frozen=True):
     """Most that the share of failed or malformed answers may exceed the other version's."""
     latency: Annotated[float, Meta(gt=0.0)] = 0.5
     """Most that the time per token may grow, as a share of the other version's."""
-    holdback: Share = 0.05
+    holdback: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
     """Of the users, who keep the champion before while a promotion is watched; 0 watches none."""
-    watch_hours: Seconds = 168.0
+    watch_hours: Annotated[float, Meta(gt=0.0, le=8784.0)] = 168.0
     """How long a promotion is watched."""
     look_seconds: Seconds = 2.0
     """Between two looks at the guardrails."""

@@ -264,3 +264,29 @@ def test_a_model_is_found_by_its_name() -> None:
 
     assert settings.model_named("assistant") is settings.model[0]
     assert settings.model_named("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("share", "1.0", "< 1.0"),
+        ("holdback", "1", "< 1.0"),
+        ("hours", "9000", "<= 8784.0"),
+        ("hours", "inf", "<= 8784.0"),
+        ("watch_hours", "inf", "<= 8784.0"),
+    ],
+)
+def test_what_would_make_no_canary_is_refused_before_a_training_has_run(
+    tmp_path: Path, key: str, value: str, said: str
+) -> None:
+    path = _file(tmp_path, f"[canary]\n{key} = {value}\n")
+
+    (problem,) = _problems(path)
+
+    assert problem.startswith(f"{path}: canary.{key}: ") and said in problem
+
+
+def test_shares_and_times_of_a_canary_up_to_their_bounds_are_taken(tmp_path: Path) -> None:
+    path = _file(tmp_path, "[canary]\nshare = 0.99\nholdback = 0\nhours = 8784\nwatch_hours = 8784\n")
+
+    assert (load(path, {}).canary.share, load(path, {}).canary.hours) == (0.99, 8784.0)
