@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
@@ -39,7 +40,7 @@ class Outcome(Struct, frozen=True):
 class Comparison(Struct, frozen=True):
     """Paired statistics over a suite; differences are challenger minus champion, the interval is at 95 %.
 
-    One score says nothing of how scores vary: its interval is infinite, which JSON shows as null.
+    One score says nothing of how scores vary, so it has no interval.
     """
 
     n: int
@@ -48,9 +49,19 @@ class Comparison(Struct, frozen=True):
     p_value: float
     """Exact McNemar; on scores the same test on how many cases went up and how many down (a sign test)."""
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     scored: bool = False
     """Whether outcomes are scores rather than passed and failed."""
+
+    @property
+    def low(self) -> float:
+        """The interval's lower bound; without one nothing is excluded."""
+        return self.interval[0] if self.interval else -math.inf
+
+    @property
+    def high(self) -> float:
+        """Its upper bound."""
+        return self.interval[1] if self.interval else math.inf
 
     @property
     def discordance(self) -> float:
@@ -88,9 +99,11 @@ class Comparison(Struct, frozen=True):
 
 def _interval(
     differences: Sequence[float], scored: bool, fixes: int, regressions: int
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     if not scored:
         return tango_interval(fixes, regressions, len(differences))
+    if len(differences) < 2:
+        return None
     return bootstrap_interval(differences, _SEED)
 
 

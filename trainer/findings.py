@@ -72,9 +72,9 @@ def golden_finding(golden: Comparison, about: str = "golden set", limit: int | N
             planned,
         )
     numbers = f"{about}: {_numbers(golden)}"
-    if golden.conclusive and golden.interval[0] > 0:
+    if golden.conclusive and golden.low > 0:
         return Finding(about, "for", f"{numbers}; better beyond chance")
-    if golden.conclusive and golden.interval[1] < 0:
+    if golden.conclusive and golden.high < 0:
         return Finding(about, "against", f"{numbers}; worse beyond chance")
     wanted = _deciding_golden(golden)
     told = _more(golden, wanted, golden.n, limit)
@@ -109,12 +109,12 @@ def regression_finding(
     beside = (
         f"; with {counted(own, 'answer')} that the champion was praised for: {_numbers(every)}" if own else ""
     )
-    if fair.conclusive and fair.n and fair.interval[1] < -margin:
+    if fair.conclusive and fair.n and fair.high < -margin:
         return Finding(
             about, "against", f"regression suite: {_numbers(fair)}; it lost more than {points} beyond chance"
         )
     for compared, told in ((every, f"{_numbers(every)}"), (fair, f"{_numbers(fair)}{beside}")):
-        if compared.n and compared.conclusive and compared.interval[0] > -margin:
+        if compared.n and compared.conclusive and compared.low > -margin:
             return Finding(about, "for", f"regression suite: {told}; a loss of {points} is excluded")
     numbers = (
         f"regression suite: {_numbers(fair)}{beside}" if fair.n else f"regression suite: {_numbers(every)}"
@@ -150,7 +150,7 @@ def praised_finding(own: Comparison, golden: Sequence[Outcome], margin: float) -
     kept = sum(not outcome.regressed for outcome in right)
     expected = 1 - wilson_low(kept, len(right), _Z)
     shown = f"{len(right) - kept} of {len(right)} right ones in the golden set"
-    if own.interval[1] < -(margin + expected):
+    if own.high < -(margin + expected):
         text = f"{told}, far more than of {shown}: what users praise was unlearned"
         return [Finding(about, "open", text)]
     return [Finding(about, "note", f"{told}; of {shown}")]
@@ -180,7 +180,7 @@ def validity_finding(outcomes: Sequence[Outcome], compared: Comparison, floor: f
     )
     if challenger < floor:
         return Finding(about, "against", f"{numbers}; the floor is {floor:.0%}")
-    if compared.interval[1] < 0:
+    if compared.high < 0:
         return Finding(about, "against", f"{numbers}; fewer beyond chance")
     below = "; fewer, but no more than chance explains" if challenger < champion else ""
     return Finding(about, "for", numbers + below)
@@ -231,9 +231,9 @@ def looks_finding(looks: Sequence[int]) -> list[Finding]:
 
 
 def _numbers(compared: Comparison) -> str:
-    low, high = compared.interval
+    low, high = compared.low, compared.high
     if compared.scored:
-        between = f"95 %: {low:+.3f} to {high:+.3f}" if compared.n > 1 else "one score has no interval"
+        between = f"95 %: {low:+.3f} to {high:+.3f}" if compared.interval else "one score has no interval"
         return (
             f"{counted(compared.fixes, 'case')} scored higher and {compared.regressions} lower of {compared.n}, "
             f"{compared.difference:+.3f} on average ({between})"
@@ -287,8 +287,7 @@ def _deciding_regression(regression: Comparison, margin: float) -> int | None:
 
 def _for_scores(compared: Comparison, distance: float) -> float:
     """The same for scores: an interval narrows with the root of the cases. One score shows no spread."""
-    low, high = compared.interval
-    half = (high - low) / 2 if compared.n > 1 else 0.0
+    half = (compared.high - compared.low) / 2 if compared.interval else 0.0
     return compared.n * (_POWER_FACTOR * half / distance) ** 2
 
 

@@ -111,7 +111,7 @@ class Judged(Struct, frozen=True):
             else f"{self.agreement:.0%} of {self.known}"
         )
         compared = self.comparison
-        low, high = (100 * bound for bound in compared.interval)
+        low, high = 100 * compared.low, 100 * compared.high
         told = (
             f"judge {self.judge}: it prefers the challenger in {self.wins} of {counted(self.cases, 'golden case')} and the champion in "
             f"{self.losses} ({100 * compared.difference:+.1f} points, 95 %: {low:+.1f} to {high:+.1f}; {self.inconsistent} "
@@ -122,7 +122,7 @@ class Judged(Struct, frozen=True):
         if not self.counts:
             why = f"surely {self.proven:.0%}, and {self.floor:.0%} are asked for" if self.known else "unknown"
             return Finding("judge", "note", f"{told} ({why}), so its word does not count")
-        if compared.interval[1] < 0:
+        if compared.high < 0:
             return Finding(
                 "judge",
                 "open",

@@ -205,6 +205,9 @@ def _gained(values: Mapping[str, float | None], both: tuple[str | None, str | No
     return None if ours is None or theirs is None else theirs - ours
 
 
-def _pair(interval: Sequence[float]) -> tuple[float, float]:
+def _pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    """Null where the figure was of a single case."""
+    if interval is None:
+        return None
     low, high = interval
     return low, high

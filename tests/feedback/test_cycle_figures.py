@@ -107,3 +107,8 @@ def test_a_judges_word_has_its_interval_and_how_far_it_is_believed() -> None:
 
 def test_before_the_evaluation_there_is_no_table() -> None:
     assert figure_table({}, None).rows == [] and figure_records({}, "1.0") == []
+
+
+def test_a_figure_of_a_single_case_is_shown_without_an_interval() -> None:
+    single = {"golden": {"similarity": {"n": 1, "difference": 0.125, "interval": None}}}
+    assert rows(RESULT | {"improvements": single})["golden: similarity"][-2:] == ["+12.5 points", "–"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from feedback.datasets.cases import EvalCase
 from feedback.datasets.contract import TaskContract
+from feedback.storage.database import Database
+from feedback.storage.tables import Cycle
 from trainer.comparison import Comparison, Outcome
 from trainer.gateway import Answer
 from trainer.improvements import improved_scores, improvements
@@ -29,7 +32,7 @@ def test_gains_are_the_difference_of_the_figures_and_have_their_interval() -> No
     for metric in ("similarity", "token_f1", "rouge_l"):
         gained = getattr(after.wording, metric) - getattr(before.wording, metric)
         assert found[metric].difference == pytest.approx(gained) and gained > 0.3
-        assert 0 < found[metric].interval[0] < gained < found[metric].interval[1]
+        assert 0 < found[metric].low < gained < found[metric].high
     assert found["valid_format"].difference == pytest.approx(after.valid_format - before.valid_format)
     scores = [
         Outcome(
@@ -40,6 +43,19 @@ def test_gains_are_the_difference_of_the_figures_and_have_their_interval() -> No
         for case in CASES
     ]
     assert found["rouge_l"] == Comparison.of(scores)
+
+
+def test_what_one_case_gains_has_no_interval_and_can_be_kept(database: Database) -> None:
+    ours, theirs = said("the parcel is lost"), said("the parcel is on the way")
+    found = improvements(CASES[:1], ours, theirs, TaskContract())
+    assert found["similarity"].difference > 0 and found["similarity"].interval is None
+    kept = {"improvements": {"golden": msgspec.to_builtins(found)}}
+    with database.session() as session:
+        row = {"model": "assistant", "mode": "report", "requested_by": "test", "created": 1.0, "updated": 1.0}
+        session.add(Cycle(id="one", result=kept, **row))
+        session.commit()
+    with database.reading() as session:
+        assert session.get_one(Cycle, "one").result == kept
 
 
 def test_scores_are_paired_by_the_cases_that_both_have() -> None:
