@@ -28,7 +28,7 @@ def read_outcomes(path: Path) -> list[Outcome]:
     Raises `BadInputError` with one line for each bad row: nothing is judged by half a file.
     """
     outcomes: list[Outcome] = []
-    kinds: dict[str, int] = {}
+    used: tuple[str, int] | None = None  # `passed` or `score`, and the line that said it first
     seen: dict[str, int] = {}
     problems: list[str] = []
     for number, line in _lines(path):
@@ -37,11 +37,10 @@ def read_outcomes(path: Path) -> list[Outcome]:
             if outcome.id in seen:
                 raise BadFieldError("id", f"{outcome.id!r} already stands on line {seen[outcome.id]}")
             seen[outcome.id] = number
-            kinds.setdefault(kind, number)
-            if len(kinds) > 1:
-                other, first = next(iter(kinds.items()))
+            used = used or (kind, number)
+            if kind != used[0]:
                 raise BadFieldError(
-                    "champion", f"has {kind!r} where line {first} has {other!r}; use one of them"
+                    "champion", f"has {kind!r} where line {used[1]} has {used[0]!r}; use one of them"
                 )
             outcomes.append(outcome)
         except BadFieldError as error:

@@ -20,9 +20,12 @@ from trainer.workshop import Workshop, utc_now
 
 
 @contextmanager
-def open_workshop(settings: Settings) -> Iterator[Workshop]:
-    """Everything the loop needs, for as long as the block takes. The server itself need not be up yet."""
-    with opened(settings) as database:
+def open_workshop(settings: Settings, *, existing: bool = False) -> Iterator[Workshop]:
+    """Everything the loop needs, for as long as the block takes. The server itself need not be up yet.
+
+    `existing` as for `opened`: only what runs for long makes a record where there is none.
+    """
+    with opened(settings, existing=existing) as database:
         with database.session() as session:
             ensure_models(session, settings, utc_now())
             session.commit()

@@ -183,6 +183,7 @@ def draw(settings: Settings, model: str, count: int, as_json: bool) -> None:
     Example: starloop data golden draw --model assistant --count 200
     """
     with opened(settings, existing=True) as database, database.session() as session:
+        check_known(session, settings, model)
         seed, now = secrets.randbits(32), datetime.now(UTC)
         rows = draw_cases(session, model, count, settings, seed, now)
         note(session, person(), "case.draw", model, now, asked=count, drawn=len(rows), seed=seed)

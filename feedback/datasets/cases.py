@@ -124,6 +124,8 @@ def confirm_case(
     case = _get(session, identifier)
     if case.state == "dropped":
         raise ConflictError(f"case {case.id} was dropped; draw another")
+    if not by.strip():
+        raise BadFieldError("by", "is empty; name who answers for the case")
     if critical and case.suite != "golden":
         raise BadFieldError(
             "critical", f"case {case.id} is of the {case.suite} suite; only golden cases can be critical"

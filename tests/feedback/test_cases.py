@@ -54,6 +54,8 @@ def drawn(world: World, count: int, seed: int = 1) -> list[Case]:
 
 def confirm(world: World, case: Case, answer: str = RIGHT) -> Case:
     with world.database.session() as session:
+        with pytest.raises(BadFieldError, match="by: is empty; name who answers for the case"):
+            confirm_case(session, case.id, answer, " ", NOW, CONTRACT)
         row = confirm_case(session, case.id, answer, "rob", NOW, CONTRACT)
         session.commit()
         return row

@@ -249,6 +249,7 @@ def _left_behind(config: Path) -> None:
         (data, "list"),
         (data, "imports"),
         (data, "golden list"),
+        (data, "golden draw"),
         (failures, "list"),
         (failures, "candidates"),
         (raters, "holds"),

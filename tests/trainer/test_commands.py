@@ -26,6 +26,7 @@ from tests.trainer.test_praised_cases import knowing, users_praise
 from tests.trainer.world import MODEL, World, talented
 from trainer.commands.cycle import cycle
 from trainer.commands.evaluate import evaluate
+from trainer.commands.propose import propose
 from trainer.lease import LoopLease
 from trainer.schedule import Loop
 from trainer.training import Progress
@@ -63,7 +64,7 @@ def shell(sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
     world = World(sqlite_database, tmp_path)
 
     @contextmanager
-    def open_workshop(_: Settings) -> Iterator[Workshop]:
+    def open_workshop(_: Settings, *, existing: bool) -> Iterator[Workshop]:
         yield world.workshop()
 
     monkeypatch.setattr("trainer.opening.open_workshop", open_workshop)
@@ -317,3 +318,19 @@ def test_the_loop_logs_in_the_form_that_is_set(tmp_path: Path) -> None:
         lines = [first, *process.stderr]
     assert process.returncode == 0
     assert all({"time", "level", "message"} <= json.loads(line).keys() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(evaluate, ["--versions", "base"]), (cycle, ["run"]), (propose, [])],
+    ids=["evaluate", "cycle run", "propose"],
+)
+def test_where_there_is_no_record_a_command_says_so_and_makes_none(
+    tmp_path: Path, command: click.Command, arguments: list[str]
+) -> None:
+    config = tmp_path / "starloop.toml"
+    config.write_text(f'[storage]\ndirectory = "{tmp_path / "data"}"\n', encoding="utf-8")
+    result = CliRunner().invoke(command, [*arguments, "--model", MODEL, "--config", str(config)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no record in {tmp_path / 'data'};" in result.stderr
+    assert not (tmp_path / "data").exists()

@@ -227,6 +227,31 @@ def test_what_else_a_row_has_is_passed_over(tmp_path: Path) -> None:
     assert report(file)["n"] == 1
 
 
+def test_of_two_kinds_of_results_only_the_lines_of_the_second_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    kinds = ("passed", "score", "passed", "score")
+    results: dict[str, object] = {"passed": True, "score": 0.5}
+    rows = [
+        {"id": f"{n}", "champion": {kind: results[kind]}, "challenger": {kind: results[kind]}}
+        for n, kind in enumerate(kinds)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    told = run(file, "--json").stderr
+    assert f"{file}:2: " in told and f"{file}:4: " in told and told.count(f"{file}:") == 2
+
+
+def test_a_small_p_is_no_zero_and_scores_have_another_test(tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    for value, expected in ((True, "exact McNemar: p < 0.0001"), (0.7, "sign test: p < 0.0001")):
+        kind = "passed" if value is True else "score"
+        rows = [
+            {"id": f"{n}", "champion": {kind: kind == "score" and 0.1}, "challenger": {kind: value}}
+            for n in range(30)
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        assert expected in run(file).stdout
+
+
 def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:
     file = tmp_path / "cases.jsonl"
     file.write_text("nope\n" * 30, encoding="utf-8")

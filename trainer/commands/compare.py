@@ -42,8 +42,9 @@ def compare(cases: Path, as_json: bool, settings: Settings) -> None:
     \b
     Example: starloop compare results.jsonl --json
     """
-    judged = judge(read_outcomes(cases), settings.promotion)
-    emit(judged, as_json, lambda: _text(judged))
+    outcomes = read_outcomes(cases)
+    judged = judge(outcomes, settings.promotion)
+    emit(judged, as_json, lambda: _text(judged, Comparison.of(outcomes).scored))
     sys.exit(0 if judged["decision"] == "promoted" else 1)
 
 
@@ -85,9 +86,12 @@ def _shape(compared: Comparison, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _text(judged: dict[str, Any]) -> str:
+def _text(judged: dict[str, Any], scored: bool) -> str:
     lines = [judged["decision"], *(f"  {reason}" for reason in judged["reasons"])]
-    lines.append(f"  exact McNemar: p = {judged['p_value']:.4f}")
+    p = judged["p_value"]
+    lines.append(
+        f"  {'sign test' if scored else 'exact McNemar'}: p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'}"
+    )
     for name, part in judged["slices"].items():
         lines.append(f"slice {name}: {part['decision']}")
         lines.extend(f"  {reason}" for reason in part["reasons"])

@@ -96,7 +96,7 @@ def run(
             session.commit()
         return asked
 
-    with open_workshop(settings) as workshop:
+    with open_workshop(settings, existing=True) as workshop:
         workshop.model(model)
         lease = LoopLease(workshop.database, settings.schedule.lease_seconds, workshop.clock)
         leads = lease.acquire()

@@ -47,7 +47,7 @@ def evaluate(model: str, versions: str, contenders: str | None, as_json: bool, s
     if not numbers:
         raise BadInputError("--versions: name at least one version, such as base,1.0")
     others = wanted_contenders(settings, contenders) if contenders else []
-    with open_workshop(settings) as workshop:
+    with open_workshop(settings, existing=True) as workshop:
         configured = workshop.model(model)
         with workshop.database.reading() as session:
             for number in numbers:

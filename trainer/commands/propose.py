@@ -30,7 +30,7 @@ def propose(settings: Settings, model: str, source: str, limit: int | None, as_j
     from trainer.proposals import ask_teacher, best_of_n
 
     most = limit or settings.teacher.limit
-    with open_workshop(settings) as workshop:
+    with open_workshop(settings, existing=True) as workshop:
         configured = workshop.model(model)
         if source == "best-of-n":
             n = settings.teacher.best_of or _BEST_OF
