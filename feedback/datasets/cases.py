@@ -130,14 +130,14 @@ def confirm_case(
         raise BadFieldError(
             "critical", f"case {case.id} is of the {case.suite} suite; only golden cases can be critical"
         )
-    answer = case.answer if answer is None else answer
-    if answer is None:
+    if answer is None and case.answer is None:
         raise BadFieldError("answer", f"is required: case {case.id} has no answer yet")
-    if (problem := contract.problem(answer, case.messages, case.tools)) is not None:
-        raise BadFieldError("answer", problem)
-    answer = plain_answer(answer.strip(), case.tools)
-    case.state, case.answer, case.slice = "confirmed", answer, contract.slice_of(answer)
-    case.confirmed, case.confirmed_by, case.version = now.timestamp(), by, None
+    if answer is not None:
+        if (problem := contract.problem(answer, case.messages, case.tools)) is not None:
+            raise BadFieldError("answer", problem)
+        case.answer = plain_answer(answer.strip(), case.tools)
+        case.slice = contract.slice_of(case.answer)
+    case.state, case.confirmed, case.confirmed_by, case.version = "confirmed", now.timestamp(), by, None
     case.critical = case.critical if critical is None else critical
     session.add(case)
     praised = select(Case).where(

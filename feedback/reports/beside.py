@@ -23,6 +23,7 @@ SHOWN = 20
 class Pair(NamedTuple):
     """One case with both answers."""
 
+    id: str
     suite: str
     slice: str | None
     critical: bool
@@ -151,6 +152,7 @@ def _suite(suite: str, rows: Sequence[tuple[Case, EvaluationResult, EvaluationRe
 
 def _pair(suite: str, case: Case, one: EvaluationResult, other: EvaluationResult) -> Pair:
     return Pair(
+        case.id,
         suite,
         case.slice,
         case.critical,

@@ -30,6 +30,9 @@ OUTCOMES = {
 }
 
 
+CASE = "0199aa00-0000-7000-8000-00000000000"
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with three versions, of which two have answered five cases."""
@@ -49,7 +52,14 @@ def evaluate(site: Site, numbers: list[str]) -> None:
             asked: dict[str, Any] = {"suite": "golden", "state": "confirmed", "group_key": str(place)}
             critical = "matters" in prompt
             session.add(
-                Case(id=str(place), messages=messages, answer="refund", critical=critical, **asked, **plain)
+                Case(
+                    id=f"{CASE}{place}",
+                    messages=messages,
+                    answer="refund",
+                    critical=critical,
+                    **asked,
+                    **plain,
+                )
             )
             for number, output in zip(numbers, outputs, strict=True):
                 row: dict[str, Any] = {"version": number, "case_hash": case_hash(messages, tokens)}
@@ -185,7 +195,7 @@ def test_two_versions_are_compared_case_by_case_side_by_side(shelf: Site, watche
         ["was fixed", "refund", "bug", "refund"],
     ]
     assert [one.inner_text() for one in beside.locator("h3").all()] == ["Broken", "Fixed"]
-    playwright.expect(cases.first.get_by_text("critical")).to_be_visible()
+    playwright.expect(cases.first.get_by_text("critical", exact=True)).to_be_visible()
     left, right = (
         cases.first.locator("figure", has_text=name).bounding_box()
         for name in (f"assistant@{first}", f"assistant@{second}")
@@ -194,6 +204,12 @@ def test_two_versions_are_compared_case_by_case_side_by_side(shelf: Site, watche
     assert not narrow_and_dark(tab)
     left, right = (one.bounding_box() for one in cases.first.locator("figure").all()[-2:])
     assert left["x"] == right["x"] and left["y"] < right["y"]  # on a narrow screen one below the other
+    for label, marked in (("No version may lose it", True), ("It is not critical", False)):
+        last = cases.filter(has_text="was fixed")
+        last.get_by_role("button", name=label).click()
+        playwright.expect(last.get_by_text("critical", exact=True)).to_have_count(int(marked))
+        with shelf.database.reading() as session:
+            assert session.get_one(Case, f"{CASE}1").critical is marked
     assert tab.title() != "ran" and not watched.complaints
     tab.get_by_label("After").select_option(shelf.ids["third"])
     tab.get_by_role("button", name="Compare").click()

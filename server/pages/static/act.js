@@ -9,7 +9,11 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const outcome = form.querySelector(".outcome");
   const button = form.querySelector("button");
-  const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value.trim() !== ""));
+  const fields = Object.fromEntries(
+    [...new FormData(form)]
+      .filter(([, value]) => value.trim() !== "")
+      .map(([name, value]) => [name, form.elements[name].dataset?.json === undefined ? value : JSON.parse(value)]),
+  );
   const address = form.dataset.asQuery === undefined ? form.dataset.to : `${form.dataset.to}?${new URLSearchParams(fields)}`;
   button.disabled = true;
   outcome.classList.remove("bad");
