@@ -165,7 +165,13 @@ def versions(
                 "timeline": timeline(known, moves, found.value if found else None, _MARKS),
             }
 
-    nothing: dict[str, Any] = {"row": None, "versions": [], "timeline": [], "may_move": False}
+    nothing: dict[str, Any] = {
+        "row": None,
+        "versions": [],
+        "timeline": [],
+        "may_move": False,
+        "may_read": False,
+    }
     return model_page(
         "versions.html",
         request,

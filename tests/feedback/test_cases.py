@@ -157,7 +157,7 @@ def test_a_person_marks_a_golden_case_as_critical_and_takes_the_mark_away(world:
     assert said(critical=False) == (OTHER, False, False)
     with world.database.session() as session:  # by another contract than its answer was confirmed under
         row = confirm_case(session, case.id, None, "ada", NOW, TaskContract(labels=["yes", "no"]), True)
-        assert (row.critical, row.answer, row.slice, row.confirmed_by) == (True, OTHER, "bug", "ada")
+        assert (row.critical, row.answer, row.slice, row.confirmed_by) == (True, OTHER, "login", "ada")
 
 
 def test_a_case_of_the_regression_suite_cannot_be_critical(sqlite_database: Database) -> None:
