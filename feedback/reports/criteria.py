@@ -98,10 +98,11 @@ def _format(report: Report) -> Criterion:
             "right form",
             "≥ 95 % valid",
             "unknown",
-            "the model has no schema, labels, pattern or check, or triage has not looked yet",
+            "not known: the model has no schema, labels, pattern or check, or triage has looked at no answer's text",
         )
     state: Literal["met", "not met"] = "met" if report.valid_format >= FORMAT else "not met"
-    return Criterion("right form", "≥ 95 % valid", state, f"{_percent(report.valid_format)} valid")
+    found = f"{_percent(report.valid_format)} of {report.looked.texts:,} answers whose text triage looked at"
+    return Criterion("right form", "≥ 95 % valid", state, found)
 
 
 def _cost(report: Report) -> Criterion:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from feedback.datasets.failing_kinds import FailingGroup, FailingKind
-from feedback.reports.traffic import Day, Stars, Volume
+from feedback.reports.traffic import Day, Looked, Stars, Volume
 
 
 class Criterion(Struct, frozen=True):
@@ -125,10 +125,15 @@ class Report(Struct, kw_only=True):
     days: list[Day]
     reasons: dict[str, int]
     """Failures by reason; one answer may have several."""
+    cleared: int
+    """Answers that triage had selected and a reviewer found to be no failures; not among the reasons."""
     looked_until: str | None
     """Triage, which a cycle begins with, has looked at what was answered until then; None where at nothing of the month."""
+    looked: Looked
+    """At how many."""
     valid_format: float | None
-    """Share of the answers looked at that meet the task contract; None where the model has none, or triage does not look."""
+    """Share of the answers whose text triage looked at that meets the task contract; None where the model has none, triage
+    does not look, or no text was kept."""
     kinds: list[FailingKind]
     groups: list[FailingGroup]
     kinds_found: str | None

@@ -16,7 +16,20 @@ from feedback.reports.criteria import criteria, next_steps
 from feedback.reports.document import Changed, Costs, CycleRow, MoveRow, Report, VersionRow
 from feedback.reports.judging import judged_in
 from feedback.reports.monthly import kept_month, month_of
-from feedback.reports.traffic import ALL, Period, Stars, Volume, answered, days, reasons, stars, volumes
+from feedback.reports.traffic import (
+    ALL,
+    Looked,
+    Period,
+    Stars,
+    Volume,
+    cleared,
+    days,
+    looked_at,
+    misformed,
+    reasons,
+    stars,
+    volumes,
+)
 from feedback.settings import Model, Settings
 from feedback.storage.arrival_tables import TriageMark
 from feedback.storage.tables import Case, Cycle, EvaluationResult, Failure, ModelVersion, Move
@@ -51,7 +64,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
     kept = kept_month(session, model, month)
     kinds = kept.found if kept else find_failing_kinds(session, model, since, until) if failed else None
     everything = volume[ALL]
-    looked_until, valid = in_form(session, settings, configured, period, failed)
+    looked_until, looked, valid = in_form(session, settings, configured, period)
     report = Report(
         model=model,
         month=month,
@@ -62,7 +75,9 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         versions=version_rows(session, model, volume, said),
         days=days(session, period),
         reasons=failed,
+        cleared=cleared(session, period),
         looked_until=looked_until,
+        looked=looked,
         valid_format=valid,
         kinds=kinds.items if kinds else [],
         groups=kinds.groups if kinds else [],
@@ -82,22 +97,21 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
 
 
 def in_form(
-    session: Session, settings: Settings, model: Model, period: Period, failed: Mapping[str, int]
-) -> tuple[str | None, float | None]:
-    """Until when triage has looked at a period's answers, and the share of them that meets the task contract.
+    session: Session, settings: Settings, model: Model, period: Period
+) -> tuple[str | None, Looked, float | None]:
+    """Until when triage has looked at a period's answers, at how many, and the share of them that meets the task contract.
 
-    None of the first where it has looked at none, of the second where nothing tells it. `failed` are the period's reasons.
+    The moment is None where it has looked at none, the share where nothing tells it: no contract, or no text was kept.
     """
     mark = session.get(TriageMark, model.name)
     if mark is None or mark.stored <= period.since:
-        return None, None
-    looked = Period(model.name, period.since, min(period.until, mark.stored))
-    valid = None
+        return None, Looked(), None
+    seen = Period(model.name, period.since, min(period.until, mark.stored))
+    looked, valid = looked_at(session, seen), None
     checks = TaskContract.from_settings(model).restricts and "schema_invalid" not in settings.triage.off
-    if checks and (answers := answered(session, looked)):
-        broken = failed if looked.until == period.until else reasons(session, looked)
-        valid = 1 - min(broken.get("schema_invalid", 0), answers) / answers
-    return _moment(looked.until), valid
+    if checks and looked.texts:
+        valid = 1 - min(misformed(session, seen), looked.texts) / looked.texts
+    return _moment(seen.until), looked, valid
 
 
 def version_rows(

@@ -140,7 +140,7 @@ def look_over(session: Session, span: Span) -> Overview:
     volume = volumes(session, period)
     said = stars(session, period, volume)
     failed = reasons(session, period)
-    looked_until, valid = in_form(session, span.settings, configured, period, failed)
+    looked_until, _, valid = in_form(session, span.settings, configured, period)
     shown = _filled(days(session, period, offsets(zone, since, until)), today)
     kinds = find_failing_kinds(session, span.model, since, until) if failed else None
     return Overview(

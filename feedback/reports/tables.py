@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from feedback.reports.document import MoveRow, Report
-from feedback.reports.traffic import Stars, Volume
+from feedback.reports.traffic import Looked, Stars, Volume
+
+_BY_TEXT = frozenset({"empty", "schema_invalid", "truncated", "refusal", "repetition"})
+"""Reasons that triage finds by an answer's text."""
 
 
 class Table(NamedTuple):
@@ -68,17 +71,12 @@ def _failures(report: Report) -> list[str | Table]:
     if report.looked_until is None:
         return ["Triage has not looked at this month yet; a cycle begins with it: starloop cycle run."]
     if not report.reasons:
-        return [f"No answer until {report.looked_until} was selected as a failure."]
-    answers = max(report.volume.answers, 1)
-    parts: list[str | Table] = [
-        Table(
-            ["reason", "answers", "share"],
-            [
-                [name.replace("_", " "), f"{count:,}", percent(count / answers)]
-                for name, count in report.reasons.items()
-            ],
-        )
-    ]
+        found = f"; a reviewer found all {report.cleared:,} to be none" if report.cleared else ""
+        return [f"No answer until {report.looked_until} stands as a failure{found}."]
+    rows = [_reason(report.looked, name, count) for name, count in report.reasons.items()]
+    parts: list[str | Table] = [Table(["reason", "failures", "of", "share"], rows)]
+    if report.cleared:
+        parts.append(f"Not among them: {report.cleared:,} that a reviewer found to be none.")
     if report.kinds:
         parts.append("Fail more often than the rest:")
         parts.append(
@@ -108,6 +106,18 @@ def _failures(report: Report) -> list[str | Table]:
         f"{report.looked_until}."
     )
     return parts
+
+
+def _reason(looked: Looked, name: str, count: int) -> list[str]:
+    """A row; the share is of what can fail for the reason."""
+    if name == "error":
+        all_, what = looked.requests, "requests"
+    elif name in _BY_TEXT:
+        all_, what = looked.texts, "answers kept with their text"
+    else:
+        all_, what = looked.answers, "answers"
+    share = percent(min(count / all_, 1.0)) if all_ else "–"
+    return [name.replace("_", " "), f"{count:,}", f"{all_:,} {what}", share]
 
 
 def _latency(report: Report) -> list[str | Table]:

@@ -11,15 +11,23 @@ from math import sqrt
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Select, and_, case, cast, func
+from sqlalchemy import BigInteger, Select, and_, case, cast, func, or_
 from sqlalchemy import select as columns_of
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from feedback.ids import first_id_at
 from feedback.reports.zones import Offset
+from feedback.storage.inferences import has_reason
 from feedback.storage.tables import Failure, Feedback, Inference
 
+_OUTCOMES = (
+    col(Inference.status) < 400,
+    and_(col(Inference.status) >= 400, col(Inference.status) != 499),
+)
+"""Answered, and failed; a client that went away is neither."""
+_NONE = ("accepted", "dismissed")
+"""States of failure cases of which somebody has said that they are none."""
 _FINE = 1000.0
 _COARSE = 10
 Histogram = Mapping[int, int]
@@ -86,6 +94,16 @@ class Stars(Struct, kw_only=True):
     """Share of answers that somebody rated."""
 
 
+class Looked(Struct, kw_only=True):
+    """How much of a period triage has looked at."""
+
+    requests: int = 0
+    """Answers and errors."""
+    answers: int = 0
+    texts: int = 0
+    """Answers whose text was kept: of the others (`store: false`, or metadata alone is kept) triage sees no form."""
+
+
 class Day(Struct, kw_only=True):
     """One day of the period, in the zone in which they were asked for."""
 
@@ -101,8 +119,7 @@ class Day(Struct, kw_only=True):
 def volumes(session: Session, period: Period) -> dict[str, Volume]:
     """By version."""
     milliseconds = _class_of(col(Inference.latency_ms))
-    failed = and_(col(Inference.status) >= 400, col(Inference.status) != 499)
-    good = col(Inference.status) < 400
+    good, failed = _OUTCOMES
     query: Select[Any] = (
         columns_of(
             col(Inference.version),
@@ -151,10 +168,14 @@ ALL = ""
 """The key under which the sums over all versions stand."""
 
 
-def answered(session: Session, period: Period) -> int:
-    """How many requests were answered."""
-    query = select(func.count()).where(period.covers(), col(Inference.status) < 400)
-    return session.exec(query).one()
+def looked_at(session: Session, period: Period) -> Looked:
+    """What there is for triage to look at."""
+    good, failed = _OUTCOMES
+    seen = (col(Inference.status) == 200) & col(Inference.stored).is_(True)
+    requests, answers, texts = (func.count().filter(which) for which in (or_(good, failed), good, seen))
+    query = columns_of(requests, answers, texts).where(period.covers())
+    counts = session.connection().execute(query).one()
+    return Looked(requests=counts[0], answers=counts[1], texts=counts[2])
 
 
 def stars(session: Session, period: Period, volume: Mapping[str, Volume]) -> dict[str, Stars]:
@@ -202,17 +223,32 @@ def _ahead(offsets: Sequence[Offset]) -> Any:
 
 
 def reasons(session: Session, period: Period) -> dict[str, int]:
-    """How many answers were selected as failures, by reason, most first."""
-    query = select(Failure.reasons).where(
-        Failure.model == period.model,
-        col(Failure.inference_id) >= first_id_at(period.since),
-        col(Failure.inference_id) < first_id_at(period.until),
-    )
+    """How many answers were selected as failures, by reason, most first; without those found to be none."""
+    query = select(Failure.reasons).where(_failures(period), col(Failure.state).not_in(_NONE))
     counts: dict[str, int] = defaultdict(int)
     for told in session.exec(query.execution_options(yield_per=2000)):
         for name in {str(one["reason"]) for one in told}:
             counts[name] += 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def cleared(session: Session, period: Period) -> int:
+    """How many answers that triage had selected a reviewer found to be no failures."""
+    reviewed = col(Failure.state).in_(_NONE) & col(Failure.resolved).is_not(None)
+    return session.exec(select(func.count()).where(_failures(period), reviewed)).one()
+
+
+def misformed(session: Session, period: Period) -> int:
+    """How many answers break the task contract, whatever a reviewer made of them."""
+    return session.exec(select(func.count()).where(_failures(period), has_reason("schema_invalid"))).one()
+
+
+def _failures(period: Period) -> Any:
+    return and_(
+        col(Failure.model) == period.model,
+        col(Failure.inference_id) >= first_id_at(period.since),
+        col(Failure.inference_id) < first_id_at(period.until),
+    )
 
 
 def percentile(counts: Histogram, share: float) -> float | None:

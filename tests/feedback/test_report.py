@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import func
 from sqlalchemy import select as columns_of
-from sqlmodel import select
+from sqlmodel import col, select
 
 from feedback.commands.report import report as command
+from feedback.datasets.failures import resolve_failure, triage_model
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import get_model, move_champion
@@ -177,6 +178,61 @@ def test_the_share_of_right_form_is_of_what_triage_has_looked_at(world: World) -
     assert found.valid_format == pytest.approx(0.9)
     assert found.looked_until == "2026-03-01T13:00:00+00:00"
     assert "until 2026-03-01T13:00" in markdown(found).replace("\\", "")
+
+
+def test_form_and_shares_are_of_what_triage_could_look_at(world: World) -> None:
+    for number in range(10):
+        world.ask(f"kept {number}", RIGHT if number > 1 else "not JSON")
+    unstored: dict[str, Any] = {"request": None, "stored": False}
+    for _ in range(10):
+        world.ask(None, None, **unstored)
+    for _ in range(5):
+        world.ask("broken", None, status=502, error="down")
+    world.write()
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, LATER - timedelta(days=1))
+        session.commit()
+    found = _report(world)
+    assert found.valid_format == pytest.approx(0.8)
+    assert {one.name: one.state for one in found.criteria}["right form"] == "not met"
+    (failures,) = (section for section in sections(found) if section.title == "Which inputs fail?")
+    table = failures.parts[0]
+    assert isinstance(table, Table)
+    assert table.rows[:2] == [
+        ["error", "5", "25 requests", "20.0 %"],
+        ["schema invalid", "2", "10 answers kept with their text", "20.0 %"],
+    ]
+
+
+def test_without_any_text_kept_the_form_is_not_known(world: World) -> None:
+    unstored: dict[str, Any] = {"request": None, "stored": False}
+    for _ in range(10):
+        world.ask(None, None, **unstored)
+    world.write()
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, NOW)
+        session.commit()
+    found = _report(world)
+    assert found.looked_until is not None and found.valid_format is None
+    (form,) = (one for one in found.criteria if one.name == "right form")
+    assert form.state == "unknown" and form.found.startswith("not known")
+
+
+def test_what_a_reviewer_found_to_be_no_failure_is_not_counted_among_them(world: World) -> None:
+    for number in range(4):
+        world.say(world.ask(f"question {number}", "not JSON" if number == 3 else RIGHT, f"user {number}"), 1)
+    world.write()
+    with world.database.session() as session:
+        triage_model(session, "assistant", world.settings, NOW)
+        rows = session.exec(select(Failure).order_by(col(Failure.inference_id))).all()
+        for row, action in zip(rows, ("accept", "dismiss", "correct", "accept"), strict=True):
+            right = OTHER if action == "correct" else None
+            resolve_failure(session, row.id, action, right, "rev", world.settings, NOW)  # type: ignore[arg-type]
+        session.commit()
+    found = _report(world)
+    assert (found.reasons, found.cleared) == ({"low_rating": 1}, 3)
+    assert found.valid_format == pytest.approx(0.75)  # whatever a reviewer makes of it, it has not the form
+    assert "Not among them: 3 that a reviewer found to be none" in markdown(found)
 
 
 def _turn(world: World) -> None:
