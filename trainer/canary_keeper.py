@@ -18,7 +18,15 @@ from sqlmodel import Session, col, select
 
 from feedback.access.audit import Actor
 from feedback.errors import ConflictError, StarloopError, UnavailableError
-from feedback.registry.canaries import BASE, End, begin_watch, canary_of, end_canary, open_canaries
+from feedback.registry.canaries import (
+    BASE,
+    End,
+    begin_watch,
+    canary_of,
+    end_canary,
+    open_canaries,
+    unwatched_promotion,
+)
 from feedback.registry.models import GATE, get_model
 from feedback.storage.tables import Canary, Cycle
 from feedback.threads import name_this_thread
@@ -68,7 +76,7 @@ class CanaryKeeper:
             self._thread.join()
 
     def look_at_all(self) -> None:
-        """One look at every canary and watch, then at the cycles that waited for one that has ended."""
+        """One look at every canary and watch, at the cycles that waited for one that has ended, and at what people promoted."""
         self._mind_the_clock()
         with self._workshop.database.reading() as session:
             rows = open_canaries(session)
@@ -77,6 +85,11 @@ class CanaryKeeper:
             with _apart(f"the {row.kind} of {row.model}@{row.version}"):
                 self._look_at(row)
         self._go_on_with_cycles()
+        if self._wanted.holdback:
+            for model in self._workshop.settings.model:
+                if model.mode == "auto":
+                    with _apart(f"watching {model.name}"):
+                        self._watch_a_persons(model.name)
 
     def _run(self, leads: Callable[[], bool]) -> None:
         name_this_thread("canary")
@@ -236,6 +249,20 @@ class CanaryKeeper:
                 continue
             with _apart(f"cycle {cycle.id} of {cycle.model}"):
                 self._go_on(cycle, canary)
+
+    def _watch_a_persons(self, model: str) -> None:
+        """Begin the watch of what a person promoted, by hand or through a canary of theirs; so late only as it would last."""
+        now, wanted = self._workshop.clock(), self._wanted
+        since = now.timestamp() - 3600 * wanted.watch_hours
+        with self._workshop.database.reading() as session:
+            move = unwatched_promotion(session, model, since)
+        if move is None or move.to_version is None:
+            return
+        before, share, hours = move.from_version or BASE, wanted.holdback, wanted.watch_hours
+        with self._workshop.database.session() as session:
+            self._lease.confirm(session)
+            begin_watch(session, model, move.to_version, before, share, hours, ACTOR, None, now)
+            session.commit()
 
     def _go_on(self, cycle: Cycle, canary: Canary | None) -> None:
         record = self._workshop.record(self._lease, self._loop_stopping, cycle.id)

@@ -16,10 +16,10 @@ from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.arms import Kind, open_canary
-from feedback.registry.models import SERVABLE, check_compared, lock_model
+from feedback.registry.models import GATE, SERVABLE, check_compared, last_move, lock_model
 from feedback.registry.versions import get_version, reject_version
 from feedback.storage.paging import Page, newest_first
-from feedback.storage.tables import Canary
+from feedback.storage.tables import Canary, Move
 
 BASE = "base"
 End = Literal["passed", "rolled_back", "withdrawn"]
@@ -85,21 +85,35 @@ def begin_watch(
     share: float,
     hours: float,
     actor: Actor,
-    cycle_id: str,
+    cycle_id: str | None,
     now: datetime,
 ) -> Canary | None:
-    """Leave a share of the users with the champion before, after `version` was promoted by a cycle.
+    """Leave a share of the users with the champion before, after `version` was promoted by a cycle or a person.
 
-    Asked again it gives the watch that there is; None where another version is champion by now.
+    A cycle that asks again gets the watch that there is; None where another version is champion by now, or a comparison goes on.
     """
     row = lock_model(session, model)
-    known = canary_of(session, cycle_id, "watch")
+    known = None if cycle_id is None else canary_of(session, cycle_id, "watch")
     if known is not None or (row.champion or BASE) != version or open_canary(session, model) is not None:
         return known
-    canary = canary_of(session, cycle_id, "canary")
-    salt = None if canary is None else canary.salt
+    newest = (
+        select(Canary).where(Canary.model == model, Canary.kind == "canary").order_by(col(Canary.id).desc())
+    )
+    canary = session.exec(newest.limit(1)).first()
+    passed = canary is not None and canary.version == version and canary.state == "passed"
+    salt = canary.salt if canary is not None and passed else None
     reason = f"{model}@{version} was promoted"
     return _begin(session, "watch", model, version, against, share, hours, reason, actor, cycle_id, salt, now)
+
+
+def unwatched_promotion(session: Session, model: str, since: float) -> Move | None:
+    """The move that made the champion, where a person promoted it, not before `since` (Unix seconds), and users have compared nothing
+    since then. What the gate promotes is watched by its cycle."""
+    move = last_move(session, model)
+    if move is None or move.kind != "promotion" or move.decided_by == GATE or move.to_version is None:
+        return None
+    compared = select(Canary.id).where(Canary.model == model, Canary.created >= move.created)
+    return None if move.created < since or session.exec(compared).first() is not None else move
 
 
 def end_canary(

@@ -99,7 +99,7 @@ def move_champion(
         raise BadFieldError("decided_by", "is empty; a move is made by the gate or in somebody's name")
     row = lock_model(session, model)
     if to == row.champion:
-        made = _last_move(session, model)
+        made = last_move(session, model)
         if made is not None and cycle_id is not None and made.cycle_id == cycle_id:
             return made
         raise ConflictError(f"{model}@{to or 'base'} is the champion already; nothing was moved")
@@ -177,6 +177,12 @@ def _replayed(moves: Iterable[Move]) -> tuple[list[str | None], set[str | None]]
     return stack, left
 
 
+def last_move(session: Session, model: str) -> Move | None:
+    """The move that made the champion what it is; None where it never moved."""
+    newest = select(Move).where(Move.model == model).order_by(col(Move.position).desc())
+    return session.exec(newest.limit(1)).first()
+
+
 def list_moves(session: Session, model: str | None, limit: int, cursor: str | None) -> Page[Move]:
     """Moves of one model's champion, or of all, newest first."""
     query = select(Move)
@@ -230,11 +236,6 @@ def _move(
     session.add(move)
     end_by_move(session, move)
     return move
-
-
-def _last_move(session: Session, model: str) -> Move | None:
-    newest = select(Move).where(Move.model == model).order_by(col(Move.position).desc())
-    return session.exec(newest.limit(1)).first()
 
 
 def _unknown(session: Session, name: str) -> NotFoundError:

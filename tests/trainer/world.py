@@ -120,7 +120,8 @@ class FakeServer:
             version, cycle_id = body["version"], body["cycle_id"]
             self.before_the_move(session)
             against = body["instead_of"]
-            move_champion(session, MODEL, version, "promotion", reason, "gate", cycle_id, now, against)
+            who = "gate" if cycle_id is not None else "loop"
+            move_champion(session, MODEL, version, "promotion", reason, who, cycle_id, now, against)
             if self.loses_answers:
                 session.commit()
                 raise httpx.ReadTimeout("the answer is lost")
