@@ -110,6 +110,10 @@ def _cost(report: Report) -> Criterion:
     wanted = "as set" if costs.budget is None else f"≤ {costs.budget:,.2f} a month"
     if costs.total is None:
         return Criterion("cost", wanted, "unknown", "no prices are set")
+    if costs.serving == 0.0:
+        return Criterion(
+            "cost", wanted, "unknown", "the model was not there yet, so there was nothing to pay for"
+        )
     text = f"{costs.total:,.2f}"
     if costs.per_thousand_answers is not None:
         text += f", {costs.per_thousand_answers:,.4f} for a thousand answers"

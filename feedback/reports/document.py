@@ -97,7 +97,10 @@ class Costs(Struct, kw_only=True):
     """In the currency of the settings."""
 
     serving: float | None = None
-    """`[[engine]] price_per_hour` over the hours of the period that have passed; None without a price."""
+    """`[[engine]] price_per_hour` over the hours of the period that have passed since the model was registered, shared evenly
+    by the models that the engine serves; None without a price."""
+    sharing: int = 1
+    """How many models those are at the end of the period."""
     training: float | None = None
     """`[training] price_per_hour` over the trainings' hours; None without a price."""
     training_seconds: float = 0.0

@@ -12,8 +12,9 @@ from feedback.datasets.contract import TaskContract, answer_key
 from feedback.datasets.failing_kinds import find_failing_kinds
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.registry.versions import order_of
+from feedback.reports.costs import costs_of
 from feedback.reports.criteria import criteria, next_steps
-from feedback.reports.document import Changed, Costs, CycleRow, MoveRow, Report, VersionRow
+from feedback.reports.document import Changed, CycleRow, MoveRow, Report, VersionRow
 from feedback.reports.judging import judged_in
 from feedback.reports.monthly import kept_month, month_of
 from feedback.reports.traffic import (
@@ -249,30 +250,6 @@ def _contenders(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, one in (result.get("contenders") or {}).items()
         if one["suites"]["golden"]["n"]
     ]
-
-
-def costs_of(session: Session, settings: Settings, period: Period, answers: int, now: datetime) -> Costs:
-    """What serving and training cost in the part of a period that has passed, as far as their prices are set."""
-    trained = session.exec(
-        select(ModelVersion.facts).where(
-            ModelVersion.model == period.model,
-            ModelVersion.created >= period.since,
-            ModelVersion.created < period.until,
-        )
-    ).all()
-    costs = Costs(training_seconds=sum(float(facts.get("seconds") or 0.0) for facts in trained))
-    model = settings.model_named(period.model)
-    assert model is not None
-    engine = next((engine for engine in settings.engine if engine.base == model.base), None)
-    if engine is not None and engine.price_per_hour:
-        hours = (min(period.until, now.timestamp()) - period.since) / 3600
-        costs.serving = round(hours * engine.price_per_hour, 2)
-    if settings.training.price_per_hour:
-        costs.training = round(costs.training_seconds / 3600 * settings.training.price_per_hour, 2)
-    if costs.total is not None and answers:
-        costs.per_thousand_answers = round(1000 * costs.total / answers, 4)
-    costs.budget = model.monthly_budget or None
-    return costs
 
 
 def _moment(seconds: float) -> str:

@@ -12,8 +12,9 @@ from feedback.apart import answer_apart, ask_apart
 from feedback.datasets.failing_kinds import FailingGroup, FailingKind, find_failing_kinds
 from feedback.errors import NotFoundError
 from feedback.registry.models import get_model
+from feedback.reports.costs import costs_of
 from feedback.reports.document import Costs, VersionRow
-from feedback.reports.facts import costs_of, in_form, version_rows
+from feedback.reports.facts import in_form, version_rows
 from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
 from feedback.reports.zones import day_of, midnight, name_of, offsets, zone_named
 from feedback.settings import Settings
@@ -128,7 +129,7 @@ def overview_apart(span: Span) -> Overview:
 def look_over(session: Session, span: Span) -> Overview:
     """A model's last days. Raises `NotFoundError` for an unknown model."""
     configured = span.settings.model_named(span.model)
-    registered = get_model(session, span.model).created
+    get_model(session, span.model)
     if configured is None:
         raise NotFoundError(
             f"the model {span.model[:60]!r} stands in no [[model]] of the configuration any more"
@@ -136,7 +137,6 @@ def look_over(session: Session, span: Span) -> Overview:
     zone, period = zone_named(span.zone), span.period()
     today, since, until = day_of(span.now.timestamp(), zone), period.since, period.until
     earlier = Period(span.model, midnight(span.first_day(2 * span.days), zone), since)
-    paid = Period(span.model, max(since, registered), until)
     volume = volumes(session, period)
     said = stars(session, period, volume)
     failed = reasons(session, period)
@@ -158,7 +158,7 @@ def look_over(session: Session, span: Span) -> Overview:
         valid_format=valid,
         kinds=kinds.items if kinds else [],
         groups=kinds.groups if kinds else [],
-        costs=costs_of(session, span.settings, paid, volume[ALL].answers, span.now),
+        costs=costs_of(session, span.settings, period, volume[ALL].answers, span.now),
     )
 
 

@@ -182,6 +182,13 @@ def _costs(report: Report) -> list[str | Table]:
             "Prices are not set: [[engine]] price_per_hour and [training] price_per_hour make costs of these hours."
         )
         return [*parts, *_elsewhere(report)]
+    if costs.serving is not None:
+        shared = (
+            f": an even part of what the engine costs, which serves {costs.sharing} models"
+            if costs.sharing > 1
+            else ""
+        )
+        parts.append(f"Serving counts from the model's registration on{shared}.")
     rows = [
         [name, f"{value:,.2f}"]
         for name, value in (

@@ -394,8 +394,8 @@ def test_costs_come_from_prices_and_hours(world: World) -> None:
         model=[msgspec.structs.replace(world.settings.model[0], monthly_budget=100.0)],
     )
     costs = _report(world, settings=priced).costs
-    assert costs.serving == pytest.approx(2 * 3.5 * 24)  # the month has lasted three and a half days
-    assert (costs.training, costs.total) == (2.0, 170.0)
+    assert costs.serving == pytest.approx(2 * 3 * 24)  # the model is three days old
+    assert (costs.training, costs.total) == (2.0, 146.0)
     found = {one.name: one for one in _report(world, settings=priced).criteria}["cost"]
     assert (found.state, found.wanted) == ("not met", "≤ 100.00 a month")
 
