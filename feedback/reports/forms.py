@@ -10,6 +10,8 @@ from feedback.reports.document import Report
 from feedback.reports.plots import bars, line
 from feedback.reports.tables import Section, Table, opening, sections
 
+_SHORT = 40
+"""Characters of the longest cell in a column whose lines are not broken; an id has 36."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f24; --dim: #5c6370; --line: #d9dce3; --back: #fff; --mark: #2f6fde; }
@@ -21,9 +23,10 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; min-width: 50%; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: anywhere; }
-th { color: var(--dim); font-weight: 600; } td.number, th.number { text-align: right; white-space: nowrap; }
-p { max-width: 46rem; } p.opening { color: var(--dim); } svg { width: 100%; max-width: 640px; display: block; margin: .5rem 0; }
+  white-space: nowrap; }
+th { color: var(--dim); font-weight: 600; } .number { text-align: right; } .scroll svg { min-width: 28rem; }
+td.prose { white-space: normal; min-width: 14rem; max-width: 34rem; overflow-wrap: break-word; }
+h1, p { overflow-wrap: anywhere; } p { max-width: 46rem; } p.opening { color: var(--dim); } svg { width: 100%; max-width: 640px; display: block; margin: .5rem 0; }
 svg text { font-size: 11px; fill: var(--dim); } .grid { stroke: var(--line); } .bar { fill: var(--mark); }
 .band { fill: var(--mark); opacity: .25; }
 .line { stroke: var(--mark); fill: none; stroke-width: 2; } .dot { fill: var(--mark); }
@@ -78,20 +81,30 @@ def _plot(report: Report, which: str) -> str:
     labels = [day.day for day in report.days]
     if which == "answers" and any(day.answers for day in report.days):
         drawn = bars("Answers a day", labels, [day.answers for day in report.days])
-        return f"{drawn}<p>Answers a day, in UTC as the month is.</p>"
+        return f'<div class="scroll">{drawn}</div><p>Answers a day, in UTC as the month is.</p>'
     if which == "stars" and any(day.mean is not None for day in report.days):
         means, bands = [day.mean for day in report.days], [day.interval for day in report.days]
         drawn = line("Mean stars a day, with their 95 % intervals", labels, means, 1, 5, bands)
-        return f"{drawn}<p>Mean stars a day, with their 95 % intervals; days are those of UTC, as the month is.</p>"
+        told = "Mean stars a day, with their 95 % intervals; days are those of UTC, as the month is."
+        return f'<div class="scroll">{drawn}</div><p>{told}</p>'
     return ""
 
 
 def _html_table(table: Table) -> str:
+    kinds = [
+        "number"
+        if place >= table.plain
+        else "prose"
+        if any(len(row[place]) > _SHORT for row in table.rows)
+        else "short"
+        for place in range(len(table.columns))
+    ]
+
     def cells(tag: str, values: list[str]) -> str:
-        opened = [
-            f"<{tag}>" if place < table.plain else f'<{tag} class="number">' for place in range(len(values))
-        ]
-        return "".join(f"{start}{escape(value)}</{tag}>" for start, value in zip(opened, values, strict=True))
+        return "".join(
+            f'<{tag} class="{kind}">{escape(value)}</{tag}>'
+            for kind, value in zip(kinds, values, strict=True)
+        )
 
     head = cells("th", table.columns)
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)

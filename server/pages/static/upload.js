@@ -43,7 +43,7 @@ function show(name, bad) {
   find("bad-name").textContent = name;
   find("bad-rows").querySelector("tbody").replaceChildren(...bad.slice(0, 50).map((one) => {
     const row = document.createElement("tr");
-    const problem = part("td", "");
+    const problem = part("td", "", "prose");
     tell(problem, one.problem);
     row.append(part("td", one.line, "number"), part("td", one.field), problem);
     return row;
