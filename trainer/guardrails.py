@@ -126,7 +126,7 @@ def _share(
     about: str, word: str, ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float
 ) -> Finding:
     if not ours:
-        return Finding(about, "open", f"{about}: it has answered nobody yet")
+        return Finding(about, "open", f"{about}: there is no answer of it to judge yet")
     bad, other = sum(ours), sum(theirs)
     share = bad / len(ours)
     text = f"{about}: {bad} of {counted(len(ours), 'answer')} {word} ({share:.1%})"
@@ -150,7 +150,7 @@ def _share(
 def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float) -> Finding:
     """Whether a version broke down, by its newest answers beside what the other answered until now."""
     if not ours or not theirs:
-        return Finding("format", "open", "format: not both versions have answered")
+        return Finding("format", "open", "format: there are no answers of both versions to judge yet")
     bad, other = sum(ours), sum(theirs)
     text = (
         f"format: {bad} of the newest {counted(len(ours), 'answer')} malformed ({bad / len(ours):.1%}), beside "
