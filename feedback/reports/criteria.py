@@ -44,10 +44,10 @@ def next_steps(report: Report) -> list[str]:
         steps.append(
             f"Inputs with {name} fail in {_percent(kind.share)} of cases ({_percent(kind.elsewhere)} elsewhere): correct some of them."
         )
-    open_cycles = [cycle for cycle in report.cycles if cycle.outcome in ("inconclusive", "proposed")]
-    if open_cycles:
-        last = open_cycles[-1]
-        steps.append(f"Cycle {last.id} ended {last.outcome} and waits for a person: {last.reason}")
+    for cycle_id, version, why in report.proposed:
+        steps.append(f"Cycle {cycle_id} proposes {report.model}@{version}, to promote or to reject: {why}")
+    if report.cycles and report.cycles[-1].outcome == "inconclusive":
+        steps.append(f"The last cycle, {report.cycles[-1].id}, was inconclusive: {report.cycles[-1].reason}")
     failed = [cycle for cycle in report.cycles if cycle.outcome == "failed"]
     if failed:
         steps.append(f"Cycle {failed[-1].id} failed: {failed[-1].reason}")
@@ -65,6 +65,9 @@ def _improvement(report: Report) -> Criterion:
             "unknown",
             "no evaluation has both of them",
         )
+    if found["version"] == "base":
+        text = f"the base itself serves: {_percent(found['base'])} of {found['cases']} cases"
+        return Criterion("better than the base", "≥ 10 points on the golden set", "not met", text)
     text = (
         f"{report.model}@{found['version']} {_percent(found['champion'])}, base {_percent(found['base'])} "
         f"of {found['cases']} cases: {100 * found['improvement']:+.1f} points"

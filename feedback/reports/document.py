@@ -145,9 +145,11 @@ class Report(Struct, kw_only=True):
     cycles: list[CycleRow]
     waiting: int
     """Failures that wait for a correction, of any month."""
+    proposed: list[tuple[str, str, str]]
+    """Cycles whose version waits for a person now, of any month: cycle id, version, why."""
     improvement: dict[str, Any]
     """`{version, base, champion, improvement, cases, contenders}`: shares of the golden set, as the last evaluation in or before
-    the month saw them; contenders are `{name, model, accuracy, cases, per_thousand}`."""
+    the month saw them, of the base alone where it serves itself; contenders are `{name, model, accuracy, cases, per_thousand}`."""
     judged: list[JudgedRow]
     costs: Costs
     criteria: list[Criterion]

@@ -17,6 +17,7 @@ from feedback.reports.criteria import criteria, next_steps
 from feedback.reports.document import Changed, CycleRow, MoveRow, Report, VersionRow
 from feedback.reports.judging import judged_in
 from feedback.reports.monthly import kept_month, month_of
+from feedback.reports.proposals import proposals
 from feedback.reports.traffic import (
     ALL,
     Looked,
@@ -86,6 +87,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         moves=_moves(session, model, since, until),
         cycles=_cycles(session, model, since, until),
         waiting=_waiting(session, model),
+        proposed=proposals(session, model),
         improvement=_improvement(session, model, until),
         judged=judged_in(session, model, since, until),
         costs=costs_of(session, settings, period, everything.answers, now),
@@ -211,14 +213,13 @@ def _waiting(session: Session, model: str) -> int:
 
 def _improvement(session: Session, model: str, until: float) -> dict[str, Any]:
     """What the version that served at the end of the period was worth beside the base, by the golden set."""
-    serving = session.exec(
+    moved = session.exec(
         select(Move.to_version)
         .where(Move.model == model, Move.created < until)
         .order_by(col(Move.position).desc())
         .limit(1)
     ).first()
-    if not serving:
-        return {}
+    serving = moved or "base"
     query = select(Cycle).where(Cycle.model == model, Cycle.created < until).order_by(col(Cycle.id).desc())
     for cycle in session.exec(query.limit(100)):
         versions = (cycle.result or {}).get("versions") or {}

@@ -15,11 +15,12 @@ from feedback.registry.models import get_model
 from feedback.reports.costs import costs_of
 from feedback.reports.document import Costs, VersionRow
 from feedback.reports.facts import in_form, version_rows
+from feedback.reports.proposals import proposals
 from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
 from feedback.reports.zones import day_of, midnight, name_of, offsets, zone_named
 from feedback.settings import Settings
 from feedback.storage.database import open_database
-from feedback.storage.tables import Candidate, Case, Cycle, Failure, ModelVersion, Move, RaterHold
+from feedback.storage.tables import Candidate, Case, Failure, Move, RaterHold
 
 PERIODS = (7, 30, 90)
 """Days that can be looked over."""
@@ -102,22 +103,12 @@ def awaiting(session: Session, model: str) -> Awaiting:
         query = select(func.count()).select_from(table).where(table.model == model, table.state == state)
         return session.exec(query).one()
 
-    proposed = session.exec(
-        select(Cycle.id, Cycle.version, Cycle.reason)
-        .join(
-            ModelVersion,
-            (col(ModelVersion.model) == col(Cycle.model)) & (col(ModelVersion.number) == col(Cycle.version)),
-        )
-        .where(Cycle.model == model, Cycle.decision == "proposed", ModelVersion.state == "registered")
-        .order_by(col(Cycle.id).desc())
-        .limit(5)
-    )
     return Awaiting(
         failures=count(Failure, "quarantine"),
         candidates=count(Candidate, "checked"),
         holds=count(RaterHold, "held"),
         cases=count(Case, "drawn"),
-        proposed=[(identifier, version or "", reason or "") for identifier, version, reason in proposed],
+        proposed=proposals(session, model),
     )
 
 

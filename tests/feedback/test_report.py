@@ -20,6 +20,7 @@ from feedback.datasets.failures import resolve_failure, triage_model
 from feedback.errors import BadFieldError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.models import get_model, move_champion
+from feedback.registry.versions import mark_version, reserve_version
 from feedback.reports.criteria import IMPROVEMENT
 from feedback.reports.document import Report
 from feedback.reports.facts import gather
@@ -331,6 +332,41 @@ def test_a_promotion_shows_what_it_fixed_and_broke(world: World) -> None:
     ]
     assert found.improvement["improvement"] == pytest.approx(0.35) and IMPROVEMENT == 0.1
     assert {one.name: one.state for one in found.criteria}["better than the base"] == "met"
+
+
+def test_after_a_rollback_to_the_base_the_report_says_that_the_base_serves(world: World) -> None:
+    _turn(world)
+    world.ask("one")
+    world.write()
+    with world.database.session() as session:
+        move_champion(session, "assistant", None, "rollback", "complaints", "ann", None, LATER)
+        session.commit()
+    found = _report(world, now=LATER + timedelta(hours=1))
+    (goal,) = (one for one in found.criteria if one.name == "better than the base")
+    assert (goal.state, goal.found) == ("not met", "the base itself serves: 40.0 % of 3 cases")
+    assert not [step for step in found.next_steps if "draw golden cases" in step]
+
+
+def test_what_to_do_next_names_every_version_that_waits_and_no_other(world: World) -> None:
+    _turn(world)  # 1.0 is promoted
+    world.ask("one")
+    world.write()
+    plain: dict[str, Any] = {"model": "assistant", "mode": "propose", "requested_by": "ann", "state": "done"}
+    with world.database.session() as session:
+        waits = reserve_version(session, "assistant", None, None, "starter", "r", "h", "", {}, NOW)
+        mark_version(session, "assistant", waits.number, "registered")
+        for hours, (decision, version) in enumerate(
+            (("proposed", waits.number), ("proposed", "1.0"), ("inconclusive", None)), start=1
+        ):
+            moment = NOW + timedelta(hours=hours)
+            told = {"decision": decision, "version": version, "reason": f"of hour {hours}"}
+            times = {"created": moment.timestamp(), "updated": moment.timestamp()}
+            session.add(Cycle(id=new_id(moment), **told, **times, **plain))
+        session.commit()
+    steps = [step for step in _report(world).next_steps if "of hour" in step]
+    proposed, inconclusive = steps
+    assert f"proposes assistant@{waits.number}, to promote or to reject: of hour 1" in proposed
+    assert "was inconclusive: of hour 3" in inconclusive and "waits" not in inconclusive
 
 
 def test_contenders_of_the_last_evaluation_stand_with_the_costs(world: World) -> None:
