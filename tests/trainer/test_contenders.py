@@ -85,7 +85,7 @@ def test_it_stands_beside_the_versions_with_its_price(
     ring: Ring, kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ring.entry(kind=kind)
-    monkeypatch.setattr("trainer.opening.open_workshop", lambda _: _Open(ring.workshop()))
+    monkeypatch.setattr("trainer.opening.open_workshop", lambda _, **__: _Open(ring.workshop()))
     file = tmp_path / "starloop.toml"
     file.write_text(
         f"""[storage]
@@ -235,7 +235,8 @@ def test_a_cycle_asks_those_that_are_to_be_asked_and_decides_without_them(ring: 
     assert told["per_thousand"] == pytest.approx(0.3)
     with ring.world.database.reading() as session:
         card = model_card(session, MODEL, "1.0")
-    assert "| hosted (big, 0.3 a thousand) | golden |" in card
+    assert "| figure | base (champion) | 1.0 (new) | improvement | 95 % | hosted |" in card
+    assert "| a thousand answers cost | – | – | – | – | 0.3 |" in card
     assert not any("hosted" in one["text"] for one in cycle.result["gate"]["findings"])
 
 
