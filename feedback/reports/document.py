@@ -126,6 +126,7 @@ class Report(Struct, kw_only=True):
     stars: Stars
     versions: list[VersionRow]
     days: list[Day]
+    """Every day from the first on which something was asked or said to the month's last, or today."""
     reasons: dict[str, int]
     """Failures by reason; one answer may have several."""
     cleared: int

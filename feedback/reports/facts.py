@@ -26,6 +26,7 @@ from feedback.reports.traffic import (
     Volume,
     cleared,
     days,
+    filled,
     looked_at,
     misformed,
     reasons,
@@ -75,7 +76,9 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         volume=everything,
         stars=said[ALL],
         versions=version_rows(session, model, volume, said),
-        days=days(session, period),
+        days=filled(
+            days(session, period), datetime.fromtimestamp(min(until - 1, now.timestamp()), UTC).date()
+        ),
         reasons=failed,
         cleared=cleared(session, period),
         looked_until=looked_until,

@@ -16,7 +16,7 @@ from feedback.reports.costs import costs_of
 from feedback.reports.document import Costs, VersionRow
 from feedback.reports.facts import in_form, version_rows
 from feedback.reports.proposals import proposals
-from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, reasons, stars, volumes
+from feedback.reports.traffic import ALL, Day, Period, Stars, Volume, days, filled, reasons, stars, volumes
 from feedback.reports.zones import day_of, midnight, name_of, offsets, zone_named
 from feedback.settings import Settings
 from feedback.storage.database import open_database
@@ -132,7 +132,7 @@ def look_over(session: Session, span: Span) -> Overview:
     said = stars(session, period, volume)
     failed = reasons(session, period)
     looked_until, _, valid = in_form(session, span.settings, configured, period)
-    shown = _filled(days(session, period, offsets(zone, since, until)), today)
+    shown = filled(days(session, period, offsets(zone, since, until)), today)
     kinds = find_failing_kinds(session, span.model, since, until) if failed else None
     return Overview(
         model=span.model,
@@ -151,16 +151,6 @@ def look_over(session: Session, span: Span) -> Overview:
         groups=kinds.groups if kinds else [],
         costs=costs_of(session, span.settings, period, volume[ALL].answers, span.now),
     )
-
-
-def _filled(found: Sequence[Day], today: date) -> list[Day]:
-    """With the days on which nothing was."""
-    if not found:
-        return []
-    known = {day.day: day for day in found}
-    first = date.fromisoformat(found[0].day)
-    names = [f"{first + timedelta(days=place)}" for place in range((today - first).days + 1)]
-    return [known.get(name) or Day(day=name) for name in names]
 
 
 def _marks(session: Session, period: Period, shown: Sequence[Day], zone: tzinfo) -> list[Mark]:

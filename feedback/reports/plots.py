@@ -134,6 +134,11 @@ def _plot(
         ends = f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{escape(labels[0])}</text>'
         if len(labels) >= _SLOTS:
             ends += f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">{escape(labels[-1])}</text>'
+        elif len(labels) > 1:
+            under = _LEFT + (len(labels) - 0.5) * (_WIDTH - _LEFT) / _SLOTS
+            ends += (
+                f'<text x="{under:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(labels[-1])}</text>'
+            )
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{lines}{drawn}{ends}</svg>'
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from math import sqrt
 from typing import Any
 
@@ -179,13 +180,15 @@ def looked_at(session: Session, period: Period) -> Looked:
 
 
 def stars(session: Session, period: Period, volume: Mapping[str, Volume]) -> dict[str, Stars]:
-    """By version, and of all."""
+    """By version, also of those that answered and nobody rated, and of all."""
     found = {ALL: _stars(session, period, None).get(None, Stars())} | {
         version: told for version, told in stars_by_version(session, period).items() if version
     }
+    for version in volume:
+        found.setdefault(version, Stars())
     for version, told in found.items():
         answers = volume[version].answers if version in volume else 0
-        rated = _rated(session, period, version or None)
+        rated = _rated(session, period, version or None) if told.ratings else 0
         told.rated_share = rated / answers if answers else None
     return found
 
@@ -211,6 +214,16 @@ def days(session: Session, period: Period, ahead: Sequence[Offset] = ()) -> list
         day = day_of(number)
         day.ratings, day.raters, day.mean, day.interval = said.ratings, said.raters, said.mean, said.interval
     return [found[number] for number in sorted(found)]
+
+
+def filled(found: Sequence[Day], last: date) -> list[Day]:
+    """With the days on which nothing was, from the first of them to `last`; none of none."""
+    if not found:
+        return []
+    known = {day.day: day for day in found}
+    first = date.fromisoformat(found[0].day)
+    names = [f"{first + timedelta(days=place)}" for place in range((last - first).days + 1)]
+    return [known.get(name) or Day(day=name) for name in names]
 
 
 def _ahead(offsets: Sequence[Offset]) -> Any:
@@ -345,6 +358,4 @@ def _added(histograms: Iterable[Histogram]) -> dict[int, int]:
 
 
 def _date(number: int) -> str:
-    from datetime import date, timedelta
-
     return (date(1970, 1, 1) + timedelta(days=int(number))).isoformat()

@@ -59,13 +59,15 @@ def test_ratings_count_users_not_ratings_and_the_newest_word_of_each(world: Worl
     world.say(changed, 2, rater="cleo")
     world.say(changed, 3, rater="cleo")
     world.ask("nobody rates this", user="dora")
+    world.ask("nor this", user="dora", version="1.1")
     found = _report(world.write())
     assert found.stars.mean == pytest.approx((1 + 5 + 3) / 3)
     assert (found.stars.raters, found.stars.ratings) == (3, 22)
-    assert found.stars.rated_share == pytest.approx(22 / 23)
+    assert found.stars.rated_share == pytest.approx(22 / 24)
     low, high = found.stars.interval or (0.0, 0.0)
     assert low == 1.0 and high == 5.0  # Student's t with three raters so far apart says nearly nothing
     by_version = {row.version: row.stars for row in found.versions}
+    assert (by_version["1.1"].rated_share, by_version["1.1"].mean) == (0.0, None)
     assert (by_version["1.0"].mean, by_version["1.0"].interval) == (5.0, None)
     assert by_version["base"].mean == pytest.approx(2.0)
 
@@ -103,7 +105,10 @@ def test_a_month_ends_where_the_next_begins(world: World) -> None:
         world.ask(f"at {moment}", id=new_id(when), created=moment)
     world.write()
     assert [_report(world, month).volume.answers for month in ("2026-01", "2026-02", "2026-03")] == [1, 2, 1]
-    assert [day.day for day in _report(world, "2026-02").days] == ["2026-02-01", "2026-02-28"]
+    shown = _report(world, "2026-02").days
+    assert [day.day for day in shown] == [f"2026-02-{number:02}" for number in range(1, 29)]
+    assert [day.day for day in shown if day.answers] == ["2026-02-01", "2026-02-28"]
+    assert [day.day for day in _report(world, MONTH).days] == [f"2026-03-0{number}" for number in range(1, 5)]
 
 
 def test_a_month_is_found_in_a_record_of_years_by_an_index(sqlite_database: Database) -> None:
@@ -458,6 +463,12 @@ def test_plots_show_their_values_and_gaps() -> None:
     broken = line("Stars", ["a", "b", "c"], [4.0, None, 3.0], 1, 5)
     assert broken.count("<circle") == 2 and broken.count("M") == 2
     assert bars("none", [], []).startswith("<svg")
+    for count in (1, 2, 9, 10, 31):
+        labels = [f"day {number}" for number in range(1, count + 1)]
+        named = ElementTree.fromstring(bars("Answers", labels, [1.0] * count)).iterfind("text")
+        assert [one.text for one in named if (one.text or "").startswith("day")] == [
+            *dict.fromkeys((labels[0], labels[-1]))
+        ]
 
 
 def test_percentiles_are_the_smallest_value_that_enough_do_not_exceed() -> None:
