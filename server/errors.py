@@ -170,7 +170,7 @@ def _http_message(error: HTTPException) -> tuple[str, str | None]:
     return error.detail, None
 
 
-_ASKED_AS = {"case_state": "state"}
+_ASKED_AS = {"case_state": "state", "of_state": "state"}
 """Handlers' names of query parameters, where Litestar keeps the asked one for itself, and what clients call them."""
 
 

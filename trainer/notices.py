@@ -24,6 +24,7 @@ import httpx
 from sqlmodel import Session, col, func, or_, select
 
 from feedback.errors import StarloopError
+from feedback.registry.canaries import canary_of
 from feedback.settings import Schedule, Settings
 from feedback.storage.database import Database
 from feedback.storage.notice_table import Notice
@@ -60,7 +61,9 @@ class News(NamedTuple):
     month: str | None = None
     """Of `kinds`."""
     compared: str | None = None
-    """The champion beside which a cycle's version was judged."""
+    """The champion beside which the version was judged."""
+    asks: bool = False
+    """Whether a person is to decide."""
 
 
 class Notifier:
@@ -162,6 +165,7 @@ class Notifier:
         message["Subject"] = f"{news.model}: {_outcome(news)}"
         message["From"] = self._wanted.email_from or self._wanted.email
         message["To"] = self._wanted.email
+        message["Date"] = self._clock()
         message["Message-ID"] = f"<{news.id}@starloop>"
         message.set_content(_letter(news))
         send_letter(self._wanted.smtp, message, self._secrets.get(PASSWORD_VARIABLE), _SECONDS)
@@ -212,7 +216,7 @@ def document(news: News) -> dict[str, Any]:
         "outcome": news.outcome,
         "version": news.version,
         "reason": news.reason,
-        "needs_a_person": _needs_a_person(news),
+        "needs_a_person": news.asks,
         "ended": datetime.fromtimestamp(news.ended, UTC).isoformat(timespec="seconds"),
     }
 
@@ -262,11 +266,22 @@ def _ended(session: Session, since: float, ways: int) -> list[News]:
             row.reason or "",
             row.updated,
             compared=(row.result or {}).get("champion"),
+            asks=row.decision == "proposed" or _left_open(canary_of(session, row.id, "canary")),
         )
         for row in reversed(cycles)
     ]
     news += [
-        News(row.id, row.kind, row.model, row.state, row.version, row.reason or "", row.ended or 0.0)
+        News(
+            row.id,
+            row.kind,
+            row.model,
+            row.state,
+            row.version,
+            row.reason or "",
+            row.ended or 0.0,
+            compared=row.against,
+            asks=_left_open(row),
+        )
         for row in reversed(canaries)
     ]
     found = session.exec(select(MonthlyFinding).where(col(MonthlyFinding.created) > since))
@@ -285,11 +300,14 @@ def _kinds(row: MonthlyFinding) -> str:
 
 def _outcome(news: News) -> str:
     outcome = news.outcome.replace("_", " ")
-    return f"{outcome}, waits for a decision" if _needs_a_person(news) else outcome
+    return f"{outcome}, waits for a decision" if news.asks else outcome
 
 
-def _needs_a_person(news: News) -> bool:
-    return news.outcome == "proposed"
+def _left_open(canary: Canary | None) -> bool:
+    """Whether the loop ended it and left the decision to a person; one that a person or another move ended was still going on."""
+    return (
+        canary is not None and canary.state == "withdrawn" and canary.result.get("ruling", "go on") != "go on"
+    )
 
 
 def _letter(news: News) -> str:
@@ -303,7 +321,7 @@ def _letter(news: News) -> str:
         "",
         news.reason,
     ]
-    if _needs_a_person(news):
+    if news.asks and news.kind != "watch":
         beside = f" --instead-of {news.compared}" if news.compared else ""
         lines += ["", f"To promote it: starloop models promote {version}{beside} --reason '…'"]
     return "\n".join(lines) + "\n"

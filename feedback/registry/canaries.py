@@ -62,8 +62,8 @@ def begin_canary(
     before = open_canary(session, model)
     if before is not None and before.kind == "canary":
         raise ConflictError(
-            f"{model}@{before.version} is in its canary; end that first, with a reason: POST "
-            f"/v1/models/{model}/canary/end"
+            f"{model}@{before.version} is in its canary; end that first, with a reason: starloop models "
+            f"end-canary {model}, or POST /v1/models/{model}/canary/end"
         )
     if before is not None:
         _end(

@@ -34,7 +34,8 @@ def turn_down(
     on_trial = open_canary(session, model)
     if on_trial is not None and on_trial.version == number:
         raise ConflictError(
-            f"{name} is in its canary; end that first, with a reason: POST /v1/models/{model}/canary/end"
+            f"{name} is in its canary; end that first, with a reason: starloop models end-canary {model}, or POST "
+            f"/v1/models/{model}/canary/end"
         )
     cycle = None if version.cycle_id is None else session.get(Cycle, version.cycle_id)
     if cycle is not None and cycle.state in UNFINISHED:

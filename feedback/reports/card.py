@@ -14,7 +14,6 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from feedback.registry.adapters import adapter_name
-from feedback.registry.canaries import canary_of
 from feedback.registry.versions import get_version
 from feedback.reports.cycle_figures import figure_table
 from feedback.reports.forms import plain
@@ -51,11 +50,9 @@ def model_card(session: Session, model: str, number: str) -> str:
     version = get_version(session, model, number)
     cycle = session.get(Cycle, version.cycle_id) if version.cycle_id else None
     dataset = session.get(DatasetVersion, version.dataset_id) if version.dataset_id else None
-    canaries = [
-        found
-        for kind in ("canary", "watch")
-        if cycle is not None and (found := canary_of(session, cycle.id, kind)) is not None
-    ]
+    canaries = session.exec(
+        select(Canary).where(Canary.model == model, Canary.version == number).order_by(col(Canary.id))
+    ).all()
     moves = session.exec(
         select(Move)
         .where(Move.model == model, (col(Move.to_version) == number) | (col(Move.from_version) == number))

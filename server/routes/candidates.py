@@ -23,7 +23,7 @@ def candidates(
     gateway: Parts,
     model: FromQuery[str | None] = None,
     # under this name, as `state` alone is a word that Litestar keeps for itself
-    decision: Annotated[
+    of_state: Annotated[
         Literal["checked", "failed", "accepted", "rejected"] | None, QueryParameter(name="state")
     ] = None,
     limit: Limit = 50,
@@ -32,7 +32,7 @@ def candidates(
     """What a teacher or the model itself proposed, with what it passed, newest first."""
     with gateway.database.reading() as session:
         wanted = listed_model(request.user, session, model)
-        page = list_candidates(session, wanted, decision, limit, cursor)
+        page = list_candidates(session, wanted, of_state, limit, cursor)
         return listed(page, lambda row: view(CandidateView, row))
 
 

@@ -26,14 +26,14 @@ def holds(
     gateway: Parts,
     model: FromQuery[str | None] = None,
     # under this name, as `state` alone is a word that Litestar keeps for itself
-    decision: Annotated[Literal["held", "released", "upheld"] | None, QueryParameter(name="state")] = None,
+    of_state: Annotated[Literal["held", "released", "upheld"] | None, QueryParameter(name="state")] = None,
     limit: Limit = 50,
     cursor: FromQuery[str | None] = None,
 ) -> Listed[HoldView]:
     """What many new raters said about one target in a short time, newest first."""
     with gateway.database.reading() as session:
         wanted = listed_model(request.user, session, model)
-        page = list_holds(session, wanted, decision, limit, cursor)
+        page = list_holds(session, wanted, of_state, limit, cursor)
         return listed(page, lambda row: view(HoldView, row))
 
 

@@ -73,7 +73,7 @@ def version_card(
                 f"the model {name!r} has no version {number[:60]!r}; GET /v1/models/{name}/versions lists those there are"
             )
         text = model_card(session, name, number)
-    return Response(text, media_type="text/markdown; charset=utf-8")
+    return Response(text, media_type="text/markdown")
 
 
 @post("/v1/models/{name:str}/promote", status_code=200, opt=_ADMIN)

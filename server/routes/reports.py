@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from litestar import MediaType, Response, get
-from litestar.params import FromQuery, QueryParameter
+from litestar.params import FromQuery
 
 from feedback.reports.apart import Wanted, report_apart
 from feedback.reports.document import Report
@@ -13,7 +13,8 @@ from feedback.reports.forms import html, markdown
 from server.request import SCOPES, GatewayRequest, Parts
 
 _READ = {SCOPES: ("review", "train")}
-_TYPES = {"md": "text/markdown; charset=utf-8", "html": "text/html; charset=utf-8"}
+_TYPES = {"md": "text/markdown", "html": "text/html"}
+"""Litestar adds the charset."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -23,16 +24,16 @@ def report(
     gateway: Parts,
     model: FromQuery[str],
     month: FromQuery[str | None] = None,
-    form: Annotated[Literal["json", "md", "html"], QueryParameter(name="format")] = "json",
+    format: FromQuery[Literal["json", "md", "html"]] = "json",
 ) -> Response[Report | str]:
     """How a model's month (`YYYY-MM`, UTC; without it this one so far) was: ratings, failures, latency, costs, changes, goals."""
     request.user.need_model(model)
     now = gateway.now()
-    found = report_apart(Wanted(gateway.settings, model, month or f"{now:%Y-%m}", now))
-    if form == "json":
+    found = report_apart(Wanted(gateway.settings, model, f"{now:%Y-%m}" if month is None else month, now))
+    if format == "json":
         return Response(found, media_type=MediaType.JSON)
-    text = markdown(found) if form == "md" else html(found)
-    return Response(text, media_type=_TYPES[form], headers={"content-security-policy": _POLICY})
+    text = markdown(found) if format == "md" else html(found)
+    return Response(text, media_type=_TYPES[format], headers={"content-security-policy": _POLICY})
 
 
 ROUTES = [report]

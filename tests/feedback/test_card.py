@@ -85,23 +85,24 @@ def recorded(sqlite_database: Database) -> Database:
                 NOW,
             )
             mark_version(session, "assistant", made.number, "registered")
-        session.add(
-            Canary(
-                id="canary",
-                model="assistant",
-                kind="canary",
-                version="1.0",
-                against="base",
-                share=0.2,
-                salt="x",
-                state="passed",
-                reason="rated better beyond chance",
-                started_by="gate",
-                cycle_id="cycle",
-                created=0.0,
-                limit=0.0,
+        for version, began, cycle_id in (("1.0", "gate", "cycle"), ("1.1", "ada", None)):
+            session.add(
+                Canary(
+                    id=f"canary of {version}",
+                    model="assistant",
+                    kind="canary",
+                    version=version,
+                    against="base",
+                    share=0.2,
+                    salt="x",
+                    state="passed",
+                    reason="rated better beyond chance",
+                    started_by=began,
+                    cycle_id=cycle_id,
+                    created=0.0,
+                    limit=0.0,
+                )
             )
-        )
         move_champion(session, "assistant", "1.0", "promotion", "better", "gate", "cycle", NOW)
         session.commit()
     return sqlite_database
@@ -134,6 +135,7 @@ def test_a_card_tells_the_versions_whole_past(recorded: Database) -> None:
 def test_what_is_not_on_record_is_said(recorded: Database) -> None:
     with recorded.reading() as session:
         card = model_card(session, "assistant", "1.1")
+        assert card.count("canary against base, 20% of the users: passed.") == 1  # which a person began
         assert (
             "It was not judged by the gate." in card and "What it learned from is not on record here." in card
         )

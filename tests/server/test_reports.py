@@ -9,9 +9,12 @@ def test_a_report_comes_in_three_forms_and_wrong_months_are_told(gateway: Inside
     plain = gateway.call("GET", "/v1/reports?model=assistant")
     assert plain.status == 200 and plain.json["model"] == "assistant"
     page = gateway.call("GET", "/v1/reports?model=assistant&format=html")
-    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert gateway.call("GET", "/v1/reports?model=assistant&format=md").body.startswith(b"# assistant in ")
-    wrong = gateway.call("GET", "/v1/reports?model=assistant&month=2026-13")
-    assert wrong.status == 400 and wrong.json["error"]["param"] == "month"
+    text = gateway.call("GET", "/v1/reports?model=assistant&format=md")
+    assert text.body.startswith(b"# assistant in ")
+    assert text.headers["content-type"] == "text/markdown; charset=utf-8"
+    for field, value in (("month", "2026-13"), ("month", ""), ("format", "pdf")):
+        wrong = gateway.call("GET", f"/v1/reports?model=assistant&{field}={value}")
+        assert wrong.status == 400 and wrong.json["error"]["param"] == field
     assert gateway.call("GET", "/v1/reports?model=nobody").status == 404

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,7 @@ def test_a_letter_says_what_waits_and_how_to_decide(sqlite_database: Database) -
         assert desk.notifier().tell_once() == 1
         (letter,) = post.letters
     assert "Subject: assistant: proposed, waits for a decision" in letter
+    assert f"Date: {format_datetime(NOW)}" in letter and "Message-ID: <one@starloop>" in letter
     assert "To: owner@example.com" in letter and "From: starloop@example.com" in letter
     assert "starloop models promote assistant@1.2 --instead-of 1.1" in letter
     assert desk.notices()[0].told == "127.0.0.1 took it"
@@ -327,6 +329,51 @@ def test_a_watch_that_rolled_back_is_told_and_a_canary_of_a_cycle_only_with_that
         ("canary.ended", "c", "rolled_back"),
     ]
     assert told[0]["reason"] == "rated worse beyond chance"
+
+
+@pytest.mark.parametrize(
+    ("ruling", "state", "asks"),
+    [
+        ("time is up", "withdrawn", True),
+        ("pass", "withdrawn", True),
+        ("not shown", "withdrawn", True),
+        ("go on", "withdrawn", False),
+        ("roll back", "rolled_back", False),
+    ],
+)
+def test_a_canary_that_is_left_to_a_person_is_told_so_alone_and_as_its_cycles_end(
+    sqlite_database: Database, receiver: Receiver, ruling: str, state: str, asks: bool
+) -> None:
+    desk = Desk(sqlite_database, webhook=receiver.url)
+    desk.ended("one", "inconclusive")
+    with sqlite_database.session() as session:
+        for name, cycle in (("a", "one"), ("b", None)):
+            session.add(
+                Canary(
+                    id=name,
+                    model="assistant",
+                    kind="canary",
+                    version="1.2",
+                    against="1.1",
+                    share=0.2,
+                    salt="one",
+                    state=state,
+                    reason="the time is up",
+                    result={"ruling": ruling},
+                    started_by="gate",
+                    cycle_id=cycle,
+                    created=0.0,
+                    limit=0.0,
+                    ended=NOW.timestamp(),
+                )
+            )
+        session.commit()
+    assert desk.notifier().tell_once() == 2
+    told = [json.loads(body) for _, body in receiver.got]
+    assert [(one["event"], one["needs_a_person"]) for one in told] == [
+        ("cycle.ended", asks),
+        ("canary.ended", asks),
+    ]
 
 
 def test_what_a_months_failures_have_in_common_is_told_once(
