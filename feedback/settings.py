@@ -72,7 +72,7 @@ class Engine(Section, frozen=True):
     request_seconds: Seconds = 600.0
     """Longest wait for an answer's next byte."""
     price_per_hour: Annotated[float, Meta(ge=0.0)] = 0.0
-    """Of the device that serves, in any currency; 0 leaves the cost of serving out of reports."""
+    """Of the device that serves, in any currency, shared evenly by its models; 0 leaves the cost of serving out of reports."""
 
     @property
     def by_priority(self) -> bool:

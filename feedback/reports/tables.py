@@ -113,7 +113,7 @@ def _reason(looked: Looked, name: str, count: int) -> list[str]:
     if name == "error":
         all_, what = looked.requests, "requests"
     elif name in _BY_TEXT:
-        all_, what = looked.texts, "answers kept with their text"
+        all_, what = looked.texts, "answers with text"
     else:
         all_, what = looked.answers, "answers"
     share = percent(min(count / all_, 1.0)) if all_ else "–"

@@ -206,7 +206,7 @@ def test_form_and_shares_are_of_what_triage_could_look_at(world: World) -> None:
     assert isinstance(table, Table)
     assert table.rows[:2] == [
         ["error", "5", "25 requests", "20.0 %"],
-        ["schema invalid", "2", "10 answers kept with their text", "20.0 %"],
+        ["schema invalid", "2", "10 answers with text", "20.0 %"],
     ]
 
 
