@@ -274,8 +274,8 @@ class Schedule(Section, frozen=True):
     poll_seconds: Seconds = 1.0
     lease_seconds: Annotated[float, Meta(gt=0, le=1800)] = 15.0
     webhook: str = ""
-    """Address that is told when a cycle ends; signed where STARLOOP_WEBHOOK_SECRET is set."""
-    email: str = ""  # whom to write to when a cycle ends, through `smtp`
+    """Address that is told when a cycle, a canary or a watch ends; signed where STARLOOP_WEBHOOK_SECRET is set."""
+    email: str = ""  # whom to write to of the same, through `smtp`
     email_from: str = ""  # the sender; empty takes `email`
     smtp: str = ""
     """`smtp://user@host:587` or `smtps://…`; the password is STARLOOP_SMTP_PASSWORD's value."""
