@@ -106,7 +106,7 @@ def test_the_same_file_is_always_judged_the_same(tmp_path: Path) -> None:
 
 def test_a_single_score_is_said_to_have_no_interval(tmp_path: Path) -> None:
     file = write(tmp_path / "cases.jsonl", [{"champion": {"score": 0.2}, "challenger": {"score": 1000.7}}])
-    assert report(file)["interval"] is None
+    assert report(file)["interval"] == [None, None]
     assert report(file)["decision"] == "inconclusive"
     assert "+1000.500 on average (one score has no interval)" in run(file).stdout
     assert "About 19 more cases would decide" in run(file).stdout

@@ -80,6 +80,7 @@ def _shape(compared: Comparison, findings: Sequence[Finding]) -> dict[str, Any]:
     decision = settle(findings)
     return {
         **{key: numbers[key] for key in _SHOWN},
+        "interval": numbers["interval"] or (None, None),  # both ends are unknown
         "decision": decision,
         "reasons": reasons(findings, decision),
         "slices": {},
