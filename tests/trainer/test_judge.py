@@ -259,7 +259,7 @@ def test_versions_put_side_by_side_by_command_are_judged_too(
     court: Court, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     court.cycle()
-    monkeypatch.setattr("trainer.opening.open_workshop", lambda _: nullcontext(court.workshop()))
+    monkeypatch.setattr("trainer.opening.open_workshop", lambda _, **__: nullcontext(court.workshop()))
     file = court.world.directory / "starloop.toml"
     base = court.world.settings.model[0].base
     file.write_text(
