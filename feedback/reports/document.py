@@ -123,6 +123,8 @@ class Report(Struct, kw_only=True):
     complete: bool
     """Whether the month is over."""
     volume: Volume
+    before: Volume
+    """Of the month before."""
     stars: Stars
     versions: list[VersionRow]
     days: list[Day]

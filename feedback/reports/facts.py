@@ -74,10 +74,12 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         made=now.isoformat(timespec="seconds"),
         complete=now.timestamp() >= until,
         volume=everything,
+        before=volumes(session, Period(model, *month_of(_month_before(since))))[ALL],
         stars=said[ALL],
         versions=version_rows(session, model, volume, said),
         days=filled(
-            days(session, period), datetime.fromtimestamp(min(until - 1, now.timestamp()), UTC).date()
+            days(session, period, timed=True),
+            datetime.fromtimestamp(min(until - 1, now.timestamp()), UTC).date(),
         ),
         reasons=failed,
         cleared=cleared(session, period),
@@ -100,6 +102,10 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
     report.criteria = criteria(report)
     report.next_steps = next_steps(report)
     return report
+
+
+def _month_before(since: float) -> str:
+    return f"{datetime.fromtimestamp(since - 1, UTC):%Y-%m}"
 
 
 def in_form(

@@ -82,6 +82,11 @@ def _plot(report: Report, which: str) -> str:
     if which == "answers" and any(day.answers for day in report.days):
         drawn = bars("Answers a day", labels, [day.answers for day in report.days])
         return f'<div class="scroll">{drawn}</div><p>Answers a day, in UTC as the month is.</p>'
+    if which == "latency" and any(day.p95_ms for day in report.days):
+        slowest = [day.p95_ms or 0.0 for day in report.days]
+        drawn = bars("Milliseconds within which 95 % of a day's answers came", labels, slowest)
+        told = "Milliseconds within which 95 % of a day's answers came; days are those of UTC."
+        return f'<div class="scroll">{drawn}</div><p>{told}</p>'
     if which == "stars" and any(day.mean is not None for day in report.days):
         means, bands = [day.mean for day in report.days], [day.interval for day in report.days]
         drawn = line("Mean stars a day, with their 95 % intervals", labels, means, 1, 5, bands)

@@ -23,7 +23,7 @@ class Section(NamedTuple):
 
     title: str
     plot: str
-    """`answers` or `stars`: what a form that can draw shows here; empty for none."""
+    """`answers`, `latency` or `stars`: what a form that can draw shows here; empty for none."""
     parts: list[str | Table]
 
 
@@ -34,8 +34,8 @@ def sections(report: Report) -> list[Section]:
         Section("What to do next", "", list(report.next_steps)),
         Section("Are users rating highly?", "stars", _ratings(report)),
         Section("Which inputs fail?", "", _failures(report)),
-        Section("Is latency acceptable?", "answers", _latency(report)),
-        Section("Are costs as expected?", "", _costs(report)),
+        Section("Is latency acceptable?", "latency", _latency(report)),
+        Section("Are costs as expected?", "answers", _costs(report)),
         Section("What changed?", "", _changes(report)),
     ]
 
@@ -126,7 +126,13 @@ def _latency(report: Report) -> list[str | Table]:
     rows = [["all", *_speed(report.volume)]]
     rows += [[f"{report.model}@{row.version}", *_speed(row.volume)] for row in report.versions]
     columns = ["version", "answers", "errors", "p50", "p95", "first token p50", "first token p95"]
-    return [Table(columns, rows)]
+    told = f"Half of the answers came within {_ms(report.volume.p50_ms)}, 95 % within {_ms(report.volume.p95_ms)}"
+    if report.before.answers:
+        told += f"; in the month before within {_ms(report.before.p50_ms)} and {_ms(report.before.p95_ms)}"
+    return [
+        f"{told}. No goal is set for this; the gate compares what a token takes.",
+        Table(columns, rows),
+    ]
 
 
 def _elsewhere(report: Report) -> list[str | Table]:
@@ -252,8 +258,12 @@ def _speed(volume: Volume) -> list[str]:
     return [
         f"{volume.answers:,}",
         f"{volume.errors:,}",
-        *("–" if time is None else f"{time:,.0f} ms" for time in times),
+        *map(_ms, times),
     ]
+
+
+def _ms(time: float | None) -> str:
+    return "–" if time is None else f"{time:,.0f} ms"
 
 
 def percent(share: float) -> str:

@@ -115,6 +115,8 @@ class Day(Struct, kw_only=True):
     mean: float | None = None
     interval: tuple[float, float] | None = None
     """At 95 %, as in `Stars`."""
+    p95_ms: float | None = None
+    """Within which 95 % of its answers came; where it was asked for."""
 
 
 def volumes(session: Session, period: Period) -> dict[str, Volume]:
@@ -198,8 +200,11 @@ def stars_by_version(session: Session, period: Period) -> dict[str, Stars]:
     return _stars(session, period, col(Inference.version))
 
 
-def days(session: Session, period: Period, ahead: Sequence[Offset] = ()) -> list[Day]:
-    """Every day on which something was asked or said, in order; in UTC, unless the offsets of another zone are given."""
+def days(session: Session, period: Period, ahead: Sequence[Offset] = (), timed: bool = False) -> list[Day]:
+    """Every day on which something was asked or said, in order; in UTC, unless the offsets of another zone are given.
+
+    `timed` looks for `p95_ms` too.
+    """
     found: dict[int, Day] = {}
 
     def day_of(number: int) -> Day:
@@ -207,9 +212,14 @@ def days(session: Session, period: Period, ahead: Sequence[Offset] = ()) -> list
 
     here = col(Inference.created) + _ahead(ahead)
     asked = cast(func.round(here / 86400 - 0.5 + 1e-9), BigInteger)  # both databases have it, unlike floor
-    counted = columns_of(asked, func.count()).where(period.covers()).group_by(asked)
-    for number, answers in session.connection().execute(counted):
-        day_of(number).answers = answers
+    parts = [asked, _class_of(col(Inference.latency_ms))] if timed else [asked]
+    counted = columns_of(func.count(), *parts).where(period.covers(), _OUTCOMES[0]).group_by(*parts)
+    taken: dict[int, dict[int, int]] = defaultdict(dict)
+    for answers, number, *ms in session.connection().execute(counted):
+        taken[number][ms[0] if timed else 0] = answers
+    for number, times in taken.items():
+        day_of(number).answers = sum(times.values())
+        day_of(number).p95_ms = percentile(times, 0.95) if timed else None
     for number, said in _stars(session, period, asked).items():
         day = day_of(number)
         day.ratings, day.raters, day.mean, day.interval = said.ratings, said.raters, said.mean, said.interval
