@@ -30,7 +30,7 @@ from feedback.registry.canaries import (
 from feedback.registry.models import GATE, get_model
 from feedback.storage.tables import Canary, Cycle
 from feedback.threads import name_this_thread
-from trainer.canary import Arm, Look, look
+from trainer.canary import Arm, Look, Ruling, look
 from trainer.canary_evidence import Evidence
 from trainer.clock_watch import SET_SECONDS, ClockWatch
 from trainer.guardrails import FEW, LAST_LOOK, Tally, due_look, guard
@@ -60,6 +60,7 @@ class CanaryKeeper:
         self._now = now
         self._wanted = workshop.settings.canary
         self._watched: dict[str, _Watched] = {}
+        self._troubles: dict[str, str] = {}
         self._clock = ClockWatch(workshop.clock, now)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,13 +83,13 @@ class CanaryKeeper:
             rows = open_canaries(session)
         self._watched = {row.id: self._watched[row.id] for row in rows if row.id in self._watched}
         for row in rows:
-            with _apart(f"the {row.kind} of {row.model}@{row.version}"):
+            with self._apart(f"the {row.kind} of {row.model}@{row.version}"):
                 self._look_at(row)
         self._go_on_with_cycles()
         if self._wanted.holdback:
             for model in self._workshop.settings.model:
                 if model.mode == "auto":
-                    with _apart(f"watching {model.name}"):
+                    with self._apart(f"watching {model.name}"):
                         self._watch_a_persons(model.name)
 
     def _run(self, leads: Callable[[], bool]) -> None:
@@ -139,7 +140,9 @@ class CanaryKeeper:
         seen = self._look(row, watched, watched.evidence)
         if seen.ruling == "go on":
             return
-        _log.info("%s of %s@%s: %s, %s", row.kind, row.model, row.version, seen.ruling, seen.reason)
+        if seen.ruling != watched.ruling:
+            watched.ruling = seen.ruling
+            _log.info("%s of %s@%s: %s, %s", row.kind, row.model, row.version, seen.ruling, seen.reason)
         if row.kind == "watch":
             self._end_watch(row, seen)
         elif seen.ruling == "roll back":
@@ -178,7 +181,7 @@ class CanaryKeeper:
         over = self._workshop.clock().timestamp() >= row.limit
         number = due if due > watched.looks else LAST_LOOK if over else None
         guardrails = guard(on_trial, against, number, self._wanted.guardrail, slower, watched.earlier)
-        failing = on_trial.failing and not against.failed
+        failing = on_trial.failing and against.hardly_asked
         watch, sound = row.kind == "watch", on_trial.sound > 0
         seen = look(ours, theirs, guardrails, self._wanted, over, watch, sound, failing)
         result = {"looks": due, **msgspec.to_builtins(seen)}
@@ -247,8 +250,23 @@ class CanaryKeeper:
         for cycle, canary in ended:
             if canary is not None and canary.state == "open":
                 continue
-            with _apart(f"cycle {cycle.id} of {cycle.model}"):
+            with self._apart(f"cycle {cycle.id} of {cycle.model}"):
                 self._go_on(cycle, canary)
+
+    @contextmanager
+    def _apart(self, about: str) -> Iterator[None]:
+        """What goes wrong with one is told, once, and tried again at the next look; it holds up no other."""
+        try:
+            yield
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            if self._troubles.get(about) != str(error):
+                self._troubles[about] = str(error)
+                unexpected = None if isinstance(error, StarloopError) else error
+                _log.warning("%s waits: %s", about, error, exc_info=unexpected)
+        else:
+            self._troubles.pop(about, None)
 
     def _watch_a_persons(self, model: str) -> None:
         """Begin the watch of what a person promoted, by hand or through a canary of theirs; so late only as it would last."""
@@ -261,7 +279,7 @@ class CanaryKeeper:
         before, share, hours = move.from_version or BASE, wanted.holdback, wanted.watch_hours
         with self._workshop.database.session() as session:
             self._lease.confirm(session)
-            begin_watch(session, model, move.to_version, before, share, hours, ACTOR, None, now)
+            begin_watch(session, model, move.to_version, before, share, hours, ACTOR, None, now, move.id)
             session.commit()
 
     def _go_on(self, cycle: Cycle, canary: Canary | None) -> None:
@@ -289,19 +307,7 @@ class _Watched:
         self.count_again = 0.0
         self.looks = int(row.result.get("looks", 0))
         self.told: dict[str, object] | None = None
-
-
-@contextmanager
-def _apart(about: str) -> Iterator[None]:
-    """What goes wrong with one is told and tried again at the next look; it holds up no other."""
-    try:
-        yield
-    except LeaseLostError:
-        raise
-    except StarloopError as error:
-        _log.warning("%s waits: %s", about, error)
-    except Exception:
-        _log.exception("%s waits", about)
+        self.ruling: Ruling = "go on"
 
 
 def _set_by(created: float, moved: float, clock: float) -> float:

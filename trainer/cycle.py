@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import dropwhile
 
-from feedback.errors import DataRefusedError, StarloopError
+from feedback.errors import DataRefusedError, StarloopError, UnavailableError
 from feedback.storage.tables import Cycle
 from trainer.attempts import PAUSES, attempt
 from trainer.lease import LeaseLostError
@@ -54,7 +54,9 @@ def run_cycle(workshop: Workshop, record: CycleRecord, pauses: Sequence[float] =
     except DataRefusedError as error:
         record.finish("skipped", str(error))
     except StarloopError as error:
-        record.stop("failed", f"{record.row.step}: {error}")
+        # the server may have moved the champion though its answer did not come
+        if not (isinstance(error, UnavailableError) and ended_by_its_move(workshop, record)):
+            record.stop("failed", f"{record.row.step}: {error}")
     except Exception as error:  # the loop's own boundary: one cycle's defect must not end the loop
         _log.exception("cycle %s failed", record.row.id)
         record.stop(

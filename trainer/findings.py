@@ -288,7 +288,8 @@ def _deciding_regression(regression: Comparison, margin: float) -> int | None:
 def _for_scores(compared: Comparison, distance: float) -> float:
     """The same for scores: an interval narrows with the root of the cases. One score shows no spread."""
     half = (compared.high - compared.low) / 2 if compared.interval else 0.0
-    return compared.n * (_POWER_FACTOR * half / distance) ** 2
+    ratio = _POWER_FACTOR * half / distance
+    return math.inf if ratio > _HOPELESS else compared.n * ratio**2
 
 
 def _within_reach(compared: Comparison, cases: float) -> int | None:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, variance
+from typing import Literal
 
 from feedback.analysis.association import more_often_in_one
 from trainer.findings import Finding, counted
@@ -84,6 +85,11 @@ class Tally:
         newest = self.failed[:_NEWEST]
         return len(newest) >= _FIRST and sum(newest) >= _BROKEN * len(newest)
 
+    @property
+    def hardly_asked(self) -> bool:
+        """Too few answers for a failing version to be told from a failing engine beside them, and none that failed."""
+        return len(self.failed) < _FIRST and not any(self.failed)
+
 
 def due_look(answers: int, done: int) -> int:
     """The number of the newest look that is due with so many answers of the version on trial; `done` where none is new."""
@@ -144,7 +150,9 @@ def _share(
         return Finding(about, "note", text)
     if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) < level:
         return Finding(about, "against", f"{text}; more than {most:.0%} worse beyond chance")
-    return Finding(about, "note", f"{text}; no more than chance explains so far")
+    # so much may be no more than chance only where there is hardly anything to compare with
+    verdict: Literal["open", "note"] = "open" if share >= _BROKEN else "note"
+    return Finding(about, verdict, f"{text}; no more than chance explains so far")
 
 
 def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None, most: float) -> Finding:
@@ -159,7 +167,8 @@ def _broken(ours: Sequence[bool], theirs: Sequence[bool], level: float | None, m
     if level is None or bad <= (other / len(theirs) + most) * len(ours):
         return Finding("format", "note", text)
     if more_often_in_one(bad, len(ours), bad + other, len(ours) + len(theirs)) >= level:
-        return Finding("format", "note", f"{text}; no more than chance explains so far")
+        verdict: Literal["open", "note"] = "open" if bad >= _BROKEN * len(ours) else "note"
+        return Finding("format", verdict, f"{text}; no more than chance explains so far")
     if bad >= _BROKEN * len(ours) and other < _WHOLE * len(theirs):
         return Finding("format", "against", f"{text}: it broke down")
     return Finding("format", "open", f"{text}; worse beyond chance, but of another time")

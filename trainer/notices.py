@@ -266,7 +266,8 @@ def _ended(session: Session, since: float, ways: int) -> list[News]:
             row.reason or "",
             row.updated,
             compared=(row.result or {}).get("champion"),
-            asks=row.decision == "proposed" or _left_open(canary_of(session, row.id, "canary")),
+            asks=row.decision == "proposed"
+            or (row.decision == "inconclusive" and _left_open(canary_of(session, row.id, "canary"))),
         )
         for row in reversed(cycles)
     ]

@@ -45,13 +45,14 @@ def _turned_down(session: Session, version: ModelVersion) -> str | None:
     )
     last = session.exec(touched.order_by(col(Move.position).desc()).limit(1)).first()
     if last is not None:
-        back = last.kind == "rollback" and last.from_version == number
+        back = last.kind == "rollback" and last.from_version == number and last.decided_by != "configuration"
         return f"was rolled back ({last.reason})" if back else None
     if version.rejected is None:
         return None
     cycle = None if version.cycle_id is None else session.get(Cycle, version.cycle_id)
-    if cycle is not None and cycle.decision == "rejected":
-        return f"was rejected ({cycle.reason})"
+    gate = (cycle.result or {}).get("gate") if cycle else None
+    if cycle is not None and gate and gate["decision"] == "rejected":
+        return f"was rejected ({cycle.reason or '; '.join(gate['reasons'])})"
     canary = session.exec(
         select(Canary).where(
             Canary.model == version.model, Canary.version == number, Canary.state == "rolled_back"

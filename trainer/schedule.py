@@ -193,6 +193,7 @@ class Loop:
         """Ask for a cycle, unless the model has one under way; it is owed where that cannot be written down."""
         try:
             with self._workshop.database.session() as session:
+                self._lease.confirm(session)  # another may have led while this machine slept
                 now = self._workshop.clock()
                 asked = request_cycle(session, model.name, model.mode, [], by, now)
                 facts = {"model": model.name, "mode": model.mode, "guards_off": [], "because": by}

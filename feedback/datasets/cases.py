@@ -115,7 +115,7 @@ def confirm_case(
     contract: TaskContract,
     critical: bool | None = None,
 ) -> Case:
-    """Give a case its right answer, or a better one (None: the one it has); a call of its tools as JSON, or as OpenAI's message with it.
+    """Give a case its right answer, or a better one (None, to a confirmed case: the mark alone changes); a call of its tools as JSON, or as OpenAI's message with it.
 
     `critical` marks a golden case as one that no new version may lose, or takes the mark away; None leaves it as it is.
     Raises `NotFoundError`, `ConflictError` for a dropped case, `BadFieldError` when there is no answer, when it breaks the
@@ -130,13 +130,17 @@ def confirm_case(
         raise BadFieldError(
             "critical", f"case {case.id} is of the {case.suite} suite; only golden cases can be critical"
         )
-    if answer is None and case.answer is None:
-        raise BadFieldError("answer", f"is required: case {case.id} has no answer yet")
-    if answer is not None:
-        if (problem := contract.problem(answer, case.messages, case.tools)) is not None:
-            raise BadFieldError("answer", problem)
-        case.answer = plain_answer(answer.strip(), case.tools)
-        case.slice = contract.slice_of(case.answer)
+    if answer is None and (critical is None or case.state != "confirmed"):
+        raise BadFieldError("answer", f"is required: {_unanswered(case)}")
+    if answer is None:  # a mark alone: whoever gave the answer goes on answering for it
+        case.critical = bool(critical)
+        session.add(case)
+        session.flush()
+        return case
+    if (problem := contract.problem(answer, case.messages, case.tools)) is not None:
+        raise BadFieldError("answer", problem)
+    case.answer = plain_answer(answer.strip(), case.tools)
+    case.slice = contract.slice_of(case.answer)
     case.state, case.confirmed, case.confirmed_by, case.version = "confirmed", now.timestamp(), by, None
     case.critical = case.critical if critical is None else critical
     session.add(case)
@@ -147,6 +151,12 @@ def confirm_case(
         other.state = "dropped"
     session.flush()
     return case
+
+
+def _unanswered(case: Case) -> str:
+    if case.answer is None:
+        return f"case {case.id} has no answer yet"
+    return f"case {case.id} is {case.state}, and a person has to say that its answer is right by giving it"
 
 
 def drop_case(session: Session, identifier: str) -> Case:

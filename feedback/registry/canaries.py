@@ -16,7 +16,15 @@ from feedback.access.audit import Actor, note
 from feedback.errors import BadFieldError, ConflictError, NotFoundError
 from feedback.ids import new_id
 from feedback.registry.arms import Kind, open_canary
-from feedback.registry.models import GATE, SERVABLE, check_compared, last_move, lock_model
+from feedback.registry.models import (
+    GATE,
+    SERVABLE,
+    champions_before,
+    check_compared,
+    get_model,
+    last_move,
+    lock_model,
+)
 from feedback.registry.versions import get_version, reject_version
 from feedback.storage.paging import Page, newest_first
 from feedback.storage.tables import Canary, Move
@@ -87,6 +95,7 @@ def begin_watch(
     actor: Actor,
     cycle_id: str | None,
     now: datetime,
+    move_id: str | None = None,
 ) -> Canary | None:
     """Leave a share of the users with the champion before, after `version` was promoted by a cycle or a person.
 
@@ -103,17 +112,29 @@ def begin_watch(
     passed = canary is not None and canary.version == version and canary.state == "passed"
     salt = canary.salt if canary is not None and passed else None
     reason = f"{model}@{version} was promoted"
-    return _begin(session, "watch", model, version, against, share, hours, reason, actor, cycle_id, salt, now)
+    watch = _begin(
+        session, "watch", model, version, against, share, hours, reason, actor, cycle_id, salt, now
+    )
+    watch.move_id = move_id
+    session.flush()
+    return watch
 
 
 def unwatched_promotion(session: Session, model: str, since: float) -> Move | None:
-    """The move that made the champion, where a person promoted it, not before `since` (Unix seconds), and users have compared nothing
-    since then. What the gate promotes is watched by its cycle."""
+    """The move that made the champion, where a person promoted it, not before `since` (Unix seconds), the one before can serve, and
+    users have compared nothing since then. What the gate promotes is watched by its cycle."""
     move = last_move(session, model)
     if move is None or move.kind != "promotion" or move.decided_by == GATE or move.to_version is None:
         return None
-    compared = select(Canary.id).where(Canary.model == model, Canary.created >= move.created)
-    return None if move.created < since or session.exec(compared).first() is not None else move
+    if move.created < since or champions_before(session, get_model(session, model))[:1] != [
+        move.from_version
+    ]:
+        return None
+    # by its name besides, as the clock that the comparison began by is another's, or was set since
+    compared = select(Canary.id).where(
+        Canary.model == model, (col(Canary.move_id) == move.id) | (col(Canary.created) >= move.created)
+    )
+    return None if session.exec(compared).first() is not None else move
 
 
 def end_canary(

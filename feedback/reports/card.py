@@ -130,7 +130,8 @@ def _data(dataset: DatasetVersion | None) -> list[str]:
 
 def _judged(cycle: Cycle | None) -> list[str]:
     result: Mapping[str, Any] = (cycle.result if cycle else None) or {}
-    table = figure_table(result, cycle.version if cycle else None)
+    # whoever may ask the model reads its card, and exports carry it: users' metadata stays with the cycle
+    table = figure_table(result, cycle.version if cycle else None, parts=False)
     lines = _table("How it was judged", table.heads, table.rows) if table.rows else []
     for name, one in (result.get("contenders") or {}).items():
         lines += [f"{plain(name)} is {plain(one['model'])}, a model elsewhere.", ""]

@@ -17,7 +17,8 @@ def costs_of(session: Session, settings: Settings, period: Period, answers: int,
     """The costs of the part of a period that has passed, from the model's registration on.
 
     An engine costs the same whoever asks, so the models that it serves share each of its hours evenly, from their
-    registrations on: their costs add up to the engine's. `answers` are the period's.
+    registrations on: their costs add up to the engine's. Models that left the configuration are not counted, as nothing tells
+    when they did. `answers` are the period's.
     """
     trained = session.exec(
         select(ModelVersion.facts).where(
@@ -34,6 +35,7 @@ def costs_of(session: Session, settings: Settings, period: Period, answers: int,
         begun = _registrations(session, settings, model)
         until = min(period.until, now.timestamp())
         seconds = _even_part(begun, model.name, period.since, until)
+        costs.present = begun.get(model.name, until) < until
         costs.serving = round(seconds / 3600 * engine.price_per_hour, 2)
         costs.sharing = max(sum(moment < until for moment in begun.values()), 1)
     if settings.training.price_per_hour:

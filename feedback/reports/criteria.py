@@ -113,7 +113,7 @@ def _cost(report: Report) -> Criterion:
     wanted = "as set" if costs.budget is None else f"≤ {costs.budget:,.2f} a month"
     if costs.total is None:
         return Criterion("cost", wanted, "unknown", "no prices are set")
-    if costs.serving == 0.0:
+    if not costs.present:
         return Criterion(
             "cost", wanted, "unknown", "the model was not there yet, so there was nothing to pay for"
         )

@@ -41,6 +41,8 @@ class Figure(Struct, frozen=True):
     partly: dict[str, int] = {}
     """Of how many cases, for who answered fewer."""
     remark: str = ""
+    part: str = ""
+    """The slice, metadata or reason of failures that it is about; empty where about all."""
 
     @property
     def name(self) -> str:
@@ -85,19 +87,19 @@ class FigureTable(NamedTuple):
     rows: list[list[str]]
 
 
-def figures_of(result: Mapping[str, Any], challenger: str | None) -> list[Figure]:
-    """What the cycle's `result` tells of its versions; nothing before its evaluation."""
-    return list(_figures(result, challenger))
+def figures_of(result: Mapping[str, Any], challenger: str | None, parts: bool = True) -> list[Figure]:
+    """What the cycle's `result` tells of its versions; nothing before its evaluation. `parts`: also by slice and metadata."""
+    return [row for row in _figures(result, challenger) if parts or not row.part]
 
 
-def figure_table(result: Mapping[str, Any], challenger: str | None) -> FigureTable:
+def figure_table(result: Mapping[str, Any], challenger: str | None, parts: bool = True) -> FigureTable:
     """`figures_of` as a table for people."""
     versions, contenders = list(result.get("versions") or {}), list(result.get("contenders") or {})
     roles = {result.get("champion"): " (champion)", challenger: " (new)"}
     named = [name + roles.get(name, "") for name in versions]
     rows = [
         [row.name, *map(row.cell, versions), row.gain, row.span, *map(row.cell, contenders)]
-        for row in figures_of(result, challenger)
+        for row in figures_of(result, challenger, parts)
     ]
     return FigureTable(["figure", *named, "improvement", "95 %", *contenders], rows)
 
@@ -180,7 +182,8 @@ def _suite(
         for part in sorted({part for parts in found.values() for part in parts}):
             values = {name: parts[part]["accuracy"] for name, parts in found.items() if part in parts}
             cases = max(parts[part]["n"] for parts in found.values() if part in parts)
-            yield Figure(f"{suite}, {part}", "right", cases, "share", values, _gained(values, both))
+            gained = _gained(values, both)
+            yield Figure(f"{suite}, {part}", "right", cases, "share", values, gained, part=part)
 
 
 def _preferred(judge: Mapping[str, Any], champion: str | None, challenger: str | None) -> Figure:

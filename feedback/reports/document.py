@@ -99,6 +99,8 @@ class Costs(Struct, kw_only=True):
     serving: float | None = None
     """`[[engine]] price_per_hour` over the hours of the period that have passed since the model was registered, shared evenly
     by the models that the engine serves; None without a price."""
+    present: bool = True
+    """The model was registered before the period's end."""
     sharing: int = 1
     """How many models those are at the end of the period."""
     training: float | None = None

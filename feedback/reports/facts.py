@@ -74,7 +74,7 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
         made=now.isoformat(timespec="seconds"),
         complete=now.timestamp() >= until,
         volume=everything,
-        before=volumes(session, Period(model, *month_of(_month_before(since))))[ALL],
+        before=volumes(session, Period(model, _month_before(since), since))[ALL],
         stars=said[ALL],
         versions=version_rows(session, model, volume, said),
         days=filled(
@@ -104,8 +104,10 @@ def gather(session: Session, settings: Settings, model: str, month: str, now: da
     return report
 
 
-def _month_before(since: float) -> str:
-    return f"{datetime.fromtimestamp(since - 1, UTC):%Y-%m}"
+def _month_before(since: float) -> float:
+    """When the month before one that begins at `since` began; nothing was before 1970."""
+    last = datetime.fromtimestamp(max(since - 1, 0.0), UTC)
+    return datetime(last.year, last.month, 1, tzinfo=UTC).timestamp()
 
 
 def in_form(

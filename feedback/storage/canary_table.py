@@ -31,11 +31,13 @@ class Canary(SQLModel, table=True):
     salt: str
     """What users are dealt to the arms by; a watch takes its canary's, so that nobody changes arms for no reason."""
     state: str = "open"
-    """`open`, `passed`, `rolled_back`, or `withdrawn` (a person or another move ended it)."""
+    """`open`, `passed`, `rolled_back`, or `withdrawn` (a person, another move, or the loop without a verdict ended it)."""
     reason: str | None = Field(default=None, sa_type=Text)
     """Why it ended, in words; why it began stands in the audit log."""
     started_by: str
     cycle_id: str | None = Field(default=None, index=True, max_length=36)
+    move_id: str | None = Field(default=None, max_length=36)
+    """The person's promotion that is watched."""
     result: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     """The numbers of the last look (`trainer.canary`)."""
     created: float
@@ -43,5 +45,5 @@ class Canary(SQLModel, table=True):
     limit: float
     """When it ends for want of evidence (Unix seconds)."""
     extended: bool = False
-    """It was given its time once more, as no user had come."""
+    """It was given its time once more, as nothing was shown."""
     ended: float | None = None

@@ -41,6 +41,7 @@ def recorded(sqlite_database: Database) -> Database:
             )
         )
         figures = {"n": 200, "accuracy": 0.875, "valid_format": 1.0, "ms_per_token": 4.25, "macro_f1": None}
+        figures["facets"] = {"customer=ACME": {"n": 9, "accuracy": 1.0}}
         golden = {"n": 200, "difference": 0.375, "interval": [0.3, 0.45]}
         contenders = {"hosted": {"model": "big", "per_thousand": 1.25, "suites": {"golden": figures}}}
         gate = {
@@ -129,6 +130,7 @@ def test_a_card_tells_the_versions_whole_past(recorded: Database) -> None:
         "made without these guards: raters",
     ):
         assert said in card, said
+    assert "customer=ACME" not in card  # whoever may ask the model reads it
     assert "<script>" not in card and "flat \\| high" in card
 
 

@@ -157,7 +157,22 @@ def test_a_person_marks_a_golden_case_as_critical_and_takes_the_mark_away(world:
     assert said(critical=False) == (OTHER, False, False)
     with world.database.session() as session:  # by another contract than its answer was confirmed under
         row = confirm_case(session, case.id, None, "ada", NOW, TaskContract(labels=["yes", "no"]), True)
-        assert (row.critical, row.answer, row.slice, row.confirmed_by) == (True, OTHER, "login", "ada")
+        assert (row.critical, row.answer, row.slice, row.confirmed_by) == (True, OTHER, "login", "rob")
+
+
+def test_a_praised_answer_that_was_withdrawn_is_confirmed_by_nobody_who_does_not_give_it(
+    sqlite_database: Database,
+) -> None:
+    row = Case(id="old", model="assistant", suite="regression", prompt_hash="", group_key="", created=0.0)
+    row.messages, row.answer, row.state = [{"role": "user", "content": "hello"}], RIGHT, "lapsed"
+    with sqlite_database.session() as session:
+        session.add(row)
+        session.flush()
+        for critical in (None, False):
+            with pytest.raises(BadFieldError, match="answer: is required: case old is lapsed"):
+                confirm_case(session, "old", None, "rob", NOW, CONTRACT, critical)
+        assert row.state == "lapsed"
+        assert confirm_case(session, "old", RIGHT, "rob", NOW, CONTRACT).confirmed_by == "rob"
 
 
 def test_a_case_of_the_regression_suite_cannot_be_critical(sqlite_database: Database) -> None:

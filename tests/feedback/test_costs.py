@@ -49,6 +49,17 @@ def test_models_on_one_engine_share_its_hours_from_their_registrations_on(world:
     assert so_far.serving == pytest.approx(24 * 2 / 2)  # two days of April have passed
 
 
+def test_the_least_cost_is_one(world: World) -> None:
+    world.settings = replace(world.settings, engine=[Engine(price_per_hour=1e-6)])
+    found = _report(world, "second", "2026-03")
+    assert (found.costs.serving, found.costs.present) == (0.0, True)
+    assert {one.name: one.state for one in found.criteria}["cost"] == "met"
+
+
+def test_the_first_month_of_all_has_none_before_it(world: World) -> None:
+    assert _report(world, "assistant", "1970-01").before.answers == 0
+
+
 def test_a_model_costs_nothing_before_it_was_registered_and_meets_no_goal_by_that(world: World) -> None:
     found = _report(world, "second", "2026-02")
     assert (found.costs.serving, found.costs.sharing) == (0.0, 1)

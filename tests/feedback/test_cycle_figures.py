@@ -105,6 +105,16 @@ def test_a_judges_word_has_its_interval_and_how_far_it_is_believed() -> None:
     )
 
 
+def test_without_its_parts_the_table_names_no_slice_and_nobodys_metadata() -> None:
+    golden = RESULT["versions"]["1.0"]["golden"] | {"facets": {"customer=ACME": {"n": 9, "accuracy": 1.0}}}
+    result = RESULT | {"versions": RESULT["versions"] | {"1.0": {"golden": golden}}}
+    whole, apart = (figure_table(result, "1.1", parts).rows for parts in (True, False))
+    assert [row for row in whole if row not in apart] == [
+        row for row in whole if "refund" in row[0] or "customer=ACME" in row[0]
+    ]
+    assert len(whole) - len(apart) == 2
+
+
 def test_before_the_evaluation_there_is_no_table() -> None:
     assert figure_table({}, None).rows == [] and figure_records({}, "1.0") == []
 

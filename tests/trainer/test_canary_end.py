@@ -116,6 +116,19 @@ def test_a_version_that_breaks_down_is_out_at_once_though_a_backend_calls_as_one
     assert said in found[3]
 
 
+def test_an_answer_or_two_of_the_champion_let_no_failing_version_through(world: World) -> None:
+    with world.database.session() as session:
+        for number in range(10):
+            status = 502 if number else 200
+            add(session, world, user_of(session, "1.0", number), "1.0", COLOUR, None, status=status)
+        for number in range(2):
+            add(session, world, user_of(session, "base", number), "base", COLOUR, None)
+        session.commit()
+    found = ended(world, 0)
+    assert found[:3] == ("inconclusive", "withdrawn", "base")
+    assert "9 of 10 answers failed (90.0%), beside 0.0%" in found[3]
+
+
 def test_engines_that_fail_both_versions_take_nothing_back(world: World) -> None:
     with world.database.session() as session:
         for number in range(20):

@@ -80,6 +80,20 @@ def test_a_watch_that_a_person_ended_does_not_begin_again(world: World) -> None:
     assert comparisons(world) == []
 
 
+def test_a_watch_begins_once_though_the_loops_clock_is_behind_the_servers(world: World) -> None:
+    promoted(world)
+    at = world.now
+    looking = keeper(world)
+    world.now = at - timedelta(seconds=5)
+    looking.look_at_all()
+    (watch,) = comparisons(world)
+    with world.database.session() as session:
+        end_canary(session, watch.id, "withdrawn", "enough", Actor("ada"), world.clock())
+        session.commit()
+    looking.look_at_all()
+    assert comparisons(world) == []
+
+
 def test_a_promotion_of_long_ago_is_not_watched_afterwards(world: World) -> None:
     promoted(world)
     world.now += timedelta(hours=world.settings.canary.watch_hours)

@@ -104,6 +104,16 @@ def test_the_same_file_is_always_judged_the_same(tmp_path: Path) -> None:
     assert run(file, "--json").stdout == run(file, "--json").stdout
 
 
+def test_scores_whose_mean_is_next_to_nothing_need_more_cases_than_there_can_be(tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    scores = [1.0, -1.0] * 10 + [1e-200]
+    rows = [
+        {"id": f"{n}", "champion": {"score": 0}, "challenger": {"score": x}} for n, x in enumerate(scores)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert "No number of cases would decide" in " ".join(report(file)["reasons"])
+
+
 def test_a_single_score_is_said_to_have_no_interval(tmp_path: Path) -> None:
     file = write(tmp_path / "cases.jsonl", [{"champion": {"score": 0.2}, "challenger": {"score": 1000.7}}])
     assert report(file)["interval"] == [None, None]

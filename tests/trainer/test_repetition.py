@@ -53,6 +53,22 @@ def test_what_the_gate_rejected_is_not_trained_again_and_why_is_said(world: Worl
     assert world.trainings == 1
 
 
+def test_what_the_gate_said_in_a_report_is_the_gates_word(world: World) -> None:
+    world.learns = talented("new")
+    assert run(world, mode="report").decision == "reported"
+    again = run(world)
+    assert again.decision == "skipped"
+    assert again.reason is not None and "learned the very same, and was rejected (" in again.reason
+
+
+def test_a_change_of_the_base_in_the_configuration_turns_nothing_down(world: World) -> None:
+    assert run(world).decision == "promoted"
+    with world.database.session() as session:
+        move_champion(session, MODEL, None, "rollback", "base changed", "configuration", None, world.clock())
+        session.commit()
+    assert run(world).version == "1.1"
+
+
 def test_without_that_guard_by_name_it_is(world: World) -> None:
     rejected(world)
     assert run(world, "size").decision == "skipped"

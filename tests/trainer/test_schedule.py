@@ -79,6 +79,18 @@ def test_by_the_clock_every_model_gets_a_cycle_unless_it_has_one(
     assert (only.model, only.mode, only.requested_by) == (MODEL, "auto", "schedule")
 
 
+def test_a_loop_that_slept_while_another_led_asks_for_nothing(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = World(sqlite_database, tmp_path)
+    slept, leading = loop(world), loop(world)
+    slept.poll()
+    world.now += timedelta(hours=1)
+    leading.poll()
+    slept.request_all()
+    assert cycles(world) == []
+
+
 def test_the_loop_works_until_it_is_told_to_stop_and_lets_the_next_one_lead(
     sqlite_database: Database, tmp_path: Path
 ) -> None:

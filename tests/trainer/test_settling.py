@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from sqlmodel import Session, col, delete, select
 
+from feedback.errors import UnavailableError
 from feedback.registry.canaries import open_canaries
 from feedback.registry.cycles import cancel_cycle
 from feedback.registry.models import get_model, move_champion
@@ -19,6 +21,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, Move
 from tests.trainer.world import MODEL, World
 from trainer.cycle import run_cycle
+from trainer.gateway import Gateway
 from trainer.record import CycleRecord
 from trainer.steps import STEPS
 
@@ -155,6 +158,24 @@ def test_a_cycle_that_is_cancelled_after_its_move_ends_as_promoted_and_is_watche
         (watch,) = open_canaries(session)
     assert (watch.kind, watch.version, watch.against) == ("watch", "1.0", "base")
     assert moves(world) == [("promotion", "1.0")]
+
+
+def test_a_move_whose_answer_never_came_ends_the_cycle_as_promoted_and_is_watched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Gateway.promote
+
+    def lost(*arguments: Any, **named: Any) -> None:
+        moved(*arguments, **named)
+        raise UnavailableError("the server did not answer")
+
+    monkeypatch.setattr(Gateway, "promote", lost)
+    world.settings = msgspec.structs.replace(world.settings, canary=CanarySettings(share=0, holdback=0.05))
+    cycle = run(world)
+    assert (cycle.state, cycle.decision) == ("done", "promoted"), cycle.reason
+    with world.database.reading() as session:
+        (watch,) = open_canaries(session)
+    assert watch.kind == "watch" and moves(world) == [("promotion", "1.0")]
 
 
 def test_a_canary_is_told_as_it_was_begun_though_the_settings_changed_before_the_loop_went_on(

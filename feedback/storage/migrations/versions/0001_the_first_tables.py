@@ -158,6 +158,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("started_by", sa.String(), nullable=False),
         sa.Column("cycle_id", sa.String(36), nullable=True),
+        sa.Column("move_id", sa.String(36), nullable=True),
         sa.Column("result", sa.JSON(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("limit", sa.Float(), nullable=False),
