@@ -14,6 +14,7 @@ from feedback.settings import Mode
 from feedback.storage.tables import Canary
 from tests.trainer.test_canary_keeper import keeper, read, served, world
 from tests.trainer.world import MODEL, World
+from trainer.canary_keeper import CanaryKeeper
 from trainer.cycle import run_cycle
 
 __all__ = ["world"]
@@ -68,16 +69,21 @@ def test_quality_that_falls_after_a_persons_promotion_rolls_back_and_that_is_not
     assert comparisons(world) == []
 
 
-def test_a_watch_that_a_person_ended_does_not_begin_again(world: World) -> None:
-    promoted(world)
-    looking = keeper(world)
+def comparisons_after_a_person_ended_the_watch(world: World, looking: CanaryKeeper) -> list[Canary]:
+    """What goes on after a look that began a watch, its end by a person, and another look."""
     looking.look_at_all()
     (watch,) = comparisons(world)
     with world.database.session() as session:
         end_canary(session, watch.id, "withdrawn", "enough", Actor("ada"), world.clock())
         session.commit()
     looking.look_at_all()
-    assert comparisons(world) == []
+    return comparisons(world)
+
+
+def test_a_watch_that_a_person_ended_does_not_begin_again(world: World) -> None:
+    promoted(world)
+    looking = keeper(world)
+    assert comparisons_after_a_person_ended_the_watch(world, looking) == []
 
 
 def test_a_watch_begins_once_though_the_loops_clock_is_behind_the_servers(world: World) -> None:
@@ -85,13 +91,7 @@ def test_a_watch_begins_once_though_the_loops_clock_is_behind_the_servers(world:
     at = world.now
     looking = keeper(world)
     world.now = at - timedelta(seconds=5)
-    looking.look_at_all()
-    (watch,) = comparisons(world)
-    with world.database.session() as session:
-        end_canary(session, watch.id, "withdrawn", "enough", Actor("ada"), world.clock())
-        session.commit()
-    looking.look_at_all()
-    assert comparisons(world) == []
+    assert comparisons_after_a_person_ended_the_watch(world, looking) == []
 
 
 def test_a_promotion_of_long_ago_is_not_watched_afterwards(world: World) -> None:

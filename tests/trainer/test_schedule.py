@@ -29,6 +29,20 @@ def cycles(world: World) -> list[Cycle]:
         return list(session.exec(select(Cycle).order_by(col(Cycle.id))))
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[BackgroundScheduler]:
+    """The schedulers that loops have started, in order."""
+    schedulers: list[BackgroundScheduler] = []
+
+    class Seen(BackgroundScheduler):
+        def start(self, *args: object, **named: object) -> None:
+            super().start(*args, **named)
+            schedulers.append(self)
+
+    monkeypatch.setattr("trainer.schedule.BackgroundScheduler", Seen)
+    return schedulers
+
+
 def nobody_leads(world: World) -> bool:
     with world.database.reading() as session:
         return leader(session, world.now) is None
@@ -110,19 +124,11 @@ def test_the_loop_works_until_it_is_told_to_stop_and_lets_the_next_one_lead(
 
 
 def test_what_was_planned_by_a_clock_that_was_ahead_is_planned_anew_when_it_is_set_back(
-    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: Database, tmp_path: Path, made: list[BackgroundScheduler]
 ) -> None:
-    made: list[BackgroundScheduler] = []
-
-    class Seen(BackgroundScheduler):
-        def start(self, *args: object, **named: object) -> None:
-            super().start(*args, **named)
-            made.append(self)
-
     def planned() -> list[timedelta]:
         return [job.next_run_time - datetime.now(UTC) for job in made[0].get_jobs()]
 
-    monkeypatch.setattr("trainer.schedule.BackgroundScheduler", Seen)
     schedule = Schedule(cron="0 3 * * *", new_corrections=5, poll_seconds=0.05)
     world = World(sqlite_database, tmp_path, schedule=schedule)
     thread = threading.Thread(target=loop(world).run)
@@ -191,16 +197,8 @@ def test_a_cycle_that_was_due_while_the_database_was_away_is_asked_for_when_it_i
 
 
 def test_a_cycle_that_the_machine_slept_over_is_asked_for_once_when_it_wakes(
-    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: Database, tmp_path: Path, made: list[BackgroundScheduler]
 ) -> None:
-    made: list[BackgroundScheduler] = []
-
-    class Seen(BackgroundScheduler):
-        def start(self, *args: object, **named: object) -> None:
-            super().start(*args, **named)
-            made.append(self)
-
-    monkeypatch.setattr("trainer.schedule.BackgroundScheduler", Seen)
     world = World(sqlite_database, tmp_path, schedule=Schedule(cron="0 3 * * *", poll_seconds=0.05))
     running = loop(world)
     thread = threading.Thread(target=running.run)
