@@ -18,7 +18,7 @@ from feedback.registry.models import get_model, move_champion
 from feedback.registry.versions import get_version, mark_version, reserve_version
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, DatasetVersion, Move
-from tests.trainer.world import MODEL, World, prompt, talented, truth
+from tests.trainer.world import MODEL, World, promising, prompt, talented, truth
 from trainer.cycle import run_cycle
 from trainer.record import CycleRecord, LoopStoppedError
 from trainer.steps import STEPS
@@ -27,11 +27,7 @@ from trainer.turns import next_turn
 
 @pytest.fixture
 def world(sqlite_database: Database, tmp_path: Path) -> World:
-    """Users have corrected, people have confirmed: a cycle would promote."""
-    made = World(sqlite_database, tmp_path)
-    made.users_correct(120)
-    made.people_confirm(old=50, new=50)
-    return made
+    return promising(sqlite_database, tmp_path)
 
 
 def run(world: World, cycle_id: str) -> Cycle:

@@ -12,7 +12,7 @@ from feedback.storage.database import Database
 from feedback.storage.tables import Cycle
 from tests.trainer.test_evaluation import Asked, case, go_on
 from tests.trainer.test_lease import Clock
-from tests.trainer.world import MODEL, World, talented
+from tests.trainer.world import MODEL, World, promising, talented
 from trainer.cycle import run_cycle
 from trainer.evaluation import Evaluation, PinnedVersion
 from trainer.gateway import Gateway
@@ -42,10 +42,7 @@ def told(cycle: Cycle) -> list[str]:
 
 @pytest.fixture
 def world(sqlite_database: Database, tmp_path: Path) -> World:
-    made = World(sqlite_database, tmp_path)
-    made.users_correct(120)
-    made.people_confirm(old=50, new=50)
-    return made
+    return promising(sqlite_database, tmp_path)
 
 
 def test_a_case_that_is_added_does_not_make_those_fresh_that_were_read(world: World) -> None:

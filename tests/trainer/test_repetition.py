@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from feedback.access.audit import Actor
-from feedback.registry.models import move_champion
+from feedback.registry.models import MoveKind, move_champion
 from feedback.registry.rejection import turn_down
 from feedback.settings import Canary as CanarySettings
+from feedback.settings import Mode
 from feedback.storage.database import Database
 from feedback.storage.tables import Cycle
 from tests.trainer.test_canary_keeper import ANSWER, keeper, read, served
-from tests.trainer.world import MODEL, World, talented
+from tests.trainer.world import MODEL, World, promising, talented
 from trainer.cycle import run_cycle
 
 PERSON = Actor("a person")
@@ -23,15 +24,11 @@ PERSON = Actor("a person")
 
 @pytest.fixture
 def world(sqlite_database: Database, tmp_path: Path) -> World:
-    """A cycle would promote 1.0."""
-    made = World(sqlite_database, tmp_path)
-    made.users_correct(120)
-    made.people_confirm(old=50, new=50)
-    return made
+    return promising(sqlite_database, tmp_path)
 
 
-def run(world: World, *guards_off: str, mode: str = "auto") -> Cycle:
-    identifier = world.request(mode=mode, guards_off=guards_off)  # type: ignore[arg-type]
+def run(world: World, *guards_off: str, mode: Mode = "auto") -> Cycle:
+    identifier = world.request(mode, guards_off)
     return run_cycle(world.workshop(), world.record(identifier), pauses=())
 
 
@@ -115,7 +112,7 @@ def test_what_users_took_back_in_a_canary_is_not_given_to_them_again(
 class _Fate:
     """What becomes of 1.0 after its promotion."""
 
-    moves: tuple[tuple[str | None, str], ...]
+    moves: tuple[tuple[str | None, MoveKind], ...]
     skipped: bool
 
 
@@ -134,7 +131,7 @@ def test_what_was_promoted_and_rolled_back_is_not_trained_again_but_what_gave_wa
     assert run(world).decision == "promoted"
     with world.database.session() as session:
         for to, kind in fate.moves:
-            move_champion(session, MODEL, to, kind, "bad in the evening", "a person", None, world.clock())  # type: ignore[arg-type]
+            move_champion(session, MODEL, to, kind, "bad in the evening", "a person", None, world.clock())
         session.commit()
     again = run(world)
     assert (again.decision == "skipped") is fate.skipped

@@ -19,7 +19,7 @@ from feedback.settings import Canary as CanarySettings
 from feedback.settings import Mode
 from feedback.storage.database import Database
 from feedback.storage.tables import Case, Cycle, Move
-from tests.trainer.world import MODEL, World
+from tests.trainer.world import MODEL, World, promising
 from trainer.cycle import run_cycle
 from trainer.gateway import Gateway
 from trainer.record import CycleRecord
@@ -28,11 +28,7 @@ from trainer.steps import STEPS
 
 @pytest.fixture
 def world(sqlite_database: Database, tmp_path: Path) -> World:
-    """A cycle would promote 1.0."""
-    made = World(sqlite_database, tmp_path)
-    made.users_correct(120)
-    made.people_confirm(old=50, new=50)
-    return made
+    return promising(sqlite_database, tmp_path)
 
 
 def run(world: World, mode: Mode = "auto") -> Cycle:

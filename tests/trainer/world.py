@@ -304,3 +304,11 @@ class World:
 def _conversation(text: str) -> str:
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": truth(text)}]
     return json.dumps({"messages": messages}) + "\n"
+
+
+def promising(database: Database, folder: Path) -> World:
+    """A cycle would promote 1.0: users have corrected, people have confirmed."""
+    made = World(database, folder)
+    made.users_correct(120)
+    made.people_confirm(old=50, new=50)
+    return made
